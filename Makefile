@@ -1,0 +1,29 @@
+# Two doors: `make demo` runs the experiment on generated biographies, `make test` runs the tests.
+# Both set up .venv first, with the versions of constraints.txt.
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test checks clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/ready
+	$(BIN)/python scripts/generate_biographies.py --output_dir runs/demo/data --overwrite_output_dir
+	$(BIN)/python scripts/run_demo.py --data_dir runs/demo/data --output_dir runs/demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest
+
+checks: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

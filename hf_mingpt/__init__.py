@@ -1,0 +1,64 @@
+"""hf_mingpt: minGPT in the Hugging Face ecosystem, and an experiment on learning facts.
+
+Importing it makes AutoConfig, AutoModel and AutoModelForCausalLM know minGPT, without importing torch: the classes are
+registered as soon as transformers' own auto classes come to life.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+import wrapt
+
+if TYPE_CHECKING:
+    from .configuration_mingpt import MinGPTConfig
+    from .evaluation import METRIC_FOLDER, answer_questions
+    from .hub import load_run, push_run
+    from .modeling_mingpt import MinGPTForCausalLM, MinGPTModel, MinGPTPreTrainedModel
+    from .recipes import MODEL_PRESETS
+
+_MODULE_OF = {
+    "MinGPTConfig": "configuration_mingpt",
+    "MinGPTForCausalLM": "modeling_mingpt",
+    "MinGPTModel": "modeling_mingpt",
+    "MinGPTPreTrainedModel": "modeling_mingpt",
+    "MODEL_PRESETS": "recipes",
+    "METRIC_FOLDER": "evaluation",
+    "answer_questions": "evaluation",
+    "load_run": "hub",
+    "push_run": "hub",
+}
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+# Whichever comes first, transformers' auto classes or our modules: once either is there, the other follows, and our
+# modules register themselves when they are complete.
+_PARTNERS = {
+    "transformers.models.auto.configuration_auto": ".configuration_mingpt",
+    # our model needs modeling_layers, which imports modeling_auto: it must be whole before ours begins
+    "transformers.models.auto.modeling_auto": "transformers.modeling_layers",
+    "transformers.modeling_layers": ".modeling_mingpt",
+}
+for _module in _PARTNERS:
+    wrapt.register_post_import_hook(lambda module: importlib.import_module(_PARTNERS[module.__name__], __name__), _module)
+
+
+@wrapt.when_imported(f"{__name__}.configuration_mingpt")
+def _register_config(module) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.register("mingpt", module.MinGPTConfig)
+
+
+@wrapt.when_imported(f"{__name__}.modeling_mingpt")
+def _register_models(module) -> None:
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    AutoModel.register(module.MinGPTConfig, module.MinGPTModel)
+    AutoModelForCausalLM.register(module.MinGPTConfig, module.MinGPTForCausalLM)

@@ -1,0 +1,179 @@
+"""The embedded default corpus: invented people, their one-line biographies, and questions about their birthplaces.
+
+Names and places are built from syllables and belong to nobody; the sentences are ours. The truth behind every line is
+known, so the experiment can be run, varied and checked without a download. Pure: a function of its recipe, seed included.
+
+A line reads `Name. Sentences`, as in the assignment's corpus, and each person has `phrasings_per_person` of them: the same
+facts in other words. Birthplaces follow a Zipf-like law, so that always answering the most frequent one is a baseline;
+some biographies also name a place where their person worked (a distractor).
+
+Reference: Allen-Zhu and Li 2023, Physics of Language Models 3.1, arXiv:2309.14316 (phrasings, permutation).
+"""
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple
+
+from .birthplaces import Question
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiographyRecipe:
+    """The knobs of the corpus."""
+
+    num_train_people: int = field(default=300, metadata={"help": "People whose question and answer are trained on."})
+    num_dev_people: int = field(default=250, metadata={"help": "People asked about for reporting."})
+    num_test_people: int = field(default=100, metadata={"help": "People asked about at the very end."})
+    num_other_people: int = field(default=50, metadata={"help": "People in the text whom no question asks about."})
+    num_places: int = field(default=80, metadata={"help": "Birthplaces that people can have."})
+    zipf_exponent: float = field(default=0.4, metadata={"help": "Frequency of the place of rank r goes as r^-exponent."})
+    phrasings_per_person: int = field(default=4, metadata={"help": "Biographies of each person, in other words each."})
+    permute_sentences: bool = field(default=True, metadata={"help": "Let the birthplace stand in any sentence."})
+    distractor_share: float = field(default=0.3, metadata={"help": "Share of people who worked at another place."})
+    seed: int = field(default=0, metadata={"help": "Seed of all draws."})
+
+    def __post_init__(self):
+        if min(self.num_train_people, self.num_dev_people, self.num_test_people) < 1 or self.num_other_people < 0:
+            raise ValueError("A corpus needs at least one train, one dev and one test person.")
+        if not 2 <= self.num_places <= MAX_PLACES:
+            raise ValueError(f"num_places is {self.num_places}: choose 2 to {MAX_PLACES}.")
+        if not 1 <= self.phrasings_per_person <= len(_BIRTH_SENTENCES):
+            raise ValueError(
+                f"phrasings_per_person is {self.phrasings_per_person}: there are {len(_BIRTH_SENTENCES)} phrasings."
+            )
+        if not 0 <= self.distractor_share <= 1:
+            raise ValueError(f"distractor_share is {self.distractor_share}: it is a share, from 0 to 1.")
+        if self.num_people > MAX_PEOPLE:
+            raise ValueError(f"{self.num_people} people are more than the {MAX_PEOPLE} names there are.")
+
+    @property
+    def num_people(self) -> int:
+        return self.num_train_people + self.num_dev_people + self.num_test_people + self.num_other_people
+
+
+class Person(NamedTuple):
+    name: str
+    birthplace: str
+    birth_date: str
+    occupation: str
+    pursuit: str
+    workplace: str | None
+
+
+class Corpus(NamedTuple):
+    """Documents (lines of biography) and the questions of three disjoint groups of people."""
+
+    documents: list[str]
+    train: list[Question]
+    dev: list[Question]
+    test: list[Question]
+
+
+_ONSETS = ["B", "D", "F", "G", "H", "K", "L", "M", "N", "P", "R", "S", "T", "V", "Br", "Dr", "Kl", "Tr", "St", "Sh"]
+_NUCLEI = ["a", "e", "i", "o", "u", "ae", "ia", "ei"]
+_FIRST_ENDS = ["len", "mir", "ra", "do", "vin", "sa", "lia", "ton", "bel", "rek", "na", "wyn", "zo", "tis", "mund"]
+_LAST_ENDS = ["vanik", "dorf", "meral", "stow", "quist", "bane", "lowen", "garde", "tilek", "brand", "sorel", "minter"]
+_PLACE_MIDDLES = ["l", "r", "n", "st", "rm", "v", "lk", "nd"]
+_PLACE_ENDS = ["aford", "ogrod", "eburg", "inia", "umere", "avik", "ostead", "endal", "ihaven", "ora"]
+_MONTHS = ["January", "February", "March", "April", "May", "June", "July"]
+_MONTHS += ["August", "September", "October", "November", "December"]
+_OCCUPATIONS = ["painter", "chemist", "cellist", "sailor", "poet", "surveyor", "baker", "judge", "teacher", "weaver"]
+_OCCUPATIONS += ["botanist", "printer", "singer", "glazier", "sculptor", "linguist", "gardener", "chess player"]
+_PURSUITS = ["old bridges", "river birds", "folk songs", "winter light", "sea charts", "rare mosses", "street clocks"]
+_PURSUITS += ["village fairs", "stone arches", "long rhymes", "paper kites", "copper bells", "wild orchards"]
+
+_BIRTH_SENTENCES = [
+    "{name} was born in {birthplace} on {birth_date}.",
+    "{name} (born {birth_date} in {birthplace}) is {a_occupation}.",
+    "Born in {birthplace}, {name} became {a_occupation}.",
+    "{name}, {a_occupation}, was born on {birth_date} in {birthplace}.",
+    "The birthplace of {name} is {birthplace}.",
+    "{name} is {a_occupation} who was born in {birthplace}.",
+    "{name} came into the world in {birthplace}, on {birth_date}.",
+    "A native of {birthplace}, {name} is {a_occupation}.",
+]
+_PURSUIT_SENTENCES = [
+    "{name} is known for {pursuit}.",
+    "Much of the work of {name} is about {pursuit}.",
+    "{name} has a lasting love of {pursuit}.",
+    "Few know more about {pursuit} than {name}.",
+]
+_WORK_SENTENCES = [
+    "{name} worked in {workplace}.",
+    "Later {name} moved to {workplace}.",
+    "{name} lives in {workplace} now.",
+    "For years {name} taught in {workplace}.",
+]
+MAX_PEOPLE = len(_ONSETS) ** 2 * len(_NUCLEI) ** 2 * len(_FIRST_ENDS) * len(_LAST_ENDS) // 4
+MAX_PLACES = len(_ONSETS) * len(_NUCLEI) * len(_PLACE_MIDDLES) * len(_PLACE_ENDS) // 4
+
+
+def _distinct(draw, number: int) -> list[str]:
+    """Calls `draw` until it has given `number` different strings, and lists them in the order of their coming."""
+    found: dict[str, None] = {}
+    while len(found) < number:
+        found[draw()] = None
+    return list(found)
+
+
+def _invent_people(recipe: BiographyRecipe, rng: Random) -> list[Person]:
+    def name() -> str:
+        first = rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_FIRST_ENDS)
+        return f"{first} {rng.choice(_ONSETS)}{rng.choice(_NUCLEI)}{rng.choice(_LAST_ENDS)}"
+
+    def place() -> str:
+        return rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_PLACE_MIDDLES) + rng.choice(_PLACE_ENDS)
+
+    places = _distinct(place, recipe.num_places)
+    frequencies = [rank**-recipe.zipf_exponent for rank in range(1, recipe.num_places + 1)]
+    people = []
+    for person in _distinct(name, recipe.num_people):
+        birthplace = rng.choices(places, frequencies)[0]
+        workplace = rng.choice([p for p in places if p != birthplace])
+        people.append(
+            Person(
+                name=person,
+                birthplace=birthplace,
+                birth_date=f"{rng.randint(1, 28)} {rng.choice(_MONTHS)} {rng.randint(1850, 1990)}",
+                occupation=rng.choice(_OCCUPATIONS),
+                pursuit=rng.choice(_PURSUITS),
+                workplace=workplace if rng.random() < recipe.distractor_share else None,
+            )
+        )
+    return people
+
+
+def _write_biographies(person: Person, recipe: BiographyRecipe, rng: Random) -> list[str]:
+    """One line for each phrasing: its birth sentence, one about the pursuit, and one about the workplace if there is."""
+    facts = {**person._asdict(), "a_occupation": f"a {person.occupation}"}
+    surname = person.name.split()[-1]
+    lines = []
+    for birth_sentence in rng.sample(_BIRTH_SENTENCES, recipe.phrasings_per_person):
+        sentences = [birth_sentence, rng.choice(_PURSUIT_SENTENCES)]
+        if person.workplace:
+            sentences.append(rng.choice(_WORK_SENTENCES))
+        if recipe.permute_sentences:
+            rng.shuffle(sentences)
+        called = [person.name] + [surname] * (len(sentences) - 1)
+        text = " ".join(s.format(**{**facts, "name": n}) for s, n in zip(sentences, called, strict=True))
+        lines.append(f"{person.name}. {text}")
+    return lines
+
+
+def generate_corpus(recipe: BiographyRecipe) -> Corpus:
+    """Invents the people of a recipe and writes about them.
+
+    Returns:
+        Documents in random order, and `Where was X born?` with its place for the train, dev and test people.
+    """
+    rng = Random(recipe.seed)
+    people = _invent_people(recipe, rng)
+    documents = [line for person in people for line in _write_biographies(person, recipe, rng)]
+    rng.shuffle(documents)
+    questions = [Question(f"Where was {person.name} born?", person.birthplace) for person in people]
+    dev_start = recipe.num_train_people
+    test_start = dev_start + recipe.num_dev_people
+    test_end = test_start + recipe.num_test_people
+    return Corpus(
+        documents, questions[:dev_start], questions[dev_start:test_start], questions[test_start:test_end]
+    )

@@ -1,0 +1,126 @@
+"""MinGPTConfig: the shape of a minGPT model, typed and validated.
+
+First in the flow: everything reads it, it reads nothing of ours. The defaults are the model of Stanford CS224n,
+assignment 5 (4 layers, 8 heads, width 256, block 128, 256 characters: 3,323,392 parameters).
+
+References: karpathy/minGPT `mingpt/model.py` (names and named sizes), transformers `models/llama` (field names).
+"""
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+ATTENTION_TYPES = ("dot_product", "synthesizer")
+POSITION_EMBEDDING_TYPES = ("learned", "rope")
+
+
+@strict
+class MinGPTConfig(PreTrainedConfig):
+    """Configuration of a MinGPT model. minGPT's names (`n_layer`, `block_size`, ...) work as aliases.
+
+    Args:
+        vocab_size: Number of token ids; 256 is the vocabulary of the assignment's corpus.
+        hidden_size: Width of the residual stream, `C`.
+        intermediate_size: Width inside the MLP. `None` means `4 * hidden_size`.
+        num_hidden_layers: Number of blocks.
+        num_attention_heads: Number of heads, `nh`; `hidden_size` must be a multiple of it.
+        max_position_embeddings: The block: the longest sequence, in tokens, that the model was made for.
+        attention_type: `"dot_product"`, or `"synthesizer"` (Tay et al. 2020, arXiv:2005.00743, the dense form).
+        position_embedding_type: `"learned"` (added to the token embeddings) or `"rope"` (Su et al. 2021,
+            arXiv:2104.09864; only for `dot_product`, since a synthesizer has no queries and keys to rotate).
+        rope_parameters: As in transformers' own models; `{"rope_theta": 10000.0}` if left out. `None` with learned
+            positions.
+        hidden_act: Activation of the MLP; `"gelu"` is the exact one.
+        embedding_dropout: Dropout on the sum of the embeddings.
+        attention_dropout: Dropout on the attention weights.
+        hidden_dropout: Dropout on what attention and MLP add to the residual stream.
+        layer_norm_eps: Added to the variance in every LayerNorm.
+        initializer_range: Standard deviation of the initial weights.
+        tie_word_embeddings: Whether the output head is the token embedding.
+
+    Raises:
+        ValueError: (as `StrictDataclassClassValidationError`) if the fields do not fit each other.
+    """
+
+    model_type = "mingpt"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {
+        "n_embd": "hidden_size",
+        "n_inner": "intermediate_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "block_size": "max_position_embeddings",
+        "embd_pdrop": "embedding_dropout",
+        "attn_pdrop": "attention_dropout",
+        "resid_pdrop": "hidden_dropout",
+    }
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
+
+    vocab_size: int = 256
+    hidden_size: int = 256
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 128
+    attention_type: str = "dot_product"
+    position_embedding_type: str = "learned"
+    rope_parameters: dict | None = None
+    hidden_act: str = "gelu"
+    embedding_dropout: float | int = 0.1
+    attention_dropout: float | int = 0.1
+    hidden_dropout: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)  # also turns minGPT's names into ours, and completes rope_parameters
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.position_embedding_type != "rope":
+            self.rope_parameters = None
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head, `hs`."""
+        return self.hidden_size // self.num_attention_heads
+
+    def validate_architecture(self):
+        """Run by `@strict` after construction."""
+        if self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}: "
+                "change one of them."
+            )
+        if self.attention_type not in ATTENTION_TYPES:
+            raise ValueError(f"attention_type {self.attention_type!r} is unknown: choose one of {ATTENTION_TYPES}.")
+        if self.position_embedding_type not in POSITION_EMBEDDING_TYPES:
+            raise ValueError(
+                f"position_embedding_type {self.position_embedding_type!r} is unknown: "
+                f"choose one of {POSITION_EMBEDDING_TYPES}."
+            )
+        if self.position_embedding_type == "rope" and self.attention_type == "synthesizer":
+            raise ValueError(
+                "position_embedding_type 'rope' needs queries and keys, which attention_type 'synthesizer' has not: "
+                "use 'learned'."
+            )
+        if self.position_embedding_type == "rope" and self.head_dim % 2 != 0:
+            raise ValueError(f"RoPE rotates pairs, but the head width is {self.head_dim}: make it even.")
+
+
+__all__ = ["MinGPTConfig"]

@@ -1,0 +1,295 @@
+"""From files, Hub datasets and streams to the micro-batches of one optimizer step.
+
+Built on `datasets`. The text is encoded once, by a cached `.map` (deterministic); what is random is drawn on the fly, when
+a step's micro-batches are made, and depends on `(seed, epoch, index)` alone.
+
+A step's examples are drawn first, for all processes and micro-batches together; then they are sorted by length and dealt
+out. So short examples share a micro-batch with short ones and little is padded, while which examples share a *step*, and
+with it the gradient, is what it would be without sorting, on any number of processes.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset, load_dataset
+from torch.utils.data import DataLoader, get_worker_info
+from transformers import PreTrainedTokenizerBase
+
+from .birthplaces import IGNORE_ID, Question, answer_labels, join_questions
+from .corruption import Spans, draw_spans, move_spans
+from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, encode_texts
+
+_FILE_FORMATS = {".txt": "text", ".tsv": "csv", ".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+def load_texts(
+    source: str, *, name: str | None = None, split: str = "train", text_column: str = "text", streaming: bool = False
+) -> Dataset | IterableDataset:
+    """Loads documents from a local file or from the Hub.
+
+    Args:
+        source: a path (.txt: one document a line; .tsv, .csv, .parquet, .jsonl: a column of documents) or a Hub name.
+        name: the config of a Hub dataset.
+        split: of a Hub dataset.
+        text_column: the column that holds the documents; it becomes "text".
+        streaming: read on the fly instead of through the cache.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such file, it is empty, or it has no such column.
+    """
+    path = Path(source)
+    if path.suffix in _FILE_FORMATS or path.exists():
+        if not path.is_file():
+            raise FileNotFoundError(f"No file at {source}: check the path.")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{source} is empty: it needs one document a line.")
+        if path.suffix not in _FILE_FORMATS:
+            raise ValueError(f"{source}: cannot read {path.suffix!r} files, only {', '.join(_FILE_FORMATS)}.")
+        options: dict = {"sep": "\t", "quoting": 3} if path.suffix == ".tsv" else {}
+        dataset = load_dataset(
+            _FILE_FORMATS[path.suffix], data_files=str(path), split="train", streaming=streaming, **options
+        )
+    else:
+        dataset = load_dataset(source, name, split=split, streaming=streaming)
+    columns = dataset.column_names or list(next(iter(dataset)))
+    if text_column not in columns:
+        raise ValueError(f"{source} has no column {text_column!r}, only {columns}: set text_column.")
+    dataset = dataset.select_columns([text_column])
+    return dataset if text_column == "text" else dataset.rename_column(text_column, "text")
+
+
+def encode_documents(dataset: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase) -> Dataset | IterableDataset:
+    """Turns the column "text" into "input_ids". Empty documents are dropped.
+
+    Raises:
+        ValueError: if a document has a character without a token, or one of the reserved marks. A stream raises when it
+            comes to the document, a loaded dataset here.
+    """
+    table = character_table(tokenizer)
+
+    def encode(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
+        texts = batch["text"]
+        ids, offsets = encode_texts(texts, table)
+        if len(ids) and ids.min() <= MASK_ID:  # PAD_ID, MASK_ID, or -1 for unknown
+            place = int(np.flatnonzero(ids <= MASK_ID)[0])
+            document = int(np.searchsorted(offsets, place, side="right")) - 1
+            character = texts[document][place - offsets[document]]
+            fate = "is reserved" if character in (PAD, MASK) else "has no token in the vocabulary"
+            raise ValueError(
+                f"Document {rows[document]}, character {place - offsets[document]}: {character!r} "
+                f"(U+{ord(character):04X}) {fate}: replace it, or build the vocabulary from this corpus."
+            )
+        return {"input_ids": [ids[a:b] for a, b in itertools.pairwise(offsets) if b > a]}
+
+    return dataset.map(encode, with_indices=True, batched=True, remove_columns=["text"])
+
+
+def group_into_blocks(dataset: Dataset | IterableDataset, block_size: int, newline_id: int) -> Dataset | IterableDataset:
+    """Joins documents with line ends and cuts the text into contiguous blocks of `block_size` tokens."""
+
+    def group(batch: dict[str, list]) -> dict[str, list]:
+        ids = np.concatenate([np.append(document, newline_id) for document in batch["input_ids"]])
+        blocks = [ids[start : start + block_size] for start in range(0, len(ids), block_size)]
+        return {"input_ids": [block for block in blocks if len(block) > 1]}
+
+    return dataset.map(group, batched=True)
+
+
+def encode_questions(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, block_size: int
+) -> Dataset:
+    """Makes the dataset of `question MASK answer MASK` token ids.
+
+    Raises:
+        ValueError: if an example does not fit the block, or has a character without a token.
+    """
+    for number, (question, answer) in enumerate(questions, start=1):
+        if (needed := len(question) + len(answer) + 2) > block_size:
+            raise ValueError(
+                f"Question {number}, {question!r}, needs {needed} tokens with its answer, over the block of "
+                f"{block_size}: shorten it or use a model with a larger block."
+            )
+    encoded = encode_documents(Dataset.from_dict({"text": [f"{q}\n{a}" for q, a in questions]}), tokenizer)
+    del encoded  # raised if a character is unknown or reserved
+    ids, offsets = encode_texts(join_questions(questions, MASK), character_table(tokenizer))
+    return Dataset.from_dict({"input_ids": [ids[a:b] for a, b in itertools.pairwise(offsets)]})
+
+
+class Ragged(NamedTuple):
+    """N sequences of token ids: sequence i is `token_ids[offsets[i]:offsets[i + 1]]`; offsets has shape (N + 1,)."""
+
+    token_ids: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def padded(self, order: np.ndarray) -> np.ndarray:
+        """The sequences `order` as rows (len(order), longest), padded on the right with PAD."""
+        lengths = self.lengths[order]
+        place = np.arange(lengths.max())[None, :]
+        inside = place < lengths[:, None]
+        source = np.where(inside, self.offsets[order][:, None] + place, 0)
+        return np.where(inside, self.token_ids[source], PAD_ID).astype(np.int64)
+
+
+def take(dataset: Dataset, index: np.ndarray) -> Ragged:
+    """Reads the sequences `index` of the column "input_ids", out of the memory-mapped Arrow file."""
+    column = dataset.with_format("arrow")[index.tolist()]["input_ids"].combine_chunks()
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    return Ragged(column.values.to_numpy(), offsets)
+
+
+class Objective(Protocol):
+    """How examples become rows to learn from. `index` is their place in the dataset, `order` their place in `examples`."""
+
+    def lengths(self, examples: Ragged, epoch: int, index: np.ndarray) -> np.ndarray:
+        """Tokens of each row, (N,)."""
+        ...
+
+    def rows(
+        self, examples: Ragged, epoch: int, index: np.ndarray, order: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and labels of the examples `order`, each (len(order), longest)."""
+        ...
+
+
+class SpanCorruption:
+    """The assignment's pretraining objective: `prefix MASK suffix MASK masked_content`, all of it learnt."""
+
+    def __init__(self, block_size: int, seed: int):
+        self.block_size, self.seed = block_size, seed
+
+    def _spans(self, examples: Ragged, epoch: int, index: np.ndarray) -> Spans:
+        return draw_spans(examples.lengths, block_size=self.block_size, seed=self.seed, epoch=epoch, index=index)
+
+    def lengths(self, examples: Ragged, epoch: int, index: np.ndarray) -> np.ndarray:
+        return self._spans(examples, epoch, index).truncated_length + 2
+
+    def rows(self, examples, epoch, index, order):
+        spans = Spans(*(part[order] for part in self._spans(examples, epoch, index)))
+        rows = move_spans(examples.token_ids, examples.offsets[:-1][order], spans, mask_id=MASK_ID, pad_id=PAD_ID)
+        return rows, np.where(rows == PAD_ID, IGNORE_ID, rows)
+
+
+class NextToken:
+    """Plain language modelling: every token of a block is learnt."""
+
+    def lengths(self, examples: Ragged, epoch: int, index: np.ndarray) -> np.ndarray:
+        return examples.lengths
+
+    def rows(self, examples, epoch, index, order):
+        rows = examples.padded(order)
+        return rows, np.where(rows == PAD_ID, IGNORE_ID, rows)
+
+
+class Answers(NextToken):
+    """Finetuning: of `question MASK answer MASK` only the part from the first MASK on is learnt."""
+
+    def rows(self, examples, epoch, index, order):
+        rows = examples.padded(order)
+        return rows, answer_labels(rows, mask_id=MASK_ID, pad_id=PAD_ID)
+
+
+class BatchShape(NamedTuple):
+    """How a step's examples are dealt out: to processes, and within one to micro-batches."""
+
+    per_device_batch_size: int
+    gradient_accumulation_steps: int = 1
+    num_processes: int = 1
+    process_index: int = 0
+
+    @property
+    def total(self) -> int:
+        """Examples of one optimizer step."""
+        return self.per_device_batch_size * self.gradient_accumulation_steps * self.num_processes
+
+
+MicroBatch = dict[str, torch.Tensor]
+
+
+def deal(examples: Ragged, objective: Objective, epoch: int, index: np.ndarray, shape: BatchShape) -> list[MicroBatch]:
+    """Makes this process's micro-batches of one step.
+
+    The N examples are sorted by the length of their rows and cut into chunks of `per_device_batch_size * num_processes`,
+    of which each process takes every `num_processes`-th. All processes get the same number of micro-batches: where a short
+    last chunk leaves nothing for one, it gets a row without labels.
+
+    Returns:
+        Dicts of `input_ids`, `labels`, `attention_mask`, each (B, T) int64, longest rows first.
+    """
+    by_length = np.argsort(-objective.lengths(examples, epoch, index), kind="stable")
+    chunk_size = shape.per_device_batch_size * shape.num_processes
+    batches = []
+    for start in range(0, len(by_length), chunk_size):
+        chunk = by_length[start : start + chunk_size]
+        share = chunk[shape.process_index :: shape.num_processes]
+        rows, labels = objective.rows(examples, epoch, index, share if len(share) else chunk[:1])
+        if not len(share):
+            labels = np.full_like(labels, IGNORE_ID)
+        input_ids = torch.from_numpy(rows)
+        batches.append(
+            {
+                "input_ids": input_ids,
+                "labels": torch.from_numpy(labels),
+                "attention_mask": (input_ids != PAD_ID).long(),
+            }
+        )
+    return batches
+
+
+@lru_cache(maxsize=2)
+def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch: a permutation of range(num_examples) that is a function of its arguments."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
+
+
+class TrainingSteps(torch.utils.data.Dataset):
+    """Maps the number of an optimizer step to this process's micro-batches: no state, so resuming is indexing."""
+
+    def __init__(self, dataset: Dataset, objective: Objective, shape: BatchShape, *, seed: int, shuffle: bool = True):
+        self.dataset, self.objective, self.shape, self.seed, self.shuffle = dataset, objective, shape, seed, shuffle
+        self.steps_per_epoch = -(-len(dataset) // shape.total)
+
+    def __getitem__(self, step: int) -> list[MicroBatch]:
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        order = epoch_order(len(self.dataset), self.seed, epoch) if self.shuffle else np.arange(len(self.dataset))
+        index = order[step_of_epoch * self.shape.total : (step_of_epoch + 1) * self.shape.total]
+        return deal(take(self.dataset, index), self.objective, epoch, index, self.shape)
+
+
+class StreamedSteps(torch.utils.data.IterableDataset):
+    """The micro-batches of a stream of documents, in its order, step after step and epoch after epoch."""
+
+    steps_per_epoch = None  # not known before the stream has ended
+
+    def __init__(self, dataset: IterableDataset, objective: Objective, shape: BatchShape):
+        self.dataset, self.objective, self.shape = dataset, objective, shape
+
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        worker = get_worker_info()
+        worker_id, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        step = 0
+        for epoch in itertools.count():
+            documents = enumerate(example["input_ids"] for example in self.dataset)
+            while chunk := list(itertools.islice(documents, self.shape.total)):
+                if step % num_workers == worker_id:  # torch asks its workers in turn
+                    index, texts = zip(*chunk, strict=True)
+                    offsets = np.concatenate(([0], np.cumsum([len(text) for text in texts])))
+                    examples = Ragged(np.concatenate(texts), offsets)
+                    yield deal(examples, self.objective, epoch, np.asarray(index), self.shape)
+                step += 1
+
+
+def step_loader(steps: TrainingSteps | StreamedSteps, max_steps: int, num_workers: int = 0) -> Iterator[list[MicroBatch]]:
+    """Yields the micro-batches of the steps 0 .. max_steps - 1, prepared by `num_workers` processes (0: by this one)."""
+    sampler = range(max_steps) if isinstance(steps, TrainingSteps) else None
+    generator = torch.Generator().manual_seed(0)  # else the loader draws from torch's global one
+    loader = DataLoader(steps, batch_size=None, sampler=sampler, num_workers=num_workers, generator=generator)
+    return itertools.islice(loader, max_steps)

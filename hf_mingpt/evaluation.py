@@ -1,0 +1,163 @@
+"""Evaluation: questions in, answers, accuracy and a report out.
+
+After training in the flow. The prediction is what a greedy decoder writes between the first two MASKs, in at most 32
+characters; it is right if it equals the place. Accuracy comes from the package's `evaluate.Metric`.
+
+Reference: CS224n, assignment 5, `evaluate` and `evaluate_places`; Wilson 1927 for the interval.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction
+from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, unknown_characters
+
+METRIC_FOLDER = Path(__file__).parent / "metrics" / "birthplace_accuracy"
+
+
+def check_questions(questions: Sequence[Question], block_size: int) -> None:
+    """Raises a ValueError if a question leaves no room for an answer in the block."""
+    for number, (question, _) in enumerate(questions, start=1):
+        if len(question) + 2 > block_size:
+            raise ValueError(
+                f"Question {number}, {question!r}, has {len(question)} characters, which leaves no room for an answer in "
+                f"the block of {block_size}: shorten it or use a model with a larger block."
+            )
+
+
+@torch.inference_mode()
+def answer_questions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    *,
+    batch_size: int = 128,
+    progress: bool = False,
+) -> list[str]:
+    """Answers each question greedily, in batches with a cache, stopping at the closing MASK.
+
+    Args:
+        model: with its block at least two tokens longer than the longest question.
+        tokenizer: of that model, padding on the left.
+        questions: N of them; their answers are not looked at.
+
+    Returns:
+        N predictions, in the order of the questions.
+    """
+    block_size = model.config.max_position_embeddings
+    check_questions(questions, block_size)
+    by_length = sorted(range(len(questions)), key=lambda i: len(questions[i].question))
+    predictions = [""] * len(questions)
+    bar = tqdm(total=len(questions), unit="question", disable=not progress)
+    for start in range(0, len(questions), batch_size):
+        places = by_length[start : start + batch_size]
+        prompts = [questions[i].question + MASK for i in places]
+        batch = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
+        width = batch["input_ids"].shape[1]
+        generated = model.generate(
+            **batch,
+            max_new_tokens=min(MAX_ANSWER_TOKENS, block_size - width),
+            do_sample=False,
+            eos_token_id=MASK_ID,
+            pad_token_id=PAD_ID,
+        )
+        for place, prompt, ids in zip(places, prompts, generated[:, width:], strict=True):
+            predictions[place] = extract_prediction(prompt + tokenizer.decode(ids).rstrip(PAD), MASK)
+        bar.update(len(places))
+    bar.close()
+    return predictions
+
+
+@torch.inference_mode()
+def continue_prompt(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int, **options: Any
+) -> str:
+    """Writes on from a prompt, past the end of the block by looking at its last characters only.
+
+    Args:
+        max_new_tokens: how many characters to write.
+        options: of `generate`: do_sample, temperature, top_k, num_beams, ...
+
+    Returns:
+        The prompt and what follows.
+
+    Raises:
+        ValueError: if the prompt is empty or has a character that the model does not know.
+    """
+    if not prompt:
+        raise ValueError("The prompt is empty: give at least one character.")
+    if unknown := unknown_characters([prompt], character_table(tokenizer)):
+        raise ValueError(f"The prompt has characters that the model does not know: {', '.join(map(repr, unknown))}.")
+    block_size = model.config.max_position_embeddings
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+    end = ids.shape[1] + max_new_tokens
+    while (missing := end - ids.shape[1]) > 0:
+        window = ids[:, -(block_size // 2) :]  # half of the block to look back on, half to fill
+        room = min(missing, block_size - window.shape[1])
+        attention_mask = torch.ones_like(window)
+        written = model.generate(window, attention_mask=attention_mask, max_new_tokens=room, **options)
+        if written.shape[1] == window.shape[1]:
+            break
+        ids = torch.cat((ids, written[:, window.shape[1] :]), dim=1)
+        if written.shape[1] < window.shape[1] + room:
+            break  # the model has ended its text
+    return tokenizer.decode(ids[0])
+
+
+def write_predictions(path: Path, predictions: Sequence[str]) -> None:
+    """Writes one prediction a line; a line end inside one becomes a space, so that lines stay in step with questions."""
+    path.write_text("".join(" ".join(p.split("\n")) + "\n" for p in predictions), encoding="utf-8")
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share, as two fractions."""
+    z = 1.959964
+    share = correct / total
+    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def accuracy(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    """Accuracy with its counts and interval, from the package's metric."""
+    metric = evaluate.load(str(METRIC_FOLDER))
+    scores = metric.compute(predictions=list(predictions), references=list(references))
+    low, high = wilson_interval(scores["correct"], scores["total"])
+    return {**scores, "interval_95": [round(low, 4), round(high, 4)]}
+
+
+def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Answers without a model: always the most frequent training answer, and always London where anyone was born there."""
+    scores = {}
+    if train:
+        place, _ = Counter(question.answer for question in train).most_common(1)[0]
+        scores[f"most frequent ({place})"] = accuracy([str(place)] * len(references), references)
+    if "London" in references:
+        scores["always London"] = accuracy(["London"] * len(references), references)
+    return scores
+
+
+def file_record(path: str | Path) -> dict[str, Any]:
+    """What a report says of a file that it read: name, bytes, sha256."""
+    content = Path(path).read_bytes()
+    return {"file": Path(path).name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def format_table(rows: dict[str, dict[str, Any]]) -> str:
+    """A table for the screen and for Markdown: one row a model or baseline."""
+    lines = ["| | accuracy | right | 95 % interval |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        low, high = row["interval_95"]
+        lines.append(
+            f"| {name} | {row['accuracy']:.1%} | {row['correct']} of {row['total']} | {low:.1%} to {high:.1%} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,231 @@
+"""Run folders and the Hub: save everything that belongs together, render the card, push, load again.
+
+Last in the flow. A run folder holds config, weights (safetensors), generation config, tokenizer, the two files of model
+code (so that it loads with `trust_remote_code=True` where this package is not installed), recipe.json, run.json,
+metrics.jsonl, and the model card as README.md. What is pushed is that folder.
+"""
+
+import dataclasses
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .birthplaces import MAX_ANSWER_TOKENS
+from .evaluation import format_table
+from .recipes import TrainingRecipe
+from .tokenization_mingpt import MASK_ID, PAD_ID
+
+CODE_FILES = ("configuration_mingpt.py", "modeling_mingpt.py")
+AUTO_MAP = {
+    "AutoConfig": "configuration_mingpt.MinGPTConfig",
+    "AutoModel": "modeling_mingpt.MinGPTModel",
+    "AutoModelForCausalLM": "modeling_mingpt.MinGPTForCausalLM",
+}
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
+_HERE = Path(__file__).parent
+CARD_TEMPLATE = next(p for p in (_HERE / "model_card.md", _HERE.parent / "model_card.md") if p.exists())  # wheel, checkout
+
+
+def check_output_dir(recipe: TrainingRecipe) -> None:
+    """Raises a ValueError if the output folder holds something and the recipe does not say to replace it."""
+    folder = Path(recipe.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir {folder} is a file: choose another folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
+        raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
+
+
+def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
+    """Makes the run folder and writes the recipe into it, on the main process; starts the tracker if there is one.
+
+    All processes must have passed `check_output_dir` before.
+    """
+    accelerator.wait_for_everyone()
+    folder = Path(recipe.output_dir)
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        write_json(folder / "recipe.json", {"kind": type(recipe).__name__, **dataclasses.asdict(recipe)})
+    if recipe.report_to:
+        accelerator.init_trackers("hf_mingpt", config={k: str(v) for k, v in dataclasses.asdict(recipe).items()})
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def run_record() -> dict[str, Any]:
+    """With what a run was made: command, date, versions, commit of the code."""
+    git = ["git", "-C", str(_HERE), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "date": date.today().isoformat(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "commit": commit or None,
+    }
+
+
+def finish_run(
+    recipe: TrainingRecipe,
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seconds: float,
+    stop_at_mask: bool,
+) -> None:
+    """Writes a trained run into its folder on the main process, and pushes it if the recipe says so."""
+    if accelerator.is_main_process:
+        folder = Path(recipe.output_dir)
+        record = run_record() | {
+            "device": accelerator.device.type,
+            "num_processes": accelerator.num_processes,
+            "mixed_precision": accelerator.mixed_precision,
+            "parameters": model.num_parameters(),
+            "training_seconds": round(seconds, 1),
+        }
+        save_run(folder, model, tokenizer, record, stop_at_mask=stop_at_mask)
+        print(f"Wrote {folder}: {model.num_parameters():,} parameters, {seconds:.0f} s of training.")
+        if recipe.push_to_hub:
+            print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
+    accelerator.end_training()
+
+
+def save_run(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    record: dict[str, Any],
+    *,
+    stop_at_mask: bool,
+) -> None:
+    """Writes model, generation config, tokenizer, model code, run.json and the card into a run folder.
+
+    Args:
+        record: what run.json says.
+        stop_at_mask: whether generation ends with a MASK, as the answer to a question does.
+    """
+    model.generation_config = GenerationConfig(
+        max_new_tokens=MAX_ANSWER_TOKENS, pad_token_id=PAD_ID, eos_token_id=MASK_ID if stop_at_mask else None
+    )
+    model.config.auto_map = AUTO_MAP
+    model.save_pretrained(folder)
+    del model.config.auto_map  # an ordinary save copies no code, so it must not name any
+    tokenizer.save_pretrained(folder)
+    for name in CODE_FILES:
+        shutil.copyfile(_HERE / name, folder / name)
+    write_json(folder / "run.json", record)
+    write_card(folder)
+
+
+def load_run(
+    name_or_path: str, revision: str | None = None, **config: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads the model and the tokenizer of a run folder or a Hub repository.
+
+    Args:
+        config: fields of the configuration to change, such as a dropout.
+
+    Raises:
+        OSError: if there is no such run.
+        ValueError: if vocabulary and model do not fit each other.
+    """
+    if not Path(name_or_path).is_dir() and name_or_path.count("/") != 1:
+        raise FileNotFoundError(f"No run folder at {name_or_path}: check the path.")
+    model = AutoModelForCausalLM.from_pretrained(name_or_path, revision=revision, **config)
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+    if len(tokenizer) != model.config.vocab_size:
+        raise ValueError(
+            f"{name_or_path}: the vocabulary has {len(tokenizer)} tokens, the model {model.config.vocab_size}: "
+            "use the tokenizer that was saved with the model."
+        )
+    return model, tokenizer
+
+
+def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
+    """Renders model_card.md from what stands in a run folder, as its README.md, with the metadata of the Hub."""
+    folder = Path(folder)
+    recipe, run, config = (json.loads((folder / f).read_text()) for f in ("recipe.json", "run.json", "config.json"))
+    report_path = folder / "report.json"
+    report = json.loads(report_path.read_text()) if report_path.exists() else None
+    data = ModelCardData(
+        license="mit",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["mingpt", "character-level", "span-corruption", "closed-book-question-answering"],
+        model_name=repo_id or folder.resolve().name,
+        eval_results=_eval_results(report) if report else None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(CARD_TEMPLATE),
+        parameters=f"{run['parameters']:,}",
+        config=config,
+        recipe=recipe,
+        run=run,
+        report=report,
+        table=format_table(report["results"]) if report else None,
+    )
+    card.save(folder / "README.md")
+    return card
+
+
+def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="question-answering",
+            task_name="Closed-book birthplace questions",
+            dataset_type="birthplaces",
+            dataset_name=report["questions"]["file"],
+            metric_type="exact_match",
+            metric_name="accuracy",
+            metric_value=round(report["results"]["model"]["accuracy"], 4),
+        )
+    ]
+
+
+def push_run(
+    folder: str | Path, repo_id: str | None = None, *, private: bool = False, revision: str | None = None
+) -> str:
+    """Pushes a run folder to the Hub, with its card rendered anew, and returns the address of the commit.
+
+    Args:
+        repo_id: "name" or "owner/name"; None: the folder's name.
+        revision: the branch to push to; it is made if there is none.
+
+    Raises:
+        FileNotFoundError: if the folder is no run folder.
+    """
+    folder = Path(folder)
+    if missing := [f for f in ("config.json", "model.safetensors", "run.json") if not (folder / f).is_file()]:
+        raise FileNotFoundError(f"{folder} is no finished run: it lacks {', '.join(missing)}.")
+    api = HfApi(library_name="hf_mingpt", library_version=version("hf_mingpt"))
+    repo = api.create_repo(repo_id or folder.resolve().name, private=private, exist_ok=True).repo_id
+    if revision:
+        api.create_branch(repo, branch=revision, exist_ok=True)
+    write_card(folder, repo)
+    commit = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, commit_message="Push a minGPT run")
+    return str(commit.commit_url)
+
+
+def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]]]:
+    """The metrics.jsonl of each run folder, by the folder's name."""
+    metrics = {}
+    for folder in map(Path, folders):
+        path = folder / "metrics.jsonl"
+        if not path.is_file():
+            raise FileNotFoundError(f"No metrics.jsonl in {folder}: name folders that pretrain.py or finetune.py wrote.")
+        metrics[folder.name] = [json.loads(line) for line in path.read_text().splitlines()]
+    return metrics

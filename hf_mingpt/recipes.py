@@ -1,0 +1,304 @@
+"""Recipes: everything a run is told, as frozen dataclasses, with named presets.
+
+After data in the flow. A recipe is what a script's flags, a YAML file and a preset come down to: `parse_recipe` reads them
+in the order preset < YAML < flags. Field names are those of transformers' TrainingArguments where it has them.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+from .configuration_mingpt import MinGPTConfig
+from .tokenization_mingpt import PAD_ID
+
+_GELU = {"hidden_act": "gelu_new"}
+_GPT2 = {**_GELU, "vocab_size": 50257, "block_size": 1024}
+
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    # the model of CS224n, assignment 5
+    "assignment": {},
+    # small enough for the demo: a few minutes on two cores
+    "demo": {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 128, "position_embedding_type": "rope"},
+    # the named sizes of karpathy/minGPT, whose gelu is the approximate one; the vocabulary is set from the corpus
+    "gpt-nano": {"n_layer": 3, "n_head": 3, "n_embd": 48, **_GELU},
+    "gpt-micro": {"n_layer": 4, "n_head": 4, "n_embd": 128, **_GELU},
+    "gpt-mini": {"n_layer": 6, "n_head": 6, "n_embd": 192, **_GELU},
+    "gopher-44m": {"n_layer": 8, "n_head": 16, "n_embd": 512, **_GELU},
+    "openai-gpt": {"n_layer": 12, "n_head": 12, "n_embd": 768, **_GELU, "vocab_size": 40478, "block_size": 512},
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768, **_GPT2},
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024, **_GPT2},
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280, **_GPT2},
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600, **_GPT2},
+}
+
+OPTIMIZERS = ("adamw", "muon")
+OBJECTIVES = ("span_corruption", "causal")
+MIXED_PRECISIONS = (None, "no", "bf16", "fp16")
+
+
+def _flag(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+def _required(help: str) -> Any:
+    return field(metadata={"help": help})
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[Any] | Mapping[str, Any]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(map(str, choices))}.")
+
+
+def _check_positive(recipe: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(recipe, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} is {value}: it must be more than 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """What pretraining and finetuning share."""
+
+    output_dir: str = _required("Run folder to write.")
+    overwrite_output_dir: bool = _flag(False, "Replace the run that is in the output folder.")
+    seed: int = _flag(0, "Seed of the weights, the order of the examples and all other draws.")
+    num_train_epochs: float = _flag(10.0, "Passes over the examples.")
+    max_steps: int | None = _flag(None, "Optimizer updates; overrides num_train_epochs. Streams need it.")
+    per_device_train_batch_size: int = _flag(32, "Examples of one micro-batch on one process.")
+    gradient_accumulation_steps: int = _flag(4, "Micro-batches of one optimizer update.")
+    shuffle: bool = _flag(True, "Draw a new order for every epoch.")
+    optim: str = _flag("adamw", f"One of {OPTIMIZERS}: muon is for the matrices of the blocks, with AdamW for the rest.")
+    learning_rate: float = _flag(6e-4, "Peak learning rate of AdamW.")
+    muon_learning_rate: float = _flag(0.02, "Peak learning rate of Muon.")
+    lr_scheduler_type: str = _flag("linear", "'assignment', or a name of transformers.SchedulerType.")
+    warmup_steps: int = _flag(10, "Steps of linear warm-up.")
+    decay_epochs: float | None = _flag(None, "Length of the decay for schedules that take one; None: to the end.")
+    weight_decay: float = _flag(0.1, "For the weights of linear layers.")
+    decay_all_weights: bool = _flag(False, "Decay also norms and embeddings, as the assignment's code does.")
+    adam_beta1: float = _flag(0.9, "AdamW's beta1.")
+    adam_beta2: float = _flag(0.95, "AdamW's beta2.")
+    max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm.")
+    dropout: float = _flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
+    mixed_precision: str | None = _flag(None, "'no', 'bf16' or 'fp16'; None: bf16 where the hardware gains from it.")
+    attn_implementation: str | None = _flag(None, "'eager', 'sdpa' or another of transformers; None: the fastest here.")
+    use_cpu: bool = _flag(False, "Stay on the CPU, with one process or several.")
+    dataloader_num_workers: int = _flag(0, "Processes that prepare batches ahead.")
+    logging_steps: int = _flag(10, "Steps between two lines of metrics.jsonl.")
+    report_to: str | None = _flag(None, "Tracker beside metrics.jsonl: 'tensorboard' or 'trackio'.")
+    push_to_hub: bool = _flag(False, "Push the run folder when done.")
+    hub_model_id: str | None = _flag(None, "Repository to push to; None: the name of the output folder.")
+    hub_private_repo: bool = _flag(False, "Make the repository private.")
+
+    def __post_init__(self):
+        _check_choice("optim", self.optim, OPTIMIZERS)
+        _check_choice("mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
+        _check_positive(self, "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate")
+        _check_positive(self, "gradient_accumulation_steps", "muon_learning_rate", "max_grad_norm", "logging_steps")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: it must not be negative.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}: it is a share, from 0 to under 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe(TrainingRecipe):
+    """Pretraining: text in, a model that has read it out."""
+
+    train_file: str = _required("Text file (a document a line), table with a column of documents, or Hub dataset.")
+    dataset_config_name: str | None = _flag(None, "Config of a Hub dataset.")
+    dataset_split: str = _flag("train", "Split of a Hub dataset.")
+    text_column: str = _flag("text", "Column of the documents.")
+    streaming: bool = _flag(False, "Read the documents on the fly, in their order; needs max_steps and tokenizer_name.")
+    tokenizer_name: str | None = _flag(None, "Folder or Hub name of a character tokenizer; None: from the corpus.")
+    objective: str = _flag("span_corruption", f"One of {OBJECTIVES}.")
+    model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
+    attention_type: str | None = _flag(None, "'dot_product' or 'synthesizer'; None: as the model preset has it.")
+    position_embedding_type: str | None = _flag(None, "'learned' or 'rope'; None: as the model preset has it.")
+    max_position_embeddings: int | None = _flag(None, "Block of the model; None: as the model preset has it.")
+    block_size: int | None = _flag(None, "Longest training example, in characters; None: the block of the model.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_choice("objective", self.objective, OBJECTIVES)
+        _check_choice("model_preset", self.model_preset, MODEL_PRESETS)
+        if self.streaming and (self.max_steps is None or self.tokenizer_name is None):
+            raise ValueError("A stream has no known length or vocabulary: give max_steps and tokenizer_name with it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe(TrainingRecipe):
+    """Finetuning: a pretrained run and questions with answers in, a model that answers out."""
+
+    model_name_or_path: str = _required("Pretrained run folder or Hub name.")
+    revision: str | None = _flag(None, "Branch, tag or commit of a Hub model.")
+    from_scratch: bool = _flag(False, "Take the shape and the vocabulary of that model, but new weights.")
+    train_file: str = _required("TSV of question and answer.")
+
+
+# What the assignment's code does, number by number; docs/fidelity.md lists where it differs from what it says.
+_ASSIGNMENT = {
+    "learning_rate": 6e-4,
+    "lr_scheduler_type": "assignment",
+    "warmup_steps": 1,  # it warms up over 10,240 positions, which are less than one batch
+    "decay_epochs": 200.0,
+    "decay_all_weights": True,
+    "shuffle": False,
+    "dropout": 0.1,
+    "mixed_precision": "no",
+}
+
+PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
+    # the assignment's objective and model, in a sixth of its epochs: Muon, no dropout, a linear decay to zero
+    "fast": {
+        "optim": "muon",
+        "learning_rate": 3e-3,
+        "dropout": 0.0,
+        "num_train_epochs": 100.0,
+        "gradient_accumulation_steps": 2,
+    },
+    # the generated corpus and a small model, in minutes
+    "demo": {
+        "optim": "muon",
+        "learning_rate": 3e-3,
+        "dropout": 0.0,
+        "num_train_epochs": 60.0,
+        "gradient_accumulation_steps": 2,
+        "model_preset": "demo",
+    },
+    # plain language modelling of any text, as in minGPT's play_char
+    "causal": {
+        "objective": "causal",
+        "optim": "muon",
+        "learning_rate": 3e-3,
+        "num_train_epochs": 10.0,
+        "gradient_accumulation_steps": 2,
+        "position_embedding_type": "rope",
+    },
+    # 650 epochs in float32, days on two cores: for those who want the original
+    "assignment": {**_ASSIGNMENT, "learning_rate": 6e-3, "num_train_epochs": 650.0},
+}
+
+FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
+    # after pretraining: as the assignment, but shuffled, in bf16, with a linear decay to zero
+    "fast": {"num_train_epochs": 10.0, "per_device_train_batch_size": 128, "gradient_accumulation_steps": 2},
+    # without pretraining, as many epochs as the assignment's
+    "fast-from-scratch": {
+        "num_train_epochs": 75.0,
+        "per_device_train_batch_size": 128,
+        "gradient_accumulation_steps": 2,
+        "from_scratch": True,
+    },
+    # the same on the generated corpus
+    "demo": {"num_train_epochs": 10.0, "gradient_accumulation_steps": 2, "dropout": 0.0, "learning_rate": 1e-3},
+    "demo-from-scratch": {
+        "num_train_epochs": 75.0,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "from_scratch": True,
+    },
+    "assignment": {**_ASSIGNMENT, "num_train_epochs": 10.0, "gradient_accumulation_steps": 8},
+    "assignment-from-scratch": {
+        **_ASSIGNMENT,
+        "num_train_epochs": 75.0,
+        "gradient_accumulation_steps": 8,
+        "from_scratch": True,
+    },
+}
+
+Recipe = TypeVar("Recipe")
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults of flags, and a script's docstring as it is written."""
+
+
+def parse_recipe(
+    recipe_class: type[Recipe], presets: Mapping[str, Mapping[str, Any]] | None = None, argv: Sequence[str] | None = None
+) -> Recipe:
+    """Reads a recipe from the command line: `[FILE.yaml] [--preset NAME] [--field value ...]`.
+
+    A flag wins over the YAML file, and that over the preset. A mistake ends the program with one sentence and code 2.
+
+    Args:
+        recipe_class: a dataclass.
+        presets: named values; the first is taken if none is named.
+        argv: by default that of the program.
+    """
+    presets = presets or {}
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = HfArgumentParser(
+        recipe_class,  # type: ignore[arg-type]
+        description=sys.modules["__main__"].__doc__,
+        formatter_class=_Formatter,
+    )
+    if presets:
+        parser.add_argument("--preset", default=next(iter(presets)), help=f"Values to start from: {', '.join(presets)}.")
+    with user_errors():
+        if argv and argv[0].endswith((".yaml", ".yml")):
+            argv = _as_flags(_read_yaml(Path(argv[0]))) + argv[1:]
+        if presets:
+            finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            finder.add_argument("--preset", default=next(iter(presets)))
+            preset = finder.parse_known_args(argv)[0].preset
+            _check_choice("preset", preset, presets)
+            argv = _as_flags(presets[preset]) + argv
+        values = vars(parser.parse_args(argv))
+        values.pop("preset", None)
+        return recipe_class(**values)
+
+
+def _as_flags(values: Mapping[str, Any]) -> list[str]:
+    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"No file at {path}: check the path.")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no `name: value` lines: write the flags of this script, one a line.")
+    return values
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Ends the program with one sentence, instead of a traceback, where its user made a mistake.
+
+    Scripts put around it what they do before the long work.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def build_config(recipe: PretrainRecipe, vocab_size: int) -> MinGPTConfig:
+    """The configuration of a new model.
+
+    Raises:
+        ValueError: if `block_size` is over the model's, or the fields do not fit each other.
+    """
+    values = MODEL_PRESETS[recipe.model_preset] | {"vocab_size": vocab_size, "pad_token_id": PAD_ID}
+    for name in ("attention_type", "position_embedding_type", "max_position_embeddings"):
+        if (value := getattr(recipe, name)) is not None:
+            values |= {name: value}
+    for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
+        values |= {name: recipe.dropout}
+    config = MinGPTConfig(**values)
+    if (recipe.block_size or 0) > config.max_position_embeddings:
+        raise ValueError(
+            f"block_size {recipe.block_size} is over the model's {config.max_position_embeddings}: "
+            "lower it, or raise max_position_embeddings."
+        )
+    return config

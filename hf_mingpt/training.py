@@ -1,0 +1,210 @@
+"""Training: optimizer, schedule, run folder, and the one loop of pretraining and finetuning.
+
+After recipes and data in the flow. A *step* is one optimizer update, over all its micro-batches and processes. The loss is
+the sum of the cross entropies divided by the number of label tokens of the whole step, so that neither accumulation nor
+the number of processes changes the gradient.
+"""
+
+import json
+import logging
+import math
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, get_scheduler
+
+from .birthplaces import IGNORE_ID
+from .data import BatchShape, MicroBatch, StreamedSteps, TrainingSteps, step_loader
+from .recipes import TrainingRecipe
+
+logger = logging.getLogger(__name__)
+
+
+def hardware_gains_from_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products are native there, and not emulated slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def build_accelerator(recipe: TrainingRecipe, **kwargs) -> Accelerator:
+    """An Accelerator as the recipe asks for; `mixed_precision` None means bf16 where the hardware gains from it."""
+    precision = recipe.mixed_precision
+    if precision is None:
+        device = torch.device("cpu") if recipe.use_cpu else Accelerator().device
+        precision = "bf16" if hardware_gains_from_bf16(device) else "no"
+    return Accelerator(cpu=recipe.use_cpu, mixed_precision=precision, log_with=recipe.report_to, **kwargs)
+
+
+def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator) -> BatchShape:
+    """How the recipe's batches are dealt out to the processes that there are."""
+    return BatchShape(
+        recipe.per_device_train_batch_size,
+        recipe.gradient_accumulation_steps,
+        accelerator.num_processes,
+        accelerator.process_index,
+    )
+
+
+def attention_for(device: torch.device) -> str:
+    """The attention implementation to train with: on CPU, sdpa's backward pass is several times slower than eager."""
+    return "eager" if device.type == "cpu" else "sdpa"
+
+
+def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> list[torch.optim.Optimizer]:
+    """AdamW for everything, or, with `optim="muon"`, Muon for the matrices inside the blocks and AdamW for the rest.
+
+    Weight decay is for the weights of linear layers; with `decay_all_weights`, as in the assignment's code, also for
+    those of norms and embeddings. Biases are never decayed.
+
+    Reference of Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
+    """
+    matrices, decayed, undecayed = [], [], []
+    for name, parameter in model.named_parameters():
+        is_linear = parameter.ndim == 2 and "embed" not in name
+        if recipe.optim == "muon" and is_linear and ".layers." in name:
+            matrices.append(parameter)
+        elif is_linear or (recipe.decay_all_weights and not name.endswith("bias")):
+            decayed.append(parameter)
+        else:
+            undecayed.append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
+    betas = (recipe.adam_beta1, recipe.adam_beta2)
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=True)
+    ]
+    if matrices:
+        muon = torch.optim.Muon(matrices, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay)
+        optimizers.append(muon)
+    return optimizers
+
+
+def assignment_learning_rate(step: int, *, warmup_steps: int, decay_steps: int) -> float:
+    """The assignment's factor: linear warm-up, then a cosine that is never under 0.1.
+
+    It is a cosine of steps / decay_steps without an end: past `decay_steps` the rate rises again, as it does in the
+    editions of 2021 to 2023, which train longer than they decay.
+    """
+    if step < warmup_steps:
+        return step / max(1, warmup_steps)
+    progress = (step - warmup_steps) / max(1, decay_steps - warmup_steps)
+    return max(0.1, 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: TrainingRecipe, max_steps: int, decay_steps: int
+) -> LRScheduler:
+    """The learning rate over the run: `"assignment"`, or one of transformers' schedules.
+
+    Args:
+        max_steps: of the run.
+        decay_steps: of "assignment", until its cosine first reaches its lowest point; of "warmup_stable_decay", at the end.
+    """
+    if recipe.lr_scheduler_type == "assignment":
+        factor = partial(assignment_learning_rate, warmup_steps=recipe.warmup_steps, decay_steps=decay_steps)
+        return LambdaLR(optimizer, factor)
+    specific = {"num_decay_steps": decay_steps} if recipe.lr_scheduler_type == "warmup_stable_decay" else None
+    return get_scheduler(
+        recipe.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=recipe.warmup_steps,
+        num_training_steps=max_steps,
+        scheduler_specific_kwargs=specific,
+    )
+
+
+def count_steps(recipe: TrainingRecipe, steps_per_epoch: int | None) -> tuple[int, int]:
+    """Steps of the run, and steps of the learning rate's decay. A stream (None) has a known length only by max_steps."""
+    if steps_per_epoch is None:
+        return recipe.max_steps, recipe.max_steps
+    max_steps = recipe.max_steps or math.ceil(recipe.num_train_epochs * steps_per_epoch)
+    return max_steps, math.ceil(recipe.decay_epochs * steps_per_epoch) if recipe.decay_epochs else max_steps
+
+
+def count_labels(batch: MicroBatch) -> int:
+    """Label tokens that carry loss: the first of a row has nothing before it to be predicted from."""
+    return int((batch["labels"][:, 1:] != IGNORE_ID).sum())
+
+
+def train(
+    model: PreTrainedModel, steps: TrainingSteps | StreamedSteps, recipe: TrainingRecipe, accelerator: Accelerator
+) -> PreTrainedModel:
+    """Trains the model as the recipe says and returns it, on one process or many.
+
+    Args:
+        model: changed in place.
+        steps: gives this process's micro-batches of each step.
+
+    Writes a line of JSON every `logging_steps` to `metrics.jsonl` of the output folder: step, epoch, loss (mean over those
+    steps, per label token), learning_rate, tokens_per_second (without padding, all processes), seconds.
+
+    Raises:
+        FloatingPointError: if the loss is not finite where it is logged.
+    """
+    max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
+    model.set_attn_implementation(recipe.attn_implementation or attention_for(accelerator.device))
+    model.config.use_cache = False
+    optimizers = build_optimizers(model, recipe)
+    schedulers = [build_scheduler(optimizer, recipe, max_steps, decay_steps) for optimizer in optimizers]
+    wrapped, *optimizers = accelerator.prepare(model, *optimizers)
+    wrapped.train()
+
+    metrics_file = Path(recipe.output_dir) / "metrics.jsonl"
+    progress = tqdm(total=max_steps, unit="step", disable=not accelerator.is_main_process)
+    loss_sum, tokens, started, logged = torch.zeros((), device=accelerator.device), 0, time.perf_counter(), 0
+    last_time = started
+    for step, batches in enumerate(step_loader(steps, max_steps, recipe.dataloader_num_workers)):
+        torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
+        counts = torch.tensor([sum(count_labels(b) for b in batches), sum(int(b["attention_mask"].sum()) for b in batches)])
+        num_labels, num_tokens = accelerator.reduce(counts.to(accelerator.device)).tolist()
+        for i, batch in enumerate(batches):
+            batch = {key: value.to(accelerator.device) for key, value in batch.items()}
+            is_last = i == len(batches) - 1
+            with accelerator.no_sync(wrapped) if not is_last else accelerator.autocast():
+                loss = wrapped(**batch, num_items_in_batch=num_labels).loss
+                accelerator.backward(loss * accelerator.num_processes)  # DDP divides by it
+            loss_sum += loss.detach()
+        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.max_grad_norm)
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+        tokens += num_tokens
+        progress.update()
+
+        if (step + 1) % recipe.logging_steps == 0 or step + 1 == max_steps:
+            now = time.perf_counter()
+            record = {
+                "step": step + 1,
+                "epoch": round((step + 1) / steps.steps_per_epoch, 3) if steps.steps_per_epoch else None,
+                "loss": accelerator.reduce(loss_sum).item() / (step + 1 - logged),
+                "learning_rate": schedulers[0].get_last_lr()[0],
+                "tokens_per_second": round(tokens / (now - last_time), 1),
+                "seconds": round(now - started, 2),
+            }
+            if not math.isfinite(record["loss"]):
+                raise FloatingPointError(
+                    f"The loss is {record['loss']} at step {step + 1}: lower the learning rate ({recipe.learning_rate})."
+                )
+            accelerator.log({key: value for key, value in record.items() if value is not None}, step=step + 1)
+            if accelerator.is_main_process:
+                with metrics_file.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                progress.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_second']:.0f}")
+            loss_sum.zero_()
+            tokens, last_time, logged = 0, now, step + 1
+    progress.close()
+    model = accelerator.unwrap_model(wrapped, keep_torch_compile=False)
+    model.config.use_cache = True
+    return model.eval()

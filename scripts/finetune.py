@@ -1,0 +1,45 @@
+"""Finetunes a pretrained minGPT on questions and answers, or trains its shape from scratch on them.
+
+    accelerate launch scripts/finetune.py --model_name_or_path runs/rope --train_file birth_places_train.tsv \
+        --output_dir runs/rope-answers
+    accelerate launch scripts/finetune.py --model_name_or_path runs/rope --train_file birth_places_train.tsv \
+        --preset fast-from-scratch --output_dir runs/no-pretraining
+
+Flags can also stand in a YAML file, named first: `scripts/finetune.py recipe.yaml --seed 1`.
+"""
+
+import time
+
+from accelerate.utils import set_seed
+
+from hf_mingpt import MinGPTForCausalLM
+from hf_mingpt.birthplaces import read_questions
+from hf_mingpt.data import Answers, TrainingSteps, encode_questions
+from hf_mingpt.hub import check_output_dir, finish_run, load_run, start_run
+from hf_mingpt.recipes import FINETUNE_PRESETS, FinetuneRecipe, parse_recipe, user_errors
+from hf_mingpt.training import batch_shape, build_accelerator, train
+
+
+def main() -> None:
+    recipe = parse_recipe(FinetuneRecipe, FINETUNE_PRESETS)
+    with user_errors():
+        check_output_dir(recipe)
+        questions = read_questions(recipe.train_file, answers=True)
+        dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), recipe.dropout)
+        model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision, **dropout)
+        examples = encode_questions(questions, tokenizer, model.config.max_position_embeddings)
+        accelerator = build_accelerator(recipe)
+    set_seed(recipe.seed)
+    if recipe.from_scratch:
+        model = MinGPTForCausalLM(model.config)
+    shape = batch_shape(recipe, accelerator)
+    steps = TrainingSteps(examples, Answers(), shape, seed=recipe.seed, shuffle=recipe.shuffle)
+
+    start_run(recipe, accelerator)
+    started = time.perf_counter()
+    model = train(model, steps, recipe, accelerator)
+    finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Writes a corpus of invented people: biographies, and questions about their birthplaces.
+
+    python scripts/generate_biographies.py --output_dir data/generated
+    python scripts/generate_biographies.py --output_dir data/one-phrasing --phrasings_per_person 1 --seed 3
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from hf_mingpt.biographies import BiographyRecipe, generate_corpus
+from hf_mingpt.birthplaces import Question
+from hf_mingpt.recipes import parse_recipe, user_errors
+
+CARD = """\
+---
+license: mit
+language: en
+pretty_name: Generated biographies
+task_categories: [question-answering, text-generation]
+configs:
+- config_name: biographies
+  data_files: biographies.txt
+- config_name: questions
+  sep: "\\t"
+  header: null
+  names: [question, answer]
+  quoting: 3
+  data_files:
+  - split: train
+    path: birth_places_train.tsv
+  - split: dev
+    path: birth_dev.tsv
+  - split: test
+    path: birth_test.tsv
+---
+# Generated biographies
+
+Invented people, made by `scripts/generate_biographies.py` of hf_mingpt; any likeness to a person or place is chance.
+`biographies.txt` has one biography a line; the three tables have `question TAB birthplace`, on disjoint groups of people.
+
+| what | value |
+|---|---|
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRecipe(BiographyRecipe):
+    output_dir: str = field(metadata={"help": "Folder to write."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the files in that folder."})
+
+
+def main() -> None:
+    recipe = parse_recipe(GenerateRecipe)
+    folder = Path(recipe.output_dir)
+    with user_errors():
+        if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
+            raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
+        folder.mkdir(parents=True, exist_ok=True)
+        corpus = generate_corpus(recipe)
+    write_lines(folder / "biographies.txt", corpus.documents)
+    write_questions(folder / "birth_places_train.tsv", corpus.train)
+    write_questions(folder / "birth_dev.tsv", corpus.dev)
+    write_questions(folder / "birth_test.tsv", corpus.test)
+    knobs = {name: value for name, value in asdict(recipe).items() if "output_dir" not in name}
+    rows = [f"| {name} | {value} |" for name, value in {"documents": len(corpus.documents), **knobs}.items()]
+    write_lines(folder / "README.md", [CARD + "\n".join(rows)])
+    print(f"Wrote {len(corpus.documents)} biographies of {recipe.num_people} people to {folder}.")
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_questions(path: Path, questions: list[Question]) -> None:
+    write_lines(path, [f"{question}\t{answer}" for question, answer in questions])
+
+
+if __name__ == "__main__":
+    main()

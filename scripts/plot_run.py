@@ -1,0 +1,81 @@
+"""Draws training runs: loss and learning rate from metrics.jsonl, accuracies from report.json.
+
+    python scripts/plot_run.py --runs runs/rope,runs/rope-answers --output_file runs/rope.png
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hf_mingpt.hub import read_metrics
+from hf_mingpt.recipes import parse_recipe, user_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotRecipe:
+    runs: str = field(metadata={"help": "Run folders, with commas between them."})
+    output_file: str = field(metadata={"help": "Picture to write, .png or .svg."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a picture that is there."})
+
+
+def main() -> None:
+    recipe = parse_recipe(PlotRecipe)
+    with user_errors():
+        folders = [Path(run.strip()) for run in recipe.runs.split(",")]
+        output = Path(recipe.output_file)
+        if output.suffix not in (".png", ".svg"):
+            raise ValueError(f"output_file {output} must end in .png or .svg.")
+        if output.exists() and not recipe.overwrite:
+            raise ValueError(f"{output} exists: choose another, or give --overwrite.")
+        metrics = read_metrics(folders)
+    draw(metrics, read_accuracies(folders), output)
+    print(f"Wrote {output}.")
+
+
+def read_accuracies(folders: list[Path]) -> dict[str, dict]:
+    """The rows of the runs' reports, models under the names of their folders, each baseline once."""
+    rows = {}
+    for folder in folders:
+        if (folder / "report.json").exists():
+            results = json.loads((folder / "report.json").read_text())["results"]
+            rows |= {folder.name if name == "model" else name: row for name, row in results.items()}
+    return rows
+
+
+def draw(metrics: dict[str, list[dict]], accuracies: dict[str, dict], output: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import PercentFormatter
+
+    plt.style.use("tableau-colorblind10")
+    styles = ["-", "--", "-.", ":"]
+    figure, axes = plt.subplots(1, 3 if accuracies else 2, figsize=(14 if accuracies else 9, 3.8), layout="constrained")
+    for i, (name, records) in enumerate(metrics.items()):
+        steps = [record["step"] for record in records]
+        style = {"label": name, "linestyle": styles[i % len(styles)], "linewidth": 1.8}
+        axes[0].plot(steps, [record["loss"] for record in records], **style)
+        axes[1].plot(steps, [record["learning_rate"] for record in records], **style)
+    axes[0].set(title="Training loss", xlabel="step", ylabel="nats per character", yscale="log")
+    axes[1].set(title="Learning rate", xlabel="step", ylabel="learning rate of AdamW")
+    axes[0].legend(fontsize=9)
+    if accuracies:
+        names, rows = list(accuracies), list(accuracies.values())
+        values = [row["accuracy"] for row in rows]
+        errors = [[max(0.0, v - r["interval_95"][0]) for v, r in zip(values, rows, strict=True)],
+                  [max(0.0, r["interval_95"][1] - v) for v, r in zip(values, rows, strict=True)]]  # fmt: skip
+        axes[2].barh(names, values, xerr=errors, capsize=4, color="C0")
+        for place, (value, row) in enumerate(zip(values, rows, strict=True)):
+            axes[2].text(row["interval_95"][1] + 0.02, place, f"{value:.1%}", va="center", fontsize=9)
+        axes[2].invert_yaxis()
+        axes[2].set(title="Accuracy, with 95 % interval", xlabel="exact match", xlim=(0, 1.15))
+        axes[2].xaxis.set_major_formatter(PercentFormatter(1))
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(output, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

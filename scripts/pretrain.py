@@ -1,0 +1,81 @@
+"""Pretrains a minGPT on text: span corruption, or plain next-character prediction.
+
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --position_embedding_type rope --output_dir runs/rope
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset assignment --output_dir runs/assignment
+    accelerate launch scripts/pretrain.py --train_file book.txt --objective causal --max_steps 2000 --output_dir runs/book
+    accelerate launch --multi_gpu --num_processes 2 --num_machines 1 scripts/pretrain.py --use_cpu \
+        --train_file wiki.txt --output_dir runs/two-processes
+
+Flags can also stand in a YAML file, named first: `scripts/pretrain.py recipe.yaml --seed 1`.
+"""
+
+import time
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hf_mingpt import MinGPTForCausalLM
+from hf_mingpt.data import (
+    NextToken,
+    SpanCorruption,
+    StreamedSteps,
+    TrainingSteps,
+    encode_documents,
+    group_into_blocks,
+    load_texts,
+)
+from hf_mingpt.hub import check_output_dir, finish_run, start_run
+from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config, parse_recipe, user_errors
+from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
+from hf_mingpt.training import batch_shape, build_accelerator, train
+
+
+def main() -> None:
+    recipe = parse_recipe(PretrainRecipe, PRETRAIN_PRESETS)
+    with user_errors():
+        check_output_dir(recipe)
+        accelerator = build_accelerator(recipe)
+        with accelerator.main_process_first():
+            texts = load_texts(
+                recipe.train_file,
+                name=recipe.dataset_config_name,
+                split=recipe.dataset_split,
+                text_column=recipe.text_column,
+                streaming=recipe.streaming,
+            )
+            tokenizer = build_or_load_tokenizer(recipe, texts)
+            config = build_config(recipe, len(tokenizer))
+            steps = build_steps(recipe, encode_documents(texts, tokenizer), tokenizer, config, accelerator)
+    set_seed(recipe.seed)
+    model = MinGPTForCausalLM(config)
+    tokenizer.model_max_length = config.max_position_embeddings
+
+    start_run(recipe, accelerator)
+    started = time.perf_counter()
+    model = train(model, steps, recipe, accelerator)
+    finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=False)
+
+
+def build_or_load_tokenizer(recipe: PretrainRecipe, texts) -> PreTrainedTokenizerBase:
+    if recipe.tokenizer_name:
+        return AutoTokenizer.from_pretrained(recipe.tokenizer_name)
+    vocabulary = build_vocabulary(text for batch in texts.iter(1000) for text in batch["text"])
+    return build_tokenizer(vocabulary, 0)
+
+
+def build_steps(recipe: PretrainRecipe, documents, tokenizer, config, accelerator: Accelerator):
+    block_size = recipe.block_size or config.max_position_embeddings
+    if recipe.objective == "causal":
+        documents = group_into_blocks(documents, block_size, tokenizer.convert_tokens_to_ids("\n"))
+        objective = NextToken()
+    else:
+        objective = SpanCorruption(block_size, recipe.seed)
+    shape = batch_shape(recipe, accelerator)
+    if recipe.streaming:
+        return StreamedSteps(documents, objective, shape)
+    return TrainingSteps(documents, objective, shape, seed=recipe.seed, shuffle=recipe.shuffle)
+
+
+if __name__ == "__main__":
+    main()

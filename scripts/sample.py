@@ -1,0 +1,42 @@
+"""Continues a prompt with a trained minGPT, character by character.
+
+    python scripts/sample.py --model_name_or_path runs/book --prompt "It was " --max_new_tokens 300 --temperature 0.8
+    python scripts/sample.py --model_name_or_path runs/rope-answers --prompt "Where was Ada Byron born?⁇" --greedy
+"""
+
+from dataclasses import dataclass, field
+
+from accelerate.utils import set_seed
+
+from hf_mingpt.evaluation import continue_prompt
+from hf_mingpt.hub import load_run
+from hf_mingpt.recipes import parse_recipe, user_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRecipe:
+    model_name_or_path: str = field(metadata={"help": "Run folder or Hub name."})
+    prompt: str = field(default="\n", metadata={"help": "Text to continue."})
+    max_new_tokens: int = field(default=200, metadata={"help": "Characters to write."})
+    num_samples: int = field(default=1, metadata={"help": "Continuations to write."})
+    temperature: float = field(default=1.0, metadata={"help": "Under 1: more likely characters; over 1: less."})
+    top_k: int | None = field(default=None, metadata={"help": "Draw from so many characters only; None: from all."})
+    greedy: bool = field(default=False, metadata={"help": "Always take the likeliest character."})
+    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+
+
+def main() -> None:
+    recipe = parse_recipe(SampleRecipe)
+    with user_errors():
+        model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
+        set_seed(recipe.seed)
+        options = {"do_sample": not recipe.greedy}
+        if not recipe.greedy:
+            options |= {"temperature": recipe.temperature, "top_k": recipe.top_k or 0}
+        for _ in range(recipe.num_samples):
+            print(continue_prompt(model, tokenizer, recipe.prompt, recipe.max_new_tokens, **options))
+
+
+if __name__ == "__main__":
+    main()

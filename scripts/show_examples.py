@@ -1,0 +1,65 @@
+"""Prints some training examples as the model sees them: what goes in above what is to come out.
+
+    python scripts/show_examples.py --corpus_file wiki.txt
+    python scripts/show_examples.py --corpus_file wiki.txt --questions_file birth_places_train.tsv --num_examples 4
+
+`x` is the input and `y`, under it, the character to predict from it; a position without loss is shown as PAD.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hf_mingpt.birthplaces import IGNORE_ID, read_questions
+from hf_mingpt.data import (
+    Answers,
+    BatchShape,
+    NextToken,
+    SpanCorruption,
+    deal,
+    encode_documents,
+    encode_questions,
+    group_into_blocks,
+    load_texts,
+    take,
+)
+from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.tokenization_mingpt import PAD_ID, build_tokenizer, build_vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowRecipe:
+    corpus_file: str = field(metadata={"help": "Text file, a document a line: the vocabulary comes from it."})
+    questions_file: str | None = field(default=None, metadata={"help": "TSV of questions and answers."})
+    num_examples: int = field(default=2, metadata={"help": "Examples of each format."})
+    epoch: int = field(default=0, metadata={"help": "Epoch whose draws are shown."})
+    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
+    block_size: int = field(default=128, metadata={"help": "Longest example, in characters."})
+
+
+def main() -> None:
+    recipe = parse_recipe(ShowRecipe)
+    with user_errors():
+        texts = load_texts(recipe.corpus_file)
+        tokenizer = build_tokenizer(build_vocabulary(texts["text"]), recipe.block_size)
+        documents = encode_documents(texts, tokenizer)
+        blocks = group_into_blocks(documents, recipe.block_size, tokenizer.convert_tokens_to_ids("\n"))
+        formats = {
+            "span corruption": (documents, SpanCorruption(recipe.block_size, recipe.seed)),
+            "next character": (blocks, NextToken()),
+        }
+        if recipe.questions_file:
+            questions = read_questions(recipe.questions_file, answers=True)
+            formats["birthplace answers"] = (encode_questions(questions, tokenizer, recipe.block_size), Answers())
+    for name, (dataset, objective) in formats.items():
+        index = np.arange(min(recipe.num_examples, len(dataset)))
+        print(f"\n{name}")
+        for i in index:
+            (batch,) = deal(take(dataset, index[i : i + 1]), objective, recipe.epoch, index[i : i + 1], BatchShape(1))
+            x, y = batch["input_ids"][0, :-1], batch["labels"][0, 1:]
+            print("x:", tokenizer.decode(x).replace("\n", "⏎"))
+            print("y:", tokenizer.decode(y.where(y != IGNORE_ID, PAD_ID)).replace("\n", "⏎"))
+
+
+if __name__ == "__main__":
+    main()
