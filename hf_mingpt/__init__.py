@@ -5,16 +5,8 @@ registered as soon as transformers' own auto classes come to life.
 """
 
 import importlib
-from typing import TYPE_CHECKING
 
 import wrapt
-
-if TYPE_CHECKING:
-    from .configuration_mingpt import MinGPTConfig
-    from .evaluation import METRIC_FOLDER, answer_questions
-    from .hub import load_run, push_run
-    from .modeling_mingpt import MinGPTForCausalLM, MinGPTModel, MinGPTPreTrainedModel
-    from .recipes import MODEL_PRESETS
 
 _MODULE_OF = {
     "MinGPTConfig": "configuration_mingpt",
@@ -27,7 +19,7 @@ _MODULE_OF = {
     "load_run": "hub",
     "push_run": "hub",
 }
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+__all__ = list(_MODULE_OF)
 __version__ = "0.1.0"
 
 
@@ -46,7 +38,9 @@ _PARTNERS = {
     "transformers.modeling_layers": ".modeling_mingpt",
 }
 for _module in _PARTNERS:
-    wrapt.register_post_import_hook(lambda module: importlib.import_module(_PARTNERS[module.__name__], __name__), _module)
+    wrapt.register_post_import_hook(
+        lambda module: importlib.import_module(_PARTNERS[module.__name__], __name__), _module
+    )
 
 
 @wrapt.when_imported(f"{__name__}.configuration_mingpt")

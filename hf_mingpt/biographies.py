@@ -1,11 +1,11 @@
 """The embedded default corpus: invented people, their one-line biographies, and questions about their birthplaces.
 
-Names and places are built from syllables and belong to nobody; the sentences are ours. The truth behind every line is
-known, so the experiment can be run, varied and checked without a download. Pure: a function of its recipe, seed included.
+Names and places are built from syllables and belong to nobody; the sentences are ours. The truth behind every line
+is known, so the experiment can be run, varied and checked without a download. Pure: a function of its recipe.
 
-A line reads `Name. Sentences`, as in the assignment's corpus, and each person has `phrasings_per_person` of them: the same
-facts in other words. Birthplaces follow a Zipf-like law, so that always answering the most frequent one is a baseline;
-some biographies also name a place where their person worked (a distractor).
+A line reads `Name. Sentences`, as in the assignment's corpus, and each person has `phrasings_per_person` of them: the
+same facts in other words. Birthplaces follow a Zipf-like law, so that always answering the most frequent one is a
+baseline; some biographies also name a place where their person worked (a distractor).
 
 Reference: Allen-Zhu and Li 2023, Physics of Language Models 3.1, arXiv:2309.14316 (phrasings, permutation).
 """
@@ -13,8 +13,6 @@ Reference: Allen-Zhu and Li 2023, Physics of Language Models 3.1, arXiv:2309.143
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
-
-from .birthplaces import Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,9 @@ class BiographyRecipe:
     num_test_people: int = field(default=100, metadata={"help": "People asked about at the very end."})
     num_other_people: int = field(default=50, metadata={"help": "People in the text whom no question asks about."})
     num_places: int = field(default=80, metadata={"help": "Birthplaces that people can have."})
-    zipf_exponent: float = field(default=0.4, metadata={"help": "Frequency of the place of rank r goes as r^-exponent."})
+    zipf_exponent: float = field(
+        default=0.4, metadata={"help": "Frequency of the place of rank r goes as r^-exponent."}
+    )
     phrasings_per_person: int = field(default=4, metadata={"help": "Biographies of each person, in other words each."})
     permute_sentences: bool = field(default=True, metadata={"help": "Let the birthplace stand in any sentence."})
     distractor_share: float = field(default=0.3, metadata={"help": "Share of people who worked at another place."})
@@ -48,10 +48,13 @@ class BiographyRecipe:
 
     @property
     def num_people(self) -> int:
+        """All people of the corpus."""
         return self.num_train_people + self.num_dev_people + self.num_test_people + self.num_other_people
 
 
 class Person(NamedTuple):
+    """The facts about one person; `workplace` is None for those without a distractor."""
+
     name: str
     birthplace: str
     birth_date: str
@@ -61,12 +64,12 @@ class Person(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """Documents (lines of biography) and the questions of three disjoint groups of people."""
+    """Documents (lines of biography) and the pairs (question, birthplace) of three disjoint groups of people."""
 
     documents: list[str]
-    train: list[Question]
-    dev: list[Question]
-    test: list[Question]
+    train: list[tuple[str, str]]
+    dev: list[tuple[str, str]]
+    test: list[tuple[str, str]]
 
 
 _ONSETS = ["B", "D", "F", "G", "H", "K", "L", "M", "N", "P", "R", "S", "T", "V", "Br", "Dr", "Kl", "Tr", "St", "Sh"]
@@ -144,7 +147,7 @@ def _invent_people(recipe: BiographyRecipe, rng: Random) -> list[Person]:
 
 
 def _write_biographies(person: Person, recipe: BiographyRecipe, rng: Random) -> list[str]:
-    """One line for each phrasing: its birth sentence, one about the pursuit, and one about the workplace if there is."""
+    """One line for each phrasing: its birth sentence, one about the pursuit, and perhaps one about the workplace."""
     facts = {**person._asdict(), "a_occupation": f"a {person.occupation}"}
     surname = person.name.split()[-1]
     lines = []
@@ -170,10 +173,8 @@ def generate_corpus(recipe: BiographyRecipe) -> Corpus:
     people = _invent_people(recipe, rng)
     documents = [line for person in people for line in _write_biographies(person, recipe, rng)]
     rng.shuffle(documents)
-    questions = [Question(f"Where was {person.name} born?", person.birthplace) for person in people]
+    questions = [(f"Where was {person.name} born?", person.birthplace) for person in people]
     dev_start = recipe.num_train_people
     test_start = dev_start + recipe.num_dev_people
     test_end = test_start + recipe.num_test_people
-    return Corpus(
-        documents, questions[:dev_start], questions[dev_start:test_start], questions[test_start:test_end]
-    )
+    return Corpus(documents, questions[:dev_start], questions[dev_start:test_start], questions[test_start:test_end])

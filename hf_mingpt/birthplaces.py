@@ -52,16 +52,16 @@ def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Que
     if answers is None:
         answers = "\t" in lines[0]
     questions = []
-    for number, line in enumerate(lines, start=1):
-        columns = line.split("\t")
+    for number, text in enumerate(lines, start=1):
+        columns = text.split("\t")
         if answers and len(columns) != 2:
             raise ValueError(
-                f"{path}, line {number}: {len(columns) - 1} tabs in {line!r}: write `question TAB answer`, one tab."
+                f"{path}, line {number}: {len(columns) - 1} tabs in {text!r}: write `question TAB answer`, one tab."
             )
         if not answers and len(columns) != 1:
-            raise ValueError(f"{path}, line {number}: a tab in {line!r}, but the first line has no answer.")
+            raise ValueError(f"{path}, line {number}: a tab in {text!r}, but the first line has no answer.")
         if not all(column.strip() for column in columns):
-            raise ValueError(f"{path}, line {number}: an empty question or answer in {line!r}: fill it or drop it.")
+            raise ValueError(f"{path}, line {number}: an empty question or answer in {text!r}: fill it or drop it.")
         questions.append(Question(columns[0], columns[1] if answers else None))
     return questions
 
@@ -93,5 +93,3 @@ def extract_prediction(text: str, mask: str) -> str:
     """
     parts = text.split(mask)
     return parts[1] if len(parts) > 1 else ""
-
-

@@ -44,10 +44,10 @@ def uniform_draws(seed: int, epoch: int, index: np.ndarray, num_draws: int) -> n
     Returns:
         (N, num_draws) float64 in [0, 1). Equal addresses give equal numbers, whatever else is in the batch.
     """
-    state = np.uint64(0)
+    state = np.zeros(1, dtype=np.uint64)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64
         for part in (np.uint64(seed), np.uint64(epoch), np.asarray(index, dtype=np.uint64)):
-            state = _mix(state ^ _mix(part + _GOLDEN))
+            state = _mix(state ^ _mix(np.atleast_1d(part) + _GOLDEN))
         steps = np.arange(1, num_draws + 1, dtype=np.uint64) * _GOLDEN
         bits = _mix(np.reshape(state, (-1, 1)) + steps)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -70,9 +70,9 @@ def max_truncated_length(block_size: int) -> int:
 def draw_spans(lengths: np.ndarray, *, block_size: int, seed: int, epoch: int, index: np.ndarray) -> Spans:
     """Draws how each document is truncated and which span of it is masked.
 
-    The truncated length n is uniform on the integers [4, 7/8 of the block]; a shorter document is kept whole. The span's
-    length is uniform on [1, n/2 - 1], whose mean is n/4 (for odd n the upper end is n/2 - 1 rounded up or down with
-    equal chance, which keeps the mean); below n = 4 it is 1. Its place is uniform over all that fit.
+    The truncated length n is uniform on the integers [4, 7/8 of the block]; a shorter document is kept whole. The
+    span's length is uniform on [1, n/2 - 1], whose mean is n/4 (for odd n the upper end is n/2 - 1 rounded up or down
+    with equal chance, which keeps the mean); below n = 4 it is 1. Its place is uniform over all that fit.
 
     Args:
         lengths: (N,) tokens of each document, at least 1.

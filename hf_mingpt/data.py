@@ -1,11 +1,11 @@
 """From files, Hub datasets and streams to the micro-batches of one optimizer step.
 
-Built on `datasets`. The text is encoded once, by a cached `.map` (deterministic); what is random is drawn on the fly, when
-a step's micro-batches are made, and depends on `(seed, epoch, index)` alone.
+Built on `datasets`. The text is encoded once, by a cached `.map` (deterministic); what is random is drawn on the fly,
+when a step's micro-batches are made, and depends on `(seed, epoch, index)` alone.
 
-A step's examples are drawn first, for all processes and micro-batches together; then they are sorted by length and dealt
-out. So short examples share a micro-batch with short ones and little is padded, while which examples share a *step*, and
-with it the gradient, is what it would be without sorting, on any number of processes.
+A step's examples are drawn first, for all processes and micro-batches together; then they are sorted by length and
+dealt out. So short examples share a micro-batch with short ones and little is padded, while which examples share a
+*step*, and with it the gradient, is what it would be without sorting, on any number of processes.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import IGNORE_ID, Question, answer_labels, join_questions
 from .corruption import Spans, draw_spans, move_spans
-from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, encode_texts
+from .tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts, find_bad_character
 
 _FILE_FORMATS = {".txt": "text", ".tsv": "csv", ".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
@@ -63,7 +63,9 @@ def load_texts(
     return dataset if text_column == "text" else dataset.rename_column(text_column, "text")
 
 
-def encode_documents(dataset: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase) -> Dataset | IterableDataset:
+def encode_documents(
+    dataset: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase
+) -> Dataset | IterableDataset:
     """Turns the column "text" into "input_ids". Empty documents are dropped.
 
     Raises:
@@ -73,23 +75,20 @@ def encode_documents(dataset: Dataset | IterableDataset, tokenizer: PreTrainedTo
     table = character_table(tokenizer)
 
     def encode(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
-        texts = batch["text"]
-        ids, offsets = encode_texts(texts, table)
-        if len(ids) and ids.min() <= MASK_ID:  # PAD_ID, MASK_ID, or -1 for unknown
-            place = int(np.flatnonzero(ids <= MASK_ID)[0])
-            document = int(np.searchsorted(offsets, place, side="right")) - 1
-            character = texts[document][place - offsets[document]]
-            fate = "is reserved" if character in (PAD, MASK) else "has no token in the vocabulary"
+        if problem := find_bad_character(batch["text"], table):
+            document, message = problem
             raise ValueError(
-                f"Document {rows[document]}, character {place - offsets[document]}: {character!r} "
-                f"(U+{ord(character):04X}) {fate}: replace it, or build the vocabulary from this corpus."
+                f"Document {rows[document] + 1}: {message}: replace it, or take the vocabulary of this corpus."
             )
+        ids, offsets = encode_texts(batch["text"], table)
         return {"input_ids": [ids[a:b] for a, b in itertools.pairwise(offsets) if b > a]}
 
     return dataset.map(encode, with_indices=True, batched=True, remove_columns=["text"])
 
 
-def group_into_blocks(dataset: Dataset | IterableDataset, block_size: int, newline_id: int) -> Dataset | IterableDataset:
+def group_into_blocks(
+    dataset: Dataset | IterableDataset, block_size: int, newline_id: int
+) -> Dataset | IterableDataset:
     """Joins documents with line ends and cuts the text into contiguous blocks of `block_size` tokens."""
 
     def group(batch: dict[str, list]) -> dict[str, list]:
@@ -100,23 +99,23 @@ def group_into_blocks(dataset: Dataset | IterableDataset, block_size: int, newli
     return dataset.map(group, batched=True)
 
 
-def encode_questions(
-    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, block_size: int
-) -> Dataset:
+def encode_questions(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Dataset:
     """Makes the dataset of `question MASK answer MASK` token ids.
 
     Raises:
         ValueError: if an example does not fit the block, or has a character without a token.
     """
+    table = character_table(tokenizer)
     for number, (question, answer) in enumerate(questions, start=1):
-        if (needed := len(question) + len(answer) + 2) > block_size:
+        text = f"{question}{answer}"
+        if (needed := len(text) + 2) > block_size:
             raise ValueError(
                 f"Question {number}, {question!r}, needs {needed} tokens with its answer, over the block of "
                 f"{block_size}: shorten it or use a model with a larger block."
             )
-    encoded = encode_documents(Dataset.from_dict({"text": [f"{q}\n{a}" for q, a in questions]}), tokenizer)
-    del encoded  # raised if a character is unknown or reserved
-    ids, offsets = encode_texts(join_questions(questions, MASK), character_table(tokenizer))
+        if problem := find_bad_character([text], table):
+            raise ValueError(f"Question {number}, {question!r}: {problem[1]}: replace it.")
+    ids, offsets = encode_texts(join_questions(questions, MASK), table)
     return Dataset.from_dict({"input_ids": [ids[a:b] for a, b in itertools.pairwise(offsets)]})
 
 
@@ -147,15 +146,13 @@ def take(dataset: Dataset, index: np.ndarray) -> Ragged:
 
 
 class Objective(Protocol):
-    """How examples become rows to learn from. `index` is their place in the dataset, `order` their place in `examples`."""
+    """How examples become rows to learn from: `index` is their place in the dataset, `order` that in `examples`."""
 
     def lengths(self, examples: Ragged, epoch: int, index: np.ndarray) -> np.ndarray:
         """Tokens of each row, (N,)."""
         ...
 
-    def rows(
-        self, examples: Ragged, epoch: int, index: np.ndarray, order: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, examples: Ragged, epoch: int, index: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and labels of the examples `order`, each (len(order), longest)."""
         ...
 
@@ -217,9 +214,9 @@ MicroBatch = dict[str, torch.Tensor]
 def deal(examples: Ragged, objective: Objective, epoch: int, index: np.ndarray, shape: BatchShape) -> list[MicroBatch]:
     """Makes this process's micro-batches of one step.
 
-    The N examples are sorted by the length of their rows and cut into chunks of `per_device_batch_size * num_processes`,
-    of which each process takes every `num_processes`-th. All processes get the same number of micro-batches: where a short
-    last chunk leaves nothing for one, it gets a row without labels.
+    The N examples are sorted by the length of their rows and cut into chunks of `per_device_batch_size *
+    num_processes`, of which each process takes every `num_processes`-th. All processes get the same number of
+    micro-batches: where a short last chunk leaves nothing for one, it gets a row without labels.
 
     Returns:
         Dicts of `input_ids`, `labels`, `attention_mask`, each (B, T) int64, longest rows first.
@@ -251,7 +248,7 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class TrainingSteps(torch.utils.data.Dataset):
-    """Maps the number of an optimizer step to this process's micro-batches: no state, so resuming is indexing."""
+    """Maps the number of an optimizer step to this process's micro-batches; it has no state."""
 
     def __init__(self, dataset: Dataset, objective: Objective, shape: BatchShape, *, seed: int, shuffle: bool = True):
         self.dataset, self.objective, self.shape, self.seed, self.shuffle = dataset, objective, shape, seed, shuffle
@@ -287,8 +284,10 @@ class StreamedSteps(torch.utils.data.IterableDataset):
                 step += 1
 
 
-def step_loader(steps: TrainingSteps | StreamedSteps, max_steps: int, num_workers: int = 0) -> Iterator[list[MicroBatch]]:
-    """Yields the micro-batches of the steps 0 .. max_steps - 1, prepared by `num_workers` processes (0: by this one)."""
+def step_loader(
+    steps: TrainingSteps | StreamedSteps, max_steps: int, num_workers: int = 0
+) -> Iterator[list[MicroBatch]]:
+    """Yields the micro-batches of the first `max_steps` steps, prepared by `num_workers` processes (0: by this one)."""
     sampler = range(max_steps) if isinstance(steps, TrainingSteps) else None
     generator = torch.Generator().manual_seed(0)  # else the loader draws from torch's global one
     loader = DataLoader(steps, batch_size=None, sampler=sampler, num_workers=num_workers, generator=generator)

@@ -16,10 +16,10 @@ from typing import Any
 import evaluate
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction
-from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, unknown_characters
+from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
 
 METRIC_FOLDER = Path(__file__).parent / "metrics" / "birthplace_accuracy"
 
@@ -29,14 +29,14 @@ def check_questions(questions: Sequence[Question], block_size: int) -> None:
     for number, (question, _) in enumerate(questions, start=1):
         if len(question) + 2 > block_size:
             raise ValueError(
-                f"Question {number}, {question!r}, has {len(question)} characters, which leaves no room for an answer in "
-                f"the block of {block_size}: shorten it or use a model with a larger block."
+                f"Question {number}, {question!r}, has {len(question)} characters, which leaves no room for an "
+                f"answer in the block of {block_size}: shorten it or use a model with a larger block."
             )
 
 
 @torch.inference_mode()
 def answer_questions(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     *,
@@ -71,7 +71,7 @@ def answer_questions(
             pad_token_id=PAD_ID,
         )
         for place, prompt, ids in zip(places, prompts, generated[:, width:], strict=True):
-            predictions[place] = extract_prediction(prompt + tokenizer.decode(ids).rstrip(PAD), MASK)
+            predictions[place] = extract_prediction(prompt + str(tokenizer.decode(ids)).rstrip(PAD), MASK)
         bar.update(len(places))
     bar.close()
     return predictions
@@ -79,7 +79,7 @@ def answer_questions(
 
 @torch.inference_mode()
 def continue_prompt(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int, **options: Any
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int, **options: Any
 ) -> str:
     """Writes on from a prompt, past the end of the block by looking at its last characters only.
 
@@ -95,8 +95,8 @@ def continue_prompt(
     """
     if not prompt:
         raise ValueError("The prompt is empty: give at least one character.")
-    if unknown := unknown_characters([prompt], character_table(tokenizer)):
-        raise ValueError(f"The prompt has characters that the model does not know: {', '.join(map(repr, unknown))}.")
+    if problem := find_bad_character([prompt.replace(MASK, "")], character_table(tokenizer)):
+        raise ValueError(f"The prompt's {problem[1]}: replace it.")
     block_size = model.config.max_position_embeddings
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
     end = ids.shape[1] + max_new_tokens
@@ -110,11 +110,11 @@ def continue_prompt(
         ids = torch.cat((ids, written[:, window.shape[1] :]), dim=1)
         if written.shape[1] < window.shape[1] + room:
             break  # the model has ended its text
-    return tokenizer.decode(ids[0])
+    return str(tokenizer.decode(ids[0]))
 
 
 def write_predictions(path: Path, predictions: Sequence[str]) -> None:
-    """Writes one prediction a line; a line end inside one becomes a space, so that lines stay in step with questions."""
+    """Writes one prediction a line; a line end inside one becomes a space, so that lines and questions stay in step."""
     path.write_text("".join(" ".join(p.split("\n")) + "\n" for p in predictions), encoding="utf-8")
 
 
@@ -136,7 +136,7 @@ def accuracy(predictions: Sequence[str], references: Sequence[str]) -> dict[str,
 
 
 def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Answers without a model: always the most frequent training answer, and always London where anyone was born there."""
+    """Answers without a model: always the most frequent training answer, and always London if anyone was born there."""
     scores = {}
     if train:
         place, _ = Counter(question.answer for question in train).most_common(1)[0]

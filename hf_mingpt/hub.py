@@ -34,7 +34,9 @@ AUTO_MAP = {
 }
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
 _HERE = Path(__file__).parent
-CARD_TEMPLATE = next(p for p in (_HERE / "model_card.md", _HERE.parent / "model_card.md") if p.exists())  # wheel, checkout
+CARD_TEMPLATE = next(
+    p for p in (_HERE / "model_card.md", _HERE.parent / "model_card.md") if p.exists()
+)  # wheel, checkout
 
 
 def check_output_dir(recipe: TrainingRecipe) -> None:
@@ -62,6 +64,7 @@ def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file for people to read."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -160,17 +163,19 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
     recipe, run, config = (json.loads((folder / f).read_text()) for f in ("recipe.json", "run.json", "config.json"))
     report_path = folder / "report.json"
     report = json.loads(report_path.read_text()) if report_path.exists() else None
+    name = repo_id or folder.resolve().name
     data = ModelCardData(
         license="mit",
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["mingpt", "character-level", "span-corruption", "closed-book-question-answering"],
-        model_name=repo_id or folder.resolve().name,
+        model_name=name,
         eval_results=_eval_results(report) if report else None,
     )
     card = ModelCard.from_template(
         data,
         template_path=str(CARD_TEMPLATE),
+        name=name,
         parameters=f"{run['parameters']:,}",
         config=config,
         recipe=recipe,
@@ -226,6 +231,8 @@ def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]
     for folder in map(Path, folders):
         path = folder / "metrics.jsonl"
         if not path.is_file():
-            raise FileNotFoundError(f"No metrics.jsonl in {folder}: name folders that pretrain.py or finetune.py wrote.")
+            raise FileNotFoundError(
+                f"No metrics.jsonl in {folder}: name folders that pretrain.py or finetune.py wrote."
+            )
         metrics[folder.name] = [json.loads(line) for line in path.read_text().splitlines()]
     return metrics

@@ -55,7 +55,7 @@ def eager_attention_forward(
 
 
 class MinGPTRotaryEmbedding(nn.Module):
-    """The angles of RoPE: position p turns pair i of a head by p * theta^(-2i / hs). Returns cos, sin, each (B, T, hs)."""
+    """The angles of RoPE: position p turns pair i of a head by p * theta^(-2i / hs). Gives cos and sin, (B, T, hs)."""
 
     def __init__(self, config: MinGPTConfig):
         super().__init__()
@@ -342,7 +342,7 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Labels (B, T) are unshifted ids, -100 where there is nothing to learn; the loss is their mean cross entropy."""
+        """Labels (B, T) are unshifted ids, -100 where nothing is to be learnt; the loss is their mean cross entropy."""
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -352,7 +352,9 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))  # (B, kept T, vocabulary)
+        logits = self.lm_head(
+            slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
+        )  # (B, kept T, vocabulary)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

@@ -1,7 +1,7 @@
 """Recipes: everything a run is told, as frozen dataclasses, with named presets.
 
-After data in the flow. A recipe is what a script's flags, a YAML file and a preset come down to: `parse_recipe` reads them
-in the order preset < YAML < flags. Field names are those of transformers' TrainingArguments where it has them.
+After data in the flow. A recipe is what a script's flags, a YAML file and a preset come down to: `parse_recipe` reads
+them, the former winning over the latter. Field names are those of transformers' TrainingArguments where it has them.
 """
 
 import argparse
@@ -41,7 +41,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
 
 OPTIMIZERS = ("adamw", "muon")
 OBJECTIVES = ("span_corruption", "causal")
-MIXED_PRECISIONS = (None, "no", "bf16", "fp16")
+MIXED_PRECISIONS = (None, "no", "bf16")
 
 
 def _flag(default: Any, help: str) -> Any:
@@ -76,7 +76,9 @@ class TrainingRecipe:
     per_device_train_batch_size: int = _flag(32, "Examples of one micro-batch on one process.")
     gradient_accumulation_steps: int = _flag(4, "Micro-batches of one optimizer update.")
     shuffle: bool = _flag(True, "Draw a new order for every epoch.")
-    optim: str = _flag("adamw", f"One of {OPTIMIZERS}: muon is for the matrices of the blocks, with AdamW for the rest.")
+    optim: str = _flag(
+        "adamw", f"One of {OPTIMIZERS}: muon is for the matrices of the blocks, with AdamW for the rest."
+    )
     learning_rate: float = _flag(6e-4, "Peak learning rate of AdamW.")
     muon_learning_rate: float = _flag(0.02, "Peak learning rate of Muon.")
     lr_scheduler_type: str = _flag("linear", "'assignment', or a name of transformers.SchedulerType.")
@@ -88,7 +90,7 @@ class TrainingRecipe:
     adam_beta2: float = _flag(0.95, "AdamW's beta2.")
     max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm.")
     dropout: float = _flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
-    mixed_precision: str | None = _flag(None, "'no', 'bf16' or 'fp16'; None: bf16 where the hardware gains from it.")
+    mixed_precision: str | None = _flag(None, "'no' or 'bf16'; None: bf16 where the hardware gains from it.")
     attn_implementation: str | None = _flag(None, "'eager', 'sdpa' or another of transformers; None: the fastest here.")
     use_cpu: bool = _flag(False, "Stay on the CPU, with one process or several.")
     dataloader_num_workers: int = _flag(0, "Processes that prepare batches ahead.")
@@ -119,6 +121,7 @@ class PretrainRecipe(TrainingRecipe):
     text_column: str = _flag("text", "Column of the documents.")
     streaming: bool = _flag(False, "Read the documents on the fly, in their order; needs max_steps and tokenizer_name.")
     tokenizer_name: str | None = _flag(None, "Folder or Hub name of a character tokenizer; None: from the corpus.")
+    vocabulary_file: str | None = _flag(None, "Text whose characters join the corpus's: of the questions to come.")
     objective: str = _flag("span_corruption", f"One of {OBJECTIVES}.")
     model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
     attention_type: str | None = _flag(None, "'dot_product' or 'synthesizer'; None: as the model preset has it.")
@@ -222,7 +225,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def parse_recipe(
-    recipe_class: type[Recipe], presets: Mapping[str, Mapping[str, Any]] | None = None, argv: Sequence[str] | None = None
+    recipe_class: type[Recipe],
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    argv: Sequence[str] | None = None,
 ) -> Recipe:
     """Reads a recipe from the command line: `[FILE.yaml] [--preset NAME] [--field value ...]`.
 
@@ -241,7 +246,9 @@ def parse_recipe(
         formatter_class=_Formatter,
     )
     if presets:
-        parser.add_argument("--preset", default=next(iter(presets)), help=f"Values to start from: {', '.join(presets)}.")
+        parser.add_argument(
+            "--preset", default=next(iter(presets)), help=f"Values to start from: {', '.join(presets)}."
+        )
     with user_errors():
         if argv and argv[0].endswith((".yaml", ".yml")):
             argv = _as_flags(_read_yaml(Path(argv[0]))) + argv[1:]

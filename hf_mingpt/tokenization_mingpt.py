@@ -5,13 +5,14 @@ Beside modeling_mingpt in the flow; needs `tokenizers` and transformers only. Th
 
 The vocabulary is the assignment's: PAD is id 0, MASK is id 1, then the sorted characters of the corpus, newline
 included. A character that is not in it becomes PAD, whose glyph is the empty box that stands for missing characters;
-the model never learns to predict PAD. `unknown_characters` finds such characters before training does.
+the model never learns to predict PAD. `find_bad_character` finds such characters before training does.
 """
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 PAD = "\u25a1"  # white square
@@ -58,7 +59,7 @@ def build_tokenizer(vocabulary: Sequence[str], block_size: int) -> TokenizersBac
     )
 
 
-def character_table(tokenizer: TokenizersBackend) -> np.ndarray:
+def character_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Maps every Unicode code point to its token id: shape (0x110000,), int32, -1 where there is no token."""
     table = np.full(_CODE_POINTS, -1, dtype=np.int32)
     for token, token_id in tokenizer.get_vocab().items():
@@ -83,11 +84,17 @@ def encode_texts(texts: Sequence[str], table: np.ndarray) -> tuple[np.ndarray, n
     return table[code_points], offsets
 
 
-def unknown_characters(texts: Sequence[str], table: np.ndarray) -> dict[str, int]:
-    """Characters of the texts that have no token, each with the index of the first text that holds it."""
+def find_bad_character(texts: Sequence[str], table: np.ndarray) -> tuple[int, str] | None:
+    """The first character that has no token, or is one of the reserved marks: index of its text, and what to say of it.
+
+    None if all texts are good.
+    """
     ids, offsets = encode_texts(texts, table)
-    found: dict[str, int] = {}
-    for place in np.flatnonzero(ids < 0):
-        index = int(np.searchsorted(offsets, place, side="right")) - 1
-        found.setdefault(texts[index][place - offsets[index]], index)
-    return found
+    bad = np.flatnonzero(ids <= MASK_ID)  # -1 for unknown, PAD_ID, MASK_ID
+    if not len(bad):
+        return None
+    index = int(np.searchsorted(offsets, bad[0], side="right")) - 1
+    place = int(bad[0] - offsets[index])
+    character = texts[index][place]
+    fate = "is a mark of the data format" if character in (PAD, MASK) else "is not in the vocabulary"
+    return index, f"character {place + 1}, {character!r} (U+{ord(character):04X}), {fate}"

@@ -1,14 +1,15 @@
 """Training: optimizer, schedule, run folder, and the one loop of pretraining and finetuning.
 
-After recipes and data in the flow. A *step* is one optimizer update, over all its micro-batches and processes. The loss is
-the sum of the cross entropies divided by the number of label tokens of the whole step, so that neither accumulation nor
-the number of processes changes the gradient.
+After recipes and data in the flow. A *step* is one optimizer update, over all its micro-batches and processes. The
+loss is the sum of the cross entropies divided by the number of label tokens of the whole step, so that neither
+accumulation nor the number of processes changes the gradient.
 """
 
 import json
 import logging
 import math
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def build_scheduler(
 
     Args:
         max_steps: of the run.
-        decay_steps: of "assignment", until its cosine first reaches its lowest point; of "warmup_stable_decay", at the end.
+        decay_steps: of "assignment", until its cosine is first at its lowest; of "warmup_stable_decay", at the end.
     """
     if recipe.lr_scheduler_type == "assignment":
         factor = partial(assignment_learning_rate, warmup_steps=recipe.warmup_steps, decay_steps=decay_steps)
@@ -125,16 +126,69 @@ def build_scheduler(
 
 
 def count_steps(recipe: TrainingRecipe, steps_per_epoch: int | None) -> tuple[int, int]:
-    """Steps of the run, and steps of the learning rate's decay. A stream (None) has a known length only by max_steps."""
-    if steps_per_epoch is None:
-        return recipe.max_steps, recipe.max_steps
-    max_steps = recipe.max_steps or math.ceil(recipe.num_train_epochs * steps_per_epoch)
-    return max_steps, math.ceil(recipe.decay_epochs * steps_per_epoch) if recipe.decay_epochs else max_steps
+    """Steps of the run, and steps of the learning rate's decay. For a stream (None) the recipe must set max_steps."""
+    max_steps = recipe.max_steps or math.ceil(recipe.num_train_epochs * (steps_per_epoch or 0))
+    if not recipe.decay_epochs:
+        return max_steps, max_steps
+    return max_steps, math.ceil(recipe.decay_epochs * (steps_per_epoch or 0))
 
 
 def count_labels(batch: MicroBatch) -> int:
     """Label tokens that carry loss: the first of a row has nothing before it to be predicted from."""
     return int((batch["labels"][:, 1:] != IGNORE_ID).sum())
+
+
+def count_tokens(batch: MicroBatch) -> int:
+    """Tokens that are not padding."""
+    return int(batch["attention_mask"].sum())
+
+
+class MetricsLog:
+    """What is seen of a run while it goes on: the progress bar, metrics.jsonl, and the tracker if there is one.
+
+    The loop adds each micro-batch's loss to `loss`, a tensor that stays on the device between two lines of the log.
+    """
+
+    def __init__(self, recipe: TrainingRecipe, accelerator: Accelerator, max_steps: int, steps_per_epoch: int | None):
+        self.recipe, self.accelerator = recipe, accelerator
+        self.max_steps, self.steps_per_epoch = max_steps, steps_per_epoch
+        self.loss = torch.zeros((), device=accelerator.device)
+        self.progress = tqdm(total=max_steps, unit="step", disable=not accelerator.is_main_process)
+        self.started = time.perf_counter()
+        self.step, self.tokens, self.seconds = 0, 0, 0.0  # at, since and at the last line
+
+    def end_step(self, step: int, tokens: int, learning_rate: float) -> None:
+        """Counts a step, and writes a line where one is due.
+
+        Raises:
+            FloatingPointError: if the loss is not finite.
+        """
+        self.tokens += tokens
+        self.progress.update()
+        if step % self.recipe.logging_steps and step < self.max_steps:
+            return
+        seconds = time.perf_counter() - self.started
+        record = {
+            "step": step,
+            "epoch": round(step / self.steps_per_epoch, 3) if self.steps_per_epoch else None,
+            "loss": self.accelerator.reduce(self.loss).item() / (step - self.step),
+            "learning_rate": learning_rate,
+            "tokens_per_second": round(self.tokens / (seconds - self.seconds), 1),
+            "seconds": round(seconds, 2),
+        }
+        if not math.isfinite(record["loss"]):
+            raise FloatingPointError(
+                f"The loss is {record['loss']} at step {step}: lower the learning rate, {self.recipe.learning_rate}."
+            )
+        self.loss.zero_()
+        self.step, self.tokens, self.seconds = step, 0, seconds
+        self.accelerator.log({name: value for name, value in record.items() if value is not None}, step=step)
+        if self.accelerator.is_main_process:
+            with (Path(self.recipe.output_dir) / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        self.progress.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_second']:.0f}")
+        if step == self.max_steps:
+            self.progress.close()
 
 
 def train(
@@ -146,8 +200,8 @@ def train(
         model: changed in place.
         steps: gives this process's micro-batches of each step.
 
-    Writes a line of JSON every `logging_steps` to `metrics.jsonl` of the output folder: step, epoch, loss (mean over those
-    steps, per label token), learning_rate, tokens_per_second (without padding, all processes), seconds.
+    Writes a line of JSON every `logging_steps` to `metrics.jsonl` of the output folder: step, epoch, loss (mean over
+    those steps, per label token), learning_rate, tokens_per_second (without padding, all processes), seconds.
 
     Raises:
         FloatingPointError: if the loss is not finite where it is logged.
@@ -160,51 +214,24 @@ def train(
     wrapped, *optimizers = accelerator.prepare(model, *optimizers)
     wrapped.train()
 
-    metrics_file = Path(recipe.output_dir) / "metrics.jsonl"
-    progress = tqdm(total=max_steps, unit="step", disable=not accelerator.is_main_process)
-    loss_sum, tokens, started, logged = torch.zeros((), device=accelerator.device), 0, time.perf_counter(), 0
-    last_time = started
-    for step, batches in enumerate(step_loader(steps, max_steps, recipe.dataloader_num_workers)):
+    log = MetricsLog(recipe, accelerator, max_steps, steps.steps_per_epoch)
+    for step, batches in enumerate(step_loader(steps, max_steps, recipe.dataloader_num_workers), start=1):
+        # Dropout too is a function of its address: seed, step, process.
         torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
-        counts = torch.tensor([sum(count_labels(b) for b in batches), sum(int(b["attention_mask"].sum()) for b in batches)])
-        num_labels, num_tokens = accelerator.reduce(counts.to(accelerator.device)).tolist()
-        for i, batch in enumerate(batches):
-            batch = {key: value.to(accelerator.device) for key, value in batch.items()}
-            is_last = i == len(batches) - 1
-            with accelerator.no_sync(wrapped) if not is_last else accelerator.autocast():
-                loss = wrapped(**batch, num_items_in_batch=num_labels).loss
+        labels, tokens = (sum(count(batch) for batch in batches) for count in (count_labels, count_tokens))
+        labels, tokens = accelerator.reduce(torch.tensor([labels, tokens], device=accelerator.device)).tolist()
+        for i, batch in enumerate(batches, start=1):
+            inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+            with accelerator.no_sync(wrapped) if i < len(batches) else nullcontext():
+                loss = wrapped(**inputs, num_items_in_batch=labels).loss
                 accelerator.backward(loss * accelerator.num_processes)  # DDP divides by it
-            loss_sum += loss.detach()
+            log.loss += loss.detach()
         accelerator.clip_grad_norm_(wrapped.parameters(), recipe.max_grad_norm)
         for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        tokens += num_tokens
-        progress.update()
-
-        if (step + 1) % recipe.logging_steps == 0 or step + 1 == max_steps:
-            now = time.perf_counter()
-            record = {
-                "step": step + 1,
-                "epoch": round((step + 1) / steps.steps_per_epoch, 3) if steps.steps_per_epoch else None,
-                "loss": accelerator.reduce(loss_sum).item() / (step + 1 - logged),
-                "learning_rate": schedulers[0].get_last_lr()[0],
-                "tokens_per_second": round(tokens / (now - last_time), 1),
-                "seconds": round(now - started, 2),
-            }
-            if not math.isfinite(record["loss"]):
-                raise FloatingPointError(
-                    f"The loss is {record['loss']} at step {step + 1}: lower the learning rate ({recipe.learning_rate})."
-                )
-            accelerator.log({key: value for key, value in record.items() if value is not None}, step=step + 1)
-            if accelerator.is_main_process:
-                with metrics_file.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-                progress.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_second']:.0f}")
-            loss_sum.zero_()
-            tokens, last_time, logged = 0, now, step + 1
-    progress.close()
+        log.end_step(step, tokens, float(schedulers[0].get_last_lr()[0]))
     model = accelerator.unwrap_model(wrapped, keep_torch_compile=False)
     model.config.use_cache = True
     return model.eval()

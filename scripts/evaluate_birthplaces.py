@@ -58,7 +58,9 @@ def main() -> None:
     for model, tokenizer in runs:
         with state.split_between_processes(questions) as share:
             model.to(state.device).eval()
-            mine = answer_questions(model, tokenizer, share, batch_size=recipe.batch_size, progress=state.is_main_process)
+            mine = answer_questions(
+                model, tokenizer, share, batch_size=recipe.batch_size, progress=state.is_main_process
+            )
         answers.append(gather_object(mine))
     if state.is_main_process:
         report(recipe, folder, questions, train, answers)

@@ -1,14 +1,13 @@
 """Writes a corpus of invented people: biographies, and questions about their birthplaces.
 
-    python scripts/generate_biographies.py --output_dir data/generated
-    python scripts/generate_biographies.py --output_dir data/one-phrasing --phrasings_per_person 1 --seed 3
+python scripts/generate_biographies.py --output_dir data/generated
+python scripts/generate_biographies.py --output_dir data/one-phrasing --phrasings_per_person 1 --seed 3
 """
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hf_mingpt.biographies import BiographyRecipe, generate_corpus
-from hf_mingpt.birthplaces import Question
 from hf_mingpt.recipes import parse_recipe, user_errors
 
 CARD = """\
@@ -36,7 +35,8 @@ configs:
 # Generated biographies
 
 Invented people, made by `scripts/generate_biographies.py` of hf_mingpt; any likeness to a person or place is chance.
-`biographies.txt` has one biography a line; the three tables have `question TAB birthplace`, on disjoint groups of people.
+`biographies.txt` has a biography a line; the three tables have `question TAB birthplace`, about disjoint groups of
+people.
 
 | what | value |
 |---|---|
@@ -71,7 +71,7 @@ def write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def write_questions(path: Path, questions: list[Question]) -> None:
+def write_questions(path: Path, questions: list[tuple[str, str]]) -> None:
     write_lines(path, [f"{question}\t{answer}" for question, answer in questions])
 
 

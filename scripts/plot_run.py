@@ -1,6 +1,6 @@
 """Draws training runs: loss and learning rate from metrics.jsonl, accuracies from report.json.
 
-    python scripts/plot_run.py --runs runs/rope,runs/rope-answers --output_file runs/rope.png
+python scripts/plot_run.py --runs runs/rope,runs/rope-answers --output_file runs/rope.png
 """
 
 import json

@@ -2,7 +2,7 @@
 
     accelerate launch scripts/pretrain.py --train_file wiki.txt --position_embedding_type rope --output_dir runs/rope
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset assignment --output_dir runs/assignment
-    accelerate launch scripts/pretrain.py --train_file book.txt --objective causal --max_steps 2000 --output_dir runs/book
+    accelerate launch scripts/pretrain.py --train_file book.txt --preset causal --output_dir runs/book
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 scripts/pretrain.py --use_cpu \
         --train_file wiki.txt --output_dir runs/two-processes
 
@@ -10,12 +10,14 @@ Flags can also stand in a YAML file, named first: `scripts/pretrain.py recipe.ya
 """
 
 import time
+from itertools import chain
+from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_mingpt import MinGPTForCausalLM
+from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.data import (
     NextToken,
     SpanCorruption,
@@ -60,8 +62,9 @@ def main() -> None:
 def build_or_load_tokenizer(recipe: PretrainRecipe, texts) -> PreTrainedTokenizerBase:
     if recipe.tokenizer_name:
         return AutoTokenizer.from_pretrained(recipe.tokenizer_name)
-    vocabulary = build_vocabulary(text for batch in texts.iter(1000) for text in batch["text"])
-    return build_tokenizer(vocabulary, 0)
+    corpus = (text for batch in texts.iter(1000) for text in batch["text"])
+    extra = [Path(recipe.vocabulary_file).read_text(encoding="utf-8")] if recipe.vocabulary_file else []
+    return build_tokenizer(build_vocabulary(chain(corpus, extra)), MinGPTConfig.max_position_embeddings)
 
 
 def build_steps(recipe: PretrainRecipe, documents, tokenizer, config, accelerator: Accelerator):

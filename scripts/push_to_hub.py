@@ -1,6 +1,6 @@
 """Pushes a run folder to the Hugging Face Hub: model, code, tokenizer, card and run record.
 
-    python scripts/push_to_hub.py --run runs/rope-answers --hub_model_id me/mingpt-birthplaces --private
+python scripts/push_to_hub.py --run runs/rope-answers --hub_model_id me/mingpt-birthplaces --private
 """
 
 from dataclasses import dataclass, field

@@ -38,7 +38,7 @@ def main() -> None:
     started = time.perf_counter()
     run(
         [*launch, scripts / "pretrain.py", "--preset", "demo", "--train_file", data / "biographies.txt"],
-        ["--output_dir", pretrained, *train],
+        ["--vocabulary_file", questions, "--output_dir", pretrained, *train],
     )
     for preset, folder in (("demo", finetuned), ("demo-from-scratch", scratch)):
         run(

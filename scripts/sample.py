@@ -1,7 +1,7 @@
 """Continues a prompt with a trained minGPT, character by character.
 
-    python scripts/sample.py --model_name_or_path runs/book --prompt "It was " --max_new_tokens 300 --temperature 0.8
-    python scripts/sample.py --model_name_or_path runs/rope-answers --prompt "Where was Ada Byron born?⁇" --greedy
+python scripts/sample.py --model_name_or_path runs/book --prompt "It was " --max_new_tokens 300 --temperature 0.8
+python scripts/sample.py --model_name_or_path runs/rope-answers --prompt "Where was Ada Byron born?⁇" --greedy
 """
 
 from dataclasses import dataclass, field

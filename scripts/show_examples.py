@@ -7,6 +7,8 @@
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from hf_mingpt.tokenization_mingpt import PAD_ID, build_tokenizer, build_vocabul
 @dataclass(frozen=True, kw_only=True)
 class ShowRecipe:
     corpus_file: str = field(metadata={"help": "Text file, a document a line: the vocabulary comes from it."})
+    vocabulary_file: str | None = field(default=None, metadata={"help": "Text whose characters join the corpus's."})
     questions_file: str | None = field(default=None, metadata={"help": "TSV of questions and answers."})
     num_examples: int = field(default=2, metadata={"help": "Examples of each format."})
     epoch: int = field(default=0, metadata={"help": "Epoch whose draws are shown."})
@@ -41,7 +44,8 @@ def main() -> None:
     recipe = parse_recipe(ShowRecipe)
     with user_errors():
         texts = load_texts(recipe.corpus_file)
-        tokenizer = build_tokenizer(build_vocabulary(texts["text"]), recipe.block_size)
+        extra = [Path(recipe.vocabulary_file).read_text(encoding="utf-8")] if recipe.vocabulary_file else []
+        tokenizer = build_tokenizer(build_vocabulary(chain(texts["text"], extra)), recipe.block_size)
         documents = encode_documents(texts, tokenizer)
         blocks = group_into_blocks(documents, recipe.block_size, tokenizer.convert_tokens_to_ids("\n"))
         formats = {

@@ -1,0 +1,51 @@
+"""What the tests share: a small tokenizer and small models of every variant. Nothing here needs the network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+import torch
+
+import hf_mingpt  # noqa: F401 (registers the model)
+from hf_mingpt.configuration_mingpt import MinGPTConfig
+from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
+from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
+
+VARIANTS = {
+    "learned": {"attention_type": "dot_product", "position_embedding_type": "learned"},
+    "rope": {"attention_type": "dot_product", "position_embedding_type": "rope"},
+    "synthesizer": {"attention_type": "synthesizer", "position_embedding_type": "learned"},
+}
+NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
+TEXT = "Where was Ada Byron born? Ada Byron (10 December 1815) was born in London, and Zoë Quist in Ålesund.\n"
+
+
+def small_config(variant: str, **changes) -> MinGPTConfig:
+    shape = {"vocab_size": 37, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    values = {**shape, "max_position_embeddings": 48, **NO_DROPOUT, **VARIANTS[variant]}
+    return MinGPTConfig(**{**values, **changes})
+
+
+def small_model(variant: str, **changes) -> MinGPTForCausalLM:
+    torch.manual_seed(0)
+    # The usual 0.02 would leave attention nearly uniform, and a mistake in it without a trace in the output.
+    return MinGPTForCausalLM(small_config(variant, initializer_range=0.3, **changes)).eval()
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer(build_vocabulary([TEXT]), 48)
+
+
+@pytest.fixture(autouse=True)
+def private_datasets_cache(tmp_path_factory, monkeypatch):
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")

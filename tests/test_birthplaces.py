@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from hf_mingpt.birthplaces import Question, answer_labels, extract_prediction, join_questions, read_questions
+
+
+def write(tmp_path, content: bytes):
+    path = tmp_path / "questions.tsv"
+    path.write_bytes(content)
+    return path
+
+
+def test_reads_questions_with_answers(tmp_path):
+    path = write(tmp_path, "\ufeffWhere was Zoë born?\tÅlesund\r\nWhere was A\u2028B born?\tRome\r\n".encode())
+    assert read_questions(path) == [
+        Question("Where was Zoë born?", "Ålesund"),
+        Question("Where was A\u2028B born?", "Rome"),
+    ]
+
+
+def test_reads_questions_without_answers(tmp_path):
+    assert read_questions(write(tmp_path, b"Where was A born?\nWhere was B born?")) == [
+        Question("Where was A born?", None),
+        Question("Where was B born?", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"Q1\tA\nQ2 A\n", "line 2: 0 tabs"),
+        (b"Q1\tA\nQ2\tA\tB\n", "line 2: 2 tabs"),
+        (b"Q1\nQ2\tA\n", "line 2: a tab"),
+        (b"Q1\tA\n\nQ2\tA\n", "line 2: 0 tabs"),
+        (b"Q1\tA\nQ2\t \n", "line 2: an empty"),
+        (b"Q1\tA\nQ2\t\xff\n", "line 2: not UTF-8"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, content, said):
+    with pytest.raises(ValueError, match=said):
+        read_questions(write(tmp_path, content))
+
+
+def test_answers_can_be_demanded(tmp_path):
+    with pytest.raises(ValueError, match="line 1: 0 tabs"):
+        read_questions(write(tmp_path, b"Q1\nQ2\n"), answers=True)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.tsv"):
+        read_questions(tmp_path / "nothing.tsv")
+
+
+def test_format():
+    assert join_questions([Question("Q?", "Rome")], "⁇") == ["Q?⁇Rome⁇"]
+
+
+def test_labels_are_mask_answer_mask():
+    rows = np.array([[5, 6, 1, 7, 1, 0], [5, 1, 7, 8, 9, 1]])
+    expected = [[-100, -100, 1, 7, 1, -100], [-100, 1, 7, 8, 9, 1]]
+    assert answer_labels(rows, mask_id=1, pad_id=0).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "prediction"),
+    [("Q?⁇Rome⁇⁇x", "Rome"), ("Q?⁇Rome", "Rome"), ("Q?⁇⁇", ""), ("Q?", "")],
+)
+def test_prediction_stands_between_the_first_two_masks(text, prediction):
+    assert extract_prediction(text, "⁇") == prediction

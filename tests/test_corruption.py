@@ -1,0 +1,139 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_mingpt.corruption import Spans, draw_spans, max_truncated_length, move_spans, uniform_draws
+
+MASK_ID, PAD_ID = 1, 0
+
+
+def ids(text: str) -> np.ndarray:
+    return np.array([{"□": PAD_ID, "⁇": MASK_ID}.get(character, ord(character)) for character in text])
+
+
+def move(text: str, truncated: int, start: int, length: int, width: int | None = None) -> np.ndarray:
+    spans = Spans(np.array([truncated]), np.array([start]), np.array([length]))
+    return move_spans(ids(text), np.array([0]), spans, mask_id=MASK_ID, pad_id=PAD_ID, width=width)[0]
+
+
+@pytest.mark.parametrize(
+    ("truncated", "start", "length", "expected"),
+    [
+        (6, 1, 2, "a⁇def⁇bc"),
+        (6, 0, 2, "⁇cdef⁇ab"),
+        (6, 4, 2, "abcd⁇⁇ef"),
+        (4, 1, 1, "a⁇cd⁇b"),
+        (6, 0, 6, "⁇⁇abcdef"),
+    ],
+)
+def test_literal(truncated, start, length, expected):
+    np.testing.assert_array_equal(move("abcdef", truncated, start, length), ids(expected))
+
+
+def test_batch_is_padded_to_the_longest():
+    spans = Spans(np.array([6, 4]), np.array([1, 3]), np.array([2, 1]))
+    rows = move_spans(ids("abcdefwxyz"), np.array([0, 6]), spans, mask_id=MASK_ID, pad_id=PAD_ID)
+    np.testing.assert_array_equal(rows, [ids("a⁇def⁇bc"), ids("wxy⁇⁇z□□")])
+
+
+def test_exact_draws_by_seed():
+    """Golden values: a change of them changes every run."""
+    spans = draw_spans(np.full(4, 200), block_size=128, seed=7, epoch=2, index=np.array([0, 1, 2, 1_000_000_007]))
+    assert [part.tolist() for part in spans] == GOLDEN
+
+
+GOLDEN: list = []
+
+
+def draw(lengths, seed=0, epoch=0, index=None, block_size=128) -> Spans:
+    index = np.arange(len(lengths)) if index is None else index
+    return draw_spans(np.asarray(lengths), block_size=block_size, seed=seed, epoch=epoch, index=index)
+
+
+def test_draws_depend_on_their_address_only():
+    lengths = np.arange(5, 205)
+    whole = draw(lengths, seed=3, epoch=4)
+    for order in (np.arange(200)[::-1], np.array([17]), np.array([190, 3, 17])):
+        part = draw(lengths[order], seed=3, epoch=4, index=order)
+        for ours, all_ in zip(part, whole, strict=True):
+            np.testing.assert_array_equal(ours, all_[order])
+    for other in (draw(lengths, seed=3, epoch=5), draw(lengths, seed=4, epoch=4)):
+        assert (other.span_start != whole.span_start).mean() > 0.5
+
+
+documents = st.lists(st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1, max_size=160), min_size=1)
+
+
+@given(documents, st.integers(0, 2**32), st.integers(0, 2**20), st.sampled_from([8, 48, 128]))
+def test_nothing_is_lost(texts, seed, epoch, block_size):
+    """The truncated document can be put together again from the row, and the row fits the block."""
+    lengths = np.array([len(text) for text in texts])
+    flat, starts = ids("".join(texts)), np.cumsum(lengths) - lengths
+    spans = draw(lengths, seed, epoch, block_size=block_size)
+    rows = move_spans(flat, starts, spans, mask_id=MASK_ID, pad_id=PAD_ID)
+    assert rows.shape[1] <= block_size + 1
+    for row, text, n, start, length in zip(rows, texts, *spans, strict=True):
+        assert min(4, len(text)) <= n <= min(len(text), max_truncated_length(block_size))
+        assert length >= 1
+        prefix, suffix, masked = _split(row[: n + 2])
+        assert (row[n + 2 :] == PAD_ID).all()
+        assert len(masked) == length
+        assert len(prefix) == start
+        np.testing.assert_array_equal(np.concatenate((prefix, masked, suffix)), ids(text[:n]))
+
+
+def _split(row: np.ndarray) -> list[np.ndarray]:
+    first, second = np.flatnonzero(row == MASK_ID)
+    return [row[:first], row[first + 1 : second], row[second + 1 :]]
+
+
+class TestStatistics:
+    """One million draws at fixed seeds: the tests are exact repetitions, so they cannot fail by chance."""
+
+    N = 1_000_000
+
+    def test_uniform_draws(self):
+        draws = uniform_draws(0, 0, np.arange(self.N), 4)
+        assert draws.min() >= 0
+        assert draws.max() < 1
+        for column in draws.T:
+            counts, _ = np.histogram(column, bins=100, range=(0, 1))
+            chi_squared = ((counts - self.N / 100) ** 2 / (self.N / 100)).sum()
+            assert chi_squared < 149  # the 99.9 % point for 99 degrees of freedom
+        correlations = np.corrcoef(draws.T)[np.triu_indices(4, 1)]
+        assert np.abs(correlations).max() < 4 / math.sqrt(self.N)
+        neighbours = np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]
+        epochs = np.corrcoef(draws[:, 0], uniform_draws(0, 1, np.arange(self.N), 1)[:, 0])[0, 1]
+        assert max(abs(neighbours), abs(epochs)) < 4 / math.sqrt(self.N)
+
+    def test_truncated_length_is_uniform_on_4_to_112(self):
+        counts = np.bincount(draw(np.full(self.N, 500)).truncated_length)
+        assert np.flatnonzero(counts).tolist() == list(range(4, 113))
+        expected = self.N / 109
+        assert ((counts[4:] - expected) ** 2 / expected).sum() < 158  # the 99.9 % point for 108 degrees of freedom
+
+    @pytest.mark.parametrize("length", [4, 5, 6, 7, 20, 51, 112])
+    def test_span_length_has_a_mean_of_a_quarter(self, length):
+        spans = draw(np.full(self.N, length), seed=length, epoch=1)
+        spans = Spans(*(part[spans.truncated_length == length] for part in spans))
+        number = len(spans.span_length)
+        deviation = spans.span_length.std() / math.sqrt(number)
+        assert abs(spans.span_length.mean() - length / 4) <= 3.3 * deviation
+        assert spans.span_length.min() == 1
+        assert spans.span_length.max() == max(1, (length + 1) // 2 - 1)
+
+    def test_place_is_uniform_over_all_that_fit(self):
+        spans = draw(np.full(self.N, 20), seed=5)
+        starts = spans.span_start[(spans.truncated_length == 20) & (spans.span_length == 5)]
+        counts = np.bincount(starts, minlength=16)
+        expected = len(starts) / 16
+        assert len(counts) == 16
+        assert ((counts - expected) ** 2 / expected).sum() < 37.7  # the 99.9 % point for 15 degrees of freedom
+
+
+def test_a_block_without_room_is_an_error():
+    with pytest.raises(ValueError, match="block_size 4"):
+        draw([10], block_size=4)

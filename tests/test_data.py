@@ -1,0 +1,207 @@
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from hf_mingpt.birthplaces import Question
+from hf_mingpt.corruption import draw_spans, move_spans
+from hf_mingpt.data import (
+    Answers,
+    BatchShape,
+    NextToken,
+    SpanCorruption,
+    StreamedSteps,
+    TrainingSteps,
+    deal,
+    encode_documents,
+    encode_questions,
+    epoch_order,
+    group_into_blocks,
+    load_texts,
+    step_loader,
+    take,
+)
+from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
+
+from .conftest import TEXT
+
+LINES = [TEXT[:n].strip() for n in range(5, 69)]  # 64 documents of 4 to 68 characters
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def documents(text_file, tokenizer):
+    return encode_documents(load_texts(str(text_file)), tokenizer)
+
+
+class TestLoading:
+    def test_text_file(self, text_file):
+        assert load_texts(str(text_file))["text"][:] == LINES
+
+    @pytest.mark.parametrize("kind", ["tsv", "csv", "parquet", "jsonl"])
+    def test_tables(self, tmp_path, kind):
+        table = datasets.Dataset.from_dict({"id": [1, 2], "bio": ['He said "hi', "Ada, of London"]})
+        path = tmp_path / f"table.{kind}"
+        if kind == "tsv":
+            path.write_text('id\tbio\n1\tHe said "hi\n2\tAda, of London\n')
+        else:
+            {"csv": table.to_csv, "parquet": table.to_parquet, "jsonl": table.to_json}[kind](path)
+        loaded = load_texts(str(path), text_column="bio")
+        assert loaded.column_names == ["text"]
+        assert loaded["text"][:] == table["bio"][:]
+        with pytest.raises(ValueError, match="no column 'text'"):
+            load_texts(str(path))
+
+    def test_streaming(self, text_file):
+        stream = load_texts(str(text_file), streaming=True)
+        assert isinstance(stream, datasets.IterableDataset)
+        assert [row["text"] for row in stream] == LINES
+
+    def test_dataset_by_name_config_and_split(self, tmp_path):
+        (tmp_path / "one").mkdir()
+        (tmp_path / "one" / "held.txt").write_text("a\nb\n")
+        (tmp_path / "README.md").write_text(
+            "---\nconfigs:\n- config_name: small\n  data_files:\n  - split: held\n    path: one/held.txt\n---\n"
+        )
+        # a folder is read by the same path as a repository on the Hub
+        from datasets import load_dataset
+
+        assert load_dataset(str(tmp_path), "small", split="held")["text"][:] == ["a", "b"]
+
+    @pytest.mark.parametrize(("name", "content", "said"), [
+        ("no.txt", None, "No file at"), ("empty.txt", "", "is empty"), ("x.docx", "a", "cannot read '.docx'"),
+    ])  # fmt: skip
+    def test_bad_files_are_named(self, tmp_path, name, content, said):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            load_texts(str(tmp_path / name))
+
+
+class TestEncoding:
+    def test_is_the_tokenizer(self, documents, tokenizer):
+        assert documents["input_ids"][:] == [tokenizer(line)["input_ids"] for line in LINES]
+
+    def test_empty_documents_are_dropped(self, tokenizer):
+        encoded = encode_documents(datasets.Dataset.from_dict({"text": ["Ada", "", "in"]}), tokenizer)
+        assert [len(row) for row in encoded["input_ids"]] == [3, 2]
+
+    @pytest.mark.parametrize("bad", ["X", MASK])
+    def test_bad_characters_are_named(self, tokenizer, bad):
+        texts = datasets.Dataset.from_dict({"text": ["Ada", f"in {bad}"]})
+        with pytest.raises(ValueError, match=f"Document 2: character 4, '{bad}'"):
+            encode_documents(texts, tokenizer)
+
+    def test_questions_that_do_not_fit_are_named(self, tokenizer):
+        questions = [Question("Where was Ada born?", "London"), Question("Where was Ada Byron born?", "London")]
+        with pytest.raises(ValueError, match="Question 2, .* needs 33 tokens"):
+            encode_questions(questions, tokenizer, 32)
+        with pytest.raises(ValueError, match="Question 1.*'X'"):
+            encode_questions([Question("Where was X born?", "London")], tokenizer, 48)
+
+    def test_blocks_are_the_whole_text(self, documents, tokenizer):
+        blocks = group_into_blocks(documents, 48, tokenizer.convert_tokens_to_ids("\n"))["input_ids"]
+        assert {len(block) for block in blocks[:-1]} == {48}
+        assert tokenizer.decode([i for block in blocks for i in block]) == "".join(f"{line}\n" for line in LINES)
+
+
+def rows_of(batches, name="input_ids"):
+    return sorted(tuple(i for i in row.tolist() if i not in (PAD_ID, -100)) for b in batches for row in b[name])
+
+
+class TestObjectives:
+    def test_span_corruption_is_the_pure_function(self, documents):
+        index = np.array([40, 3, 17])
+        (batch,) = deal(take(documents, index), SpanCorruption(48, seed=9), 5, index, BatchShape(4))
+        for i in index:
+            ids = np.array(documents[int(i)]["input_ids"])
+            spans = draw_spans(np.array([len(ids)]), block_size=48, seed=9, epoch=5, index=np.array([i]))
+            row = move_spans(ids, np.array([0]), spans, mask_id=MASK_ID, pad_id=PAD_ID)[0]
+            assert tuple(row) in rows_of([batch])
+        assert torch.equal(batch["labels"], batch["input_ids"].masked_fill(batch["input_ids"] == PAD_ID, -100))
+        assert torch.equal(batch["attention_mask"], (batch["input_ids"] != PAD_ID).long())
+
+    def test_span_corruption_is_new_in_every_epoch(self, documents):
+        index = np.arange(64)
+        examples = take(documents, index)
+        first, again, second = (
+            rows_of(deal(examples, SpanCorruption(48, 0), epoch, index, BatchShape(64))) for epoch in (0, 0, 1)
+        )
+        assert first == again != second
+
+    def test_answers_have_labels_on_the_answer_only(self, tokenizer):
+        dataset = encode_questions([Question("Where was Ada born?", "Rome".replace("R", "L"))], tokenizer, 48)
+        (batch,) = deal(take(dataset, np.array([0])), Answers(), 0, np.array([0]), BatchShape(1))
+        labels = batch["labels"][0]
+        assert tokenizer.decode(labels[labels != -100]) == f"{MASK}Lome{MASK}"
+        assert (labels[:19] == -100).all()
+
+    def test_next_token_learns_all(self, documents):
+        (batch,) = deal(take(documents, np.array([9])), NextToken(), 0, np.array([9]), BatchShape(1))
+        assert torch.equal(batch["labels"], batch["input_ids"])
+
+
+class TestDealing:
+    @pytest.mark.parametrize("number", [1, 2, 5, 16, 17])
+    @pytest.mark.parametrize("processes", [1, 2, 3])
+    def test_every_example_is_dealt_once_to_equally_many_batches(self, documents, number, processes):
+        index = np.arange(number)
+        examples = take(documents, index)
+        alone = deal(examples, SpanCorruption(48, 0), 0, index, BatchShape(64))
+        shares = [
+            deal(examples, SpanCorruption(48, 0), 0, index, BatchShape(2, 3, processes, rank))
+            for rank in range(processes)
+        ]
+        assert len({len(share) for share in shares}) == 1
+        assert rows_of([b for share in shares for b in share], "labels")[-number:] == rows_of(alone, "labels")
+
+    def test_grouping_by_length_saves_padding(self, documents):
+        index = np.arange(64)
+        examples = take(documents, index)
+        share = []
+        for size in (64, 8):
+            batches = deal(examples, SpanCorruption(48, 0), 0, index, BatchShape(size, 64 // size))
+            total = sum(b["input_ids"].numel() for b in batches)
+            share.append(1 - sum(int(b["attention_mask"].sum()) for b in batches) / total)
+        assert share[1] < 0.12 < 0.3 < share[0]
+
+
+class TestSteps:
+    shape = BatchShape(5, 2)
+
+    def steps(self, documents, **options):
+        return TrainingSteps(documents, SpanCorruption(48, 0), self.shape, seed=3, **options)
+
+    def test_an_epoch_sees_every_example_once_in_a_new_order(self, documents):
+        steps = TrainingSteps(documents, NextToken(), self.shape, seed=3)
+        assert steps.steps_per_epoch == 7
+        for epoch in (0, 1):
+            batches = [b for step in range(7 * epoch, 7 * epoch + 7) for b in steps[step]]
+            assert rows_of(batches) == sorted(tuple(row) for row in documents["input_ids"])
+        assert rows_of(steps[0]) != rows_of(steps[7])
+        assert not np.array_equal(epoch_order(64, 3, 0), epoch_order(64, 4, 0))
+
+    def test_without_shuffling_the_order_is_that_of_the_file(self, documents):
+        steps = TrainingSteps(documents, NextToken(), self.shape, seed=3, shuffle=False)
+        assert rows_of(steps[1]) == sorted(tuple(row) for row in documents[10:20]["input_ids"])
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_workers_change_nothing(self, documents, workers):
+        steps = self.steps(documents)
+        for step, batches in enumerate(step_loader(steps, 9, workers)):
+            for ours, expected in zip(batches, steps[step], strict=True):
+                assert all(torch.equal(ours[name], expected[name]) for name in expected)
+        assert step == 8
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_stream_is_the_file_in_its_order(self, text_file, tokenizer, documents, workers):
+        stream = encode_documents(load_texts(str(text_file), streaming=True), tokenizer)
+        streamed = list(step_loader(StreamedSteps(stream, SpanCorruption(48, 0), self.shape), 9, workers))
+        indexed = list(step_loader(self.steps(documents, shuffle=False), 9))
+        assert [rows_of(batches) for batches in streamed] == [rows_of(batches) for batches in indexed]

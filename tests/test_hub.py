@@ -1,0 +1,132 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_mingpt.hub import check_output_dir, load_run, push_run, save_run, write_card, write_json
+from hf_mingpt.recipes import FinetuneRecipe
+
+from .conftest import small_model
+
+RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
+
+
+@pytest.fixture
+def run_folder(tmp_path, tokenizer, variant):
+    folder = tmp_path / f"run-{variant}"
+    folder.mkdir()
+    recipe = FinetuneRecipe(model_name_or_path="runs/p", train_file="t.tsv", output_dir=str(folder))
+    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", **recipe.__dict__})
+    model = small_model(variant, vocab_size=len(tokenizer))
+    save_run(folder, model, tokenizer, {**RECORD, "command": "finetune.py"}, stop_at_mask=True)
+    return folder
+
+
+ASK = """
+import sys, torch
+{prepare}
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], {trust})
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+ids = tokenizer("Where was Ada born?", return_tensors="pt")
+print(type(model).__module__, type(AutoModel.from_pretrained(sys.argv[1], {trust})).__name__)
+print(model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=None).tolist())
+"""
+
+
+def in_a_fresh_process(code: str, folder: Path, tmp_path: Path) -> list[str]:
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_run_loads_with_and_without_the_package(run_folder, tmp_path, tokenizer):
+    with_package = in_a_fresh_process(ASK.format(prepare="import hf_mingpt", trust=""), run_folder, tmp_path)
+    hide = "sys.modules['hf_mingpt'] = None"
+    without = in_a_fresh_process(ASK.format(prepare=hide, trust="trust_remote_code=True"), run_folder, tmp_path)
+    assert with_package[0] == "hf_mingpt.modeling_mingpt MinGPTModel"
+    assert without[0].startswith("transformers_modules.")
+    assert without[1] == with_package[1]
+    model, _ = load_run(str(run_folder))
+    ids = tokenizer("Where was Ada born?", return_tensors="pt")
+    here = model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=None)
+    assert with_package[1] == str(here.tolist())
+
+
+def test_the_folder_is_self_describing(run_folder):
+    names = {path.name for path in run_folder.iterdir()}
+    assert names >= {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "recipe.json"}
+    assert names >= {"run.json", "README.md", "modeling_mingpt.py", "configuration_mingpt.py"}
+    generation = json.loads((run_folder / "generation_config.json").read_text())
+    assert (generation["max_new_tokens"], generation["eos_token_id"]) == (32, 1)
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+
+
+def test_an_ordinary_save_after_it_names_no_code(run_folder, tmp_path):
+    model, _ = load_run(str(run_folder))
+    save_run(
+        run_folder, model, AutoTokenizer.from_pretrained(run_folder), {**RECORD, "command": "x"}, stop_at_mask=False
+    )
+    model.save_pretrained(tmp_path / "plain")
+    assert "auto_map" not in json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert not list((tmp_path / "plain").glob("*.py"))
+
+
+def test_card_has_results_and_valid_metadata(run_folder):
+    row = {"accuracy": 0.5, "correct": 1, "total": 2, "interval_95": [0.1, 0.9]}
+    questions = {"file": "dev.tsv", "bytes": 1, "sha256": "0" * 64}
+    report = {
+        "results": {"model": row, "always London": row},
+        "questions": questions,
+        "command": "c",
+        "date": "2026-01-01",
+    }
+    write_json(run_folder / "report.json", report)
+    card = write_card(run_folder, "someone/mingpt")
+    assert card.data.eval_results[0].metric_value == 0.5
+    reread = ModelCard.load(run_folder / "README.md")
+    assert reread.data.pipeline_tag == "text-generation"
+    assert "| always London | 50.0% | 1 of 2 |" in reread.text
+    assert "someone/mingpt" in reread.text
+    assert "{{" not in reread.text
+    assert "It makes places up" in reread.text
+
+
+def test_vocabulary_must_fit_the_model(run_folder):
+    small_model("rope", vocab_size=99).save_pretrained(run_folder)
+    with pytest.raises(ValueError, match="the model 99"):
+        load_run(str(run_folder))
+
+
+def test_missing_runs_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No run folder at"):
+        load_run(str(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError, match=r"it lacks config\.json"):
+        push_run(tmp_path)
+
+
+def test_an_output_folder_is_not_overwritten_unasked(tmp_path):
+    (tmp_path / "precious").touch()
+    values = {"model_name_or_path": "m", "train_file": "t"}
+    with pytest.raises(ValueError, match="--overwrite_output_dir"):
+        check_output_dir(FinetuneRecipe(output_dir=str(tmp_path), **values))
+    with pytest.raises(ValueError, match="is a file"):
+        check_output_dir(FinetuneRecipe(output_dir=str(tmp_path / "precious"), **values))
+    check_output_dir(FinetuneRecipe(output_dir=str(tmp_path), overwrite_output_dir=True, **values))
+    assert (tmp_path / "precious").exists()
+
+
+def test_saved_is_loaded(run_folder, tokenizer):
+    variant = run_folder.name.removeprefix("run-")
+    loaded = AutoModelForCausalLM.from_pretrained(run_folder).state_dict()
+    for name, tensor in small_model(variant, vocab_size=len(tokenizer)).state_dict().items():
+        assert torch.equal(tensor, loaded[name])

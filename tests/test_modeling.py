@@ -1,0 +1,256 @@
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from hf_mingpt import MinGPTConfig, MinGPTForCausalLM, MinGPTModel
+
+from .conftest import NO_DROPOUT, small_config, small_model
+
+
+def random_ids(model, *shape, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, model.config.vocab_size, shape, generator=generator)
+
+
+def to_gpt2(model: MinGPTForCausalLM) -> GPT2LMHeadModel:
+    """The same weights in transformers' GPT-2, whose linear layers are stored transposed, q, k and v in one."""
+    c = model.config
+    config = GPT2Config(
+        vocab_size=c.vocab_size,
+        n_positions=c.max_position_embeddings,
+        n_embd=c.hidden_size,
+        n_layer=c.num_hidden_layers,
+        n_head=c.num_attention_heads,
+        activation_function="gelu",
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    source, target = model.state_dict(), {}
+    target["transformer.wte.weight"] = source["model.embed_tokens.weight"]
+    target["transformer.wpe.weight"] = source["model.embed_positions.weight"]
+    target["lm_head.weight"] = source["lm_head.weight"]
+    for kind in ("weight", "bias"):
+        target[f"transformer.ln_f.{kind}"] = source[f"model.norm.{kind}"]
+        for i in range(c.num_hidden_layers):
+            ours, theirs = f"model.layers.{i}", f"transformer.h.{i}"
+            target[f"{theirs}.ln_1.{kind}"] = source[f"{ours}.input_layernorm.{kind}"]
+            target[f"{theirs}.ln_2.{kind}"] = source[f"{ours}.post_attention_layernorm.{kind}"]
+            qkv = torch.cat([source[f"{ours}.self_attn.{part}_proj.{kind}"] for part in "qkv"])
+            target[f"{theirs}.attn.c_attn.{kind}"] = qkv.T if kind == "weight" else qkv
+            for name, part in (
+                ("attn.c_proj", "self_attn.o_proj"),
+                ("mlp.c_fc", "mlp.up_proj"),
+                ("mlp.c_proj", "mlp.down_proj"),
+            ):
+                tensor = source[f"{ours}.{part}.{kind}"]
+                target[f"{theirs}.{name}.{kind}"] = tensor.T if kind == "weight" else tensor
+    gpt2 = GPT2LMHeadModel(config).eval()
+    gpt2.load_state_dict(target, strict=True)
+    return gpt2
+
+
+class TestParityWithGPT2:
+    @pytest.fixture(scope="class")
+    def models(self):
+        torch.manual_seed(0)
+        ours = MinGPTForCausalLM(MinGPTConfig(initializer_range=0.1)).eval()
+        return ours, to_gpt2(ours)
+
+    def test_logits(self, models):
+        ours, gpt2 = models
+        ids = random_ids(ours, 4, 128)
+        with torch.no_grad():
+            difference = (ours(ids).logits - gpt2(ids).logits).abs().max()
+        assert difference < 1e-5
+
+    def test_loss_and_gradient(self, models):
+        ours, gpt2 = (copy.deepcopy(model) for model in models)
+        ids = random_ids(ours, 2, 40)
+        labels = ids.masked_fill(torch.arange(40) < 9, -100)
+        losses = [model(ids, labels=labels).loss for model in (ours, gpt2)]
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+        for loss in losses:
+            loss.backward()
+        ours_grad, gpt2_grad = ours.model.embed_tokens.weight.grad, gpt2.transformer.wte.weight.grad
+        torch.testing.assert_close(ours_grad, gpt2_grad, rtol=1e-4, atol=1e-6)
+
+    def test_greedy_ids(self, models):
+        ours, gpt2 = models
+        ids = random_ids(ours, 3, 20)
+        options = {"max_new_tokens": 60, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
+        assert torch.equal(ours.generate(ids, **options), gpt2.generate(ids, **options))
+
+
+def synthesizer_reference(layer, x: torch.Tensor) -> torch.Tensor:
+    """softmax(relu(x A + b1) B + b2) V, head by head, in float64, as the assignment writes it."""
+    x, (batch, length, width) = x.double(), x.shape
+    nh, hs = width // layer.head_dim, layer.head_dim
+    part = lambda linear: (
+        (x @ linear.weight.double().T + linear.bias.double()).view(batch, length, nh, hs).transpose(1, 2)
+    )
+    scores = part(layer.q_proj).relu() @ layer.score_weight.double().T[:, :length] + layer.score_bias.double()[:length]
+    scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
+    y = (scores.softmax(-1) @ part(layer.v_proj)).transpose(1, 2).reshape(batch, length, width)
+    return y @ layer.o_proj.weight.double().T + layer.o_proj.bias.double()
+
+
+def test_synthesizer_is_the_formula():
+    model = small_model("synthesizer")
+    layer = model.model.layers[0].self_attn
+    torch.nn.init.normal_(layer.score_weight)
+    torch.nn.init.normal_(layer.score_bias)
+    seen = {}
+    layer.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
+    layer.register_forward_hook(lambda *call: seen.update(y=call[-1][0]))
+    with torch.no_grad():
+        model(random_ids(model, 2, 20))
+        torch.testing.assert_close(seen["y"].double(), synthesizer_reference(layer, seen["x"]), rtol=0, atol=1e-5)
+
+
+def test_synthesizer_scores_do_not_see_other_tokens():
+    """The weights of the first layer at a position change with its own token only."""
+    model = small_model("synthesizer")
+    model.set_attn_implementation("eager")
+    ids = random_ids(model, 1, 10)
+    changed = ids.clone()
+    changed[0, 3] = 2 if ids[0, 3] != 2 else 3
+    with torch.no_grad():
+        before, after = (model(x, output_attentions=True).attentions[0] for x in (ids, changed))
+    same = (before == after).all(-1).all(1)[0]
+    assert same.tolist() == [place != 3 for place in range(10)]
+
+
+def test_rope_turns_pairs_by_position():
+    """q and k turned as complex numbers, in float64: theta_i = 10000^(-2(i - 1) / d), as the assignment has it."""
+    from hf_mingpt.modeling_mingpt import MinGPTRotaryEmbedding, apply_rotary
+
+    config = small_config("rope")
+    x = torch.randn(1, 4, 12, config.head_dim)
+    cos, sin = MinGPTRotaryEmbedding(config)(x, torch.arange(12)[None])
+    half = config.head_dim // 2
+    turn = torch.polar(
+        torch.ones(12, half, dtype=torch.float64),
+        torch.arange(12.0)[:, None] * 10000.0 ** (-torch.arange(half, dtype=torch.float64) * 2 / config.head_dim),
+    )
+    expected = torch.complex(x[..., :half].double(), x[..., half:].double()) * turn
+    torch.testing.assert_close(
+        apply_rotary(x, cos, sin).double(), torch.cat((expected.real, expected.imag), -1), rtol=0, atol=1e-5
+    )
+
+
+def test_rope_sees_distances_only():
+    model = small_model("rope")
+    ids = random_ids(model, 1, 12)
+    positions = torch.arange(12)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(ids, position_ids=positions).logits, model(ids, position_ids=positions + 30).logits, rtol=0, atol=1e-4
+        )
+
+
+def test_nothing_sees_the_future(variant):
+    model = small_model(variant)
+    ids = random_ids(model, 1, 16)
+    changed = ids.clone()
+    changed[0, 10:] = (changed[0, 10:] - 1) % 35 + 2
+    with torch.no_grad():
+        before, after = model(ids).logits, model(changed).logits
+    torch.testing.assert_close(before[:, :10], after[:, :10], rtol=0, atol=1e-5)
+    assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_cached_generation_is_uncached_generation(variant, attention):
+    model = small_model(variant)
+    model.set_attn_implementation(attention)
+    ids = random_ids(model, 3, 9)
+    for options in ({"do_sample": False}, {"do_sample": False, "num_beams": 3}):
+        options |= {"max_new_tokens": 25, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
+        assert torch.equal(model.generate(ids, **options), model.generate(ids, use_cache=False, **options))
+
+
+def test_static_cache_is_dynamic_cache(variant):
+    model = small_model(variant)
+    ids = random_ids(model, 2, 9)
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
+    static = model.generate(ids, cache_implementation="static", disable_compile=True, **options)
+    assert torch.equal(static, model.generate(ids, **options))
+
+
+def test_sampling_is_seeded(variant):
+    model = small_model(variant)
+    ids = random_ids(model, 2, 5)
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(model.generate(ids, do_sample=True, max_new_tokens=20, attention_mask=torch.ones_like(ids)))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_left_padded_batch_is_one_at_a_time(variant, attention):
+    model = small_model(variant)
+    model.set_attn_implementation(attention)
+    prompts = [random_ids(model, 1, length, seed=length) for length in (3, 11, 7)]
+    padded = torch.cat([F.pad(prompt, (11 - prompt.shape[1], 0)) for prompt in prompts])
+    options = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0}
+    for beams in (1, 2):
+        together = model.generate(padded, attention_mask=(padded != 0).long(), num_beams=beams, **options)
+        for row, prompt in zip(together, prompts, strict=True):
+            alone = model.generate(prompt, attention_mask=torch.ones_like(prompt), num_beams=beams, **options)
+            assert torch.equal(row[11:], alone[0, prompt.shape[1] :])
+
+
+def test_eager_is_sdpa(variant):
+    model = small_model(variant)
+    ids = random_ids(model, 2, 20)
+    mask = torch.ones_like(ids)
+    mask[1, 13:] = 0
+    logits = []
+    for attention in ("eager", "sdpa"):
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            logits.append(model(ids, attention_mask=mask).logits[mask.bool()])
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+
+
+def test_auto_classes_know_it(variant, tmp_path):
+    model = small_model(variant)
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), MinGPTConfig)
+    assert isinstance(AutoModel.from_pretrained(tmp_path), MinGPTModel)
+    ids = random_ids(model, 2, 10)
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_weights_are_initialised_as_gpt2_does(variant):
+    torch.manual_seed(0)
+    model = MinGPTForCausalLM(small_config(variant, hidden_size=256, num_hidden_layers=4))
+    block = model.model.layers[2]
+    assert block.mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert block.mlp.down_proj.weight.std().item() == pytest.approx(0.02 / 8**0.5, rel=0.05)
+    assert block.self_attn.o_proj.weight.std().item() == pytest.approx(0.02 / 8**0.5, rel=0.05)
+    assert block.self_attn.v_proj.bias.abs().max() == 0
+    assert block.input_layernorm.weight.min() == 1
+    with torch.device("meta"):
+        MinGPTForCausalLM(small_config(variant))
+
+
+def test_num_items_in_batch_normalises_the_loss(variant):
+    model = small_model(variant, **NO_DROPOUT)
+    ids = random_ids(model, 4, 12)
+    whole = model(ids, labels=ids).loss
+    parts = [model(part, labels=part, num_items_in_batch=4 * 11).loss for part in ids.chunk(2)]
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-5)

@@ -1,0 +1,85 @@
+import pytest
+
+from hf_mingpt.recipes import (
+    FINETUNE_PRESETS,
+    MODEL_PRESETS,
+    PRETRAIN_PRESETS,
+    FinetuneRecipe,
+    PretrainRecipe,
+    build_config,
+    parse_recipe,
+)
+
+NEEDED = ["--output_dir", "out", "--train_file", "text.txt"]
+
+
+def parse(*argv):
+    return parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, [*NEEDED, *argv])
+
+
+def test_flags_win_over_yaml_and_yaml_over_the_preset(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "preset: assignment\nseed: 5\nlearning_rate: 1.0e-4\nuse_cpu: true\ntrain_file: a.txt\noutput_dir: o\n"
+    )
+    recipe = parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, [str(path), "--seed", "7"])
+    assert (recipe.seed, recipe.learning_rate, recipe.use_cpu) == (7, 1e-4, True)
+    assert (recipe.num_train_epochs, recipe.shuffle, recipe.lr_scheduler_type) == (650.0, False, "assignment")
+    assert parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, [str(path), "--preset", "demo"]).model_preset == "demo"
+
+
+def test_the_first_preset_is_the_default():
+    assert parse() == parse("--preset", "fast")
+    assert parse().optim == "muon"
+
+
+@pytest.mark.parametrize("name", PRETRAIN_PRESETS)
+def test_pretraining_presets_are_recipes(name):
+    PretrainRecipe(train_file="a", output_dir="b", **PRETRAIN_PRESETS[name])
+
+
+@pytest.mark.parametrize("name", FINETUNE_PRESETS)
+def test_finetuning_presets_are_recipes(name):
+    FinetuneRecipe(model_name_or_path="m", train_file="a", output_dir="b", **FINETUNE_PRESETS[name])
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--preset", "quick"], "'quick' is unknown: choose one of fast"),
+        (["--optim", "sgd"], "'sgd' is unknown"),
+        (["--model_preset", "gpt9"], "'gpt9' is unknown"),
+        (["--objective", "x"], "'x' is unknown"),
+        (["--learning_rate", "0"], "learning_rate is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--dropout", "1"], "dropout is 1"),
+        (["--streaming"], "give max_steps and tokenizer_name"),
+        (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
+        (["--max_steps", "many"], "invalid int value"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(argv, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(*argv)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_missing_yaml_file_is_named(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, ["nowhere.yaml"])
+    assert "No file at nowhere.yaml" in capsys.readouterr().err
+
+
+def test_config_of_a_recipe():
+    config = build_config(parse("--position_embedding_type", "rope", "--dropout", "0.3"), 256)
+    assert (config.position_embedding_type, config.hidden_dropout, config.vocab_size) == ("rope", 0.3, 256)
+    config = build_config(parse("--model_preset", "gpt-nano", "--max_position_embeddings", "64"), 90)
+    assert (config.hidden_size, config.max_position_embeddings, config.vocab_size) == (48, 64, 90)
+    assert build_config(parse("--model_preset", "gpt2"), 90).max_position_embeddings == 1024
+    assert set(MODEL_PRESETS) >= {"gpt-nano", "gpt-micro", "gpt-mini", "gopher-44m", "gpt2-xl", "openai-gpt"}
+
+
+def test_a_block_over_the_models_is_an_error():
+    with pytest.raises(ValueError, match="block_size 200 is over the model's 128"):
+        build_config(parse("--block_size", "200"), 256)

@@ -1,0 +1,199 @@
+"""The scripts as a user calls them, on a small generated corpus."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+TINY = ["--use_cpu", "--mixed_precision", "no", "--model_preset", "gpt-nano", "--position_embedding_type", "rope"]
+TINY += ["--learning_rate", "0.003", "--optim", "adamw", "--dropout", "0", "--logging_steps", "1"]
+
+
+def script(name: str, *arguments, launcher=()) -> subprocess.CompletedProcess:
+    command = [sys.executable, *launcher, SCRIPTS / name, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment)
+
+
+def works(name: str, *arguments, **options) -> str:
+    done = script(name, *arguments, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a generated corpus, a pretrained, a finetuned and a from-scratch run."""
+    home = tmp_path_factory.mktemp("home")
+    people = ["--num_train_people", 12, "--num_dev_people", 8, "--num_test_people", 4, "--num_other_people", 2]
+    works("generate_biographies.py", "--output_dir", home / "data", *people)
+    data = ["--train_file", home / "data/biographies.txt", "--vocabulary_file", home / "data/birth_dev.tsv"]
+    works("pretrain.py", *data, "--output_dir", home / "pretrained", "--max_steps", 4, *TINY)
+    finetune = ["--model_name_or_path", home / "pretrained", "--train_file", home / "data/birth_places_train.tsv"]
+    finetune += ["--use_cpu", "--max_steps", 3]
+    works("finetune.py", *finetune, "--output_dir", home / "finetuned")
+    works("finetune.py", *finetune, "--output_dir", home / "scratch", "--preset", "fast-from-scratch")
+    return home
+
+
+def test_the_whole_experiment(home):
+    shown = works(
+        "evaluate_birthplaces.py",
+        *("--model_name_or_path", home / "finetuned", "--questions_file", home / "data/birth_dev.tsv"),
+        *("--train_file", home / "data/birth_places_train.tsv", "--without_pretraining", home / "scratch"),
+        "--use_cpu",
+    )
+    report = json.loads((home / "finetuned/report.json").read_text())
+    assert list(report["results"])[:2] == ["model", "without pretraining"]
+    assert report["results"]["model"]["total"] == 8
+    assert len(report["questions"]["sha256"]) == 64
+    assert "| most frequent (" in shown
+    assert len((home / "finetuned/predictions.txt").read_text().splitlines()) == 8
+    assert "8 questions of `birth_dev.tsv`" in (home / "finetuned/README.md").read_text()
+
+    works("plot_run.py", "--runs", f"{home}/pretrained,{home}/finetuned", "--output_file", home / "runs.png")
+    assert (home / "runs.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_questions_without_answers_get_predictions(home, tmp_path):
+    questions = tmp_path / "questions.txt"
+    questions.write_text("Where was Bra Mir born?\nWhere was Bradon Drador born?\n")
+    run = ["--model_name_or_path", home / "finetuned", "--questions_file", questions, "--use_cpu"]
+    works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.txt"]
+    assert len((tmp_path / "out/predictions.txt").read_text().splitlines()) == 2
+    again = script("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "out")
+    assert again.returncode == 2
+    assert "holds predictions" in again.stderr
+
+
+def test_a_text_is_learnt_and_continued(home, tmp_path):
+    (tmp_path / "book.txt").write_text("the cat sat on the mat. the dog sat on the log.\n" * 40)
+    run = ["--train_file", tmp_path / "book.txt", "--output_dir", tmp_path / "book", "--preset", "causal"]
+    works("pretrain.py", *run, *TINY, "--max_position_embeddings", 32, "--max_steps", 60)
+    text = works("sample.py", "--model_name_or_path", tmp_path / "book", "--prompt", "the cat", "--greedy")
+    assert text.startswith("the cat")
+    assert len(text) == 7 + 200 + 1
+    assert "sat on the" in text
+    draws = [works("sample.py", "--model_name_or_path", tmp_path / "book", "--seed", seed) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_examples_are_shown_x_above_y(home):
+    data = home / "data"
+    shown = works(
+        "show_examples.py", "--corpus_file", data / "biographies.txt", "--vocabulary_file", data / "birth_dev.tsv",
+        "--questions_file", data / "birth_places_train.tsv",
+    )  # fmt: skip
+    x, y = shown.split("span corruption\n")[1].splitlines()[:2]
+    assert x.startswith("x: ")
+    assert x[4:] == y[3:-1]  # y is x, one character on
+    answer = shown.split("birthplace answers\n")[1].splitlines()
+    question = answer[0].removeprefix("x: ").split("⁇")[0]
+    assert answer[1].removeprefix("y: ").startswith("□" * (len(question) - 1) + "⁇")
+
+
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_two_processes_learn_what_one_learns(home, tmp_path, optim):
+    data = ["--train_file", home / "data/biographies.txt", *TINY, "--max_steps", 6, "--optim", optim]
+    data += ["--max_grad_norm", "100"]
+    two = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    two += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    works("pretrain.py", *data, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 8)
+    arguments = [*data, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", 4]
+    works("pretrain.py", *arguments, launcher=two)
+    runs = [json.loads((tmp_path / name / "run.json").read_text())["num_processes"] for name in ("one", "two")]
+    assert runs == [1, 2]
+    logs = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5 if optim == "adamw" else 1e-3)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    difference = max((one[name] - two[name]).abs().max().item() for name in one)
+    assert difference < (1e-4 if optim == "adamw" else 5e-3)
+    moved = load_file(home / "pretrained/model.safetensors")
+    assert (
+        max((one[name] - moved[name]).abs().max().item() for name in one if "embed" not in name and "lm" not in name)
+        > 0.01
+    )
+
+
+def test_two_processes_answer_what_one_answers(home, tmp_path):
+    run = ["--model_name_or_path", home / "finetuned", "--questions_file", home / "data/birth_places_train.tsv"]
+    works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "one", "--use_cpu")
+    two = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "two", "--use_cpu", launcher=two)
+    one, two = ((tmp_path / name / "predictions.txt").read_text() for name in ("one", "two"))
+    assert one == two
+    assert len(one.splitlines()) == 12
+
+
+class TestBadInput:
+    """One sentence with the value and the remedy, before training, exit code 2, and nothing written."""
+
+    def refused(self, said: str, name: str, *arguments, untouched: Path | None = None):
+        done = script(name, *arguments)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+        assert untouched is None or not untouched.exists()
+
+    def pretrain(self, tmp_path, said, *arguments):
+        out = tmp_path / "out"
+        self.refused(said, "pretrain.py", "--output_dir", out, "--use_cpu", *arguments, untouched=out)
+
+    def test_pretraining(self, home, tmp_path):
+        (tmp_path / "empty.txt").touch()
+        (tmp_path / "marked.txt").write_text("a ⁇ b\n")
+        corpus = home / "data/biographies.txt"
+        self.pretrain(tmp_path, "No file at nothing.txt", "--train_file", "nothing.txt")
+        self.pretrain(tmp_path, "is empty", "--train_file", tmp_path / "empty.txt")
+        self.pretrain(tmp_path, "U+2047", "--train_file", tmp_path / "marked.txt")
+        self.pretrain(tmp_path, "'fastest' is unknown", "--train_file", corpus, "--preset", "fastest")
+        self.pretrain(tmp_path, "over the model's 128", "--train_file", corpus, "--block_size", 256)
+        (tmp_path / "other.txt").write_text("Xylophon\n")
+        tokenizer = ["--tokenizer_name", home / "pretrained"]
+        self.pretrain(tmp_path, "'X' (U+0058)", "--train_file", tmp_path / "other.txt", *tokenizer)
+
+    def test_output_folder_of_another_run(self, home):
+        before = (home / "pretrained/model.safetensors").read_bytes()
+        corpus = home / "data/biographies.txt"
+        self.refused(
+            "--overwrite_output_dir", "pretrain.py", "--train_file", corpus, "--output_dir", home / "pretrained"
+        )
+        assert (home / "pretrained/model.safetensors").read_bytes() == before
+
+    def test_finetuning(self, home, tmp_path):
+        out = tmp_path / "out"
+        questions = tmp_path / "q.tsv"
+        run = ["--model_name_or_path", home / "pretrained", "--train_file", questions, "--output_dir", out]
+        for content, said in (
+            ("Where?\tThere\nWhere\n", "line 2: 0 tabs"),
+            (f"{'a' * 130}\tB\n", "needs 133 tokens"),
+            ("Where was Ωmega born?\tB\n", "'Ω' (U+03A9)"),
+        ):
+            questions.write_text(content)
+            self.refused(said, "finetune.py", *run, untouched=out)
+        questions.write_text("Where was A born?\tB\n")
+        self.refused(
+            "No run folder at", "finetune.py", *run[2:], "--model_name_or_path", tmp_path / "none", untouched=out
+        )
+
+    def test_a_vocabulary_that_does_not_match(self, home, tmp_path):
+        broken = tmp_path / "broken"
+        shutil.copytree(home / "pretrained", broken)
+        content = json.loads((broken / "tokenizer.json").read_text())
+        content["model"]["vocab"]["Ω"] = len(content["model"]["vocab"])
+        (broken / "tokenizer.json").write_text(json.dumps(content))
+        run = ["--model_name_or_path", broken, "--train_file", home / "data/birth_places_train.tsv"]
+        out = tmp_path / "out"
+        self.refused(
+            "use the tokenizer that was saved with the model", "finetune.py", *run, "--output_dir", out, untouched=out
+        )

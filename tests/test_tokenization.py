@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from hf_mingpt.tokenization_mingpt import (
+    MASK,
+    MASK_ID,
+    PAD,
+    PAD_ID,
+    build_tokenizer,
+    build_vocabulary,
+    character_table,
+    encode_texts,
+    find_bad_character,
+)
+
+from .conftest import TEXT
+
+
+def test_vocabulary_is_pad_mask_and_the_sorted_characters():
+    assert build_vocabulary(["ba", "é\n", "a"]) == [PAD, MASK, "\n", "a", "b", "é"]
+
+
+@pytest.mark.parametrize("reserved", [PAD, MASK])
+def test_reserved_characters_in_the_corpus_are_an_error(reserved):
+    with pytest.raises(ValueError, match=f"U\\+{ord(reserved):04X}"):
+        build_vocabulary(["fine", f"not {reserved} fine"])
+
+
+def test_auto_tokenizer_loads_it_without_our_code(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = f"Zoë\n{MASK}{PAD} Ada"
+    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert loaded.decode(loaded(text)["input_ids"]) == text
+    assert (loaded.pad_token_id, loaded.mask_token_id, loaded.unk_token_id) == (PAD_ID, MASK_ID, PAD_ID)
+    assert (loaded.model_max_length, loaded.padding_side) == (48, "left")
+    assert not list(tmp_path.glob("*.py"))
+
+
+@given(st.text(st.sampled_from(sorted(set(TEXT)) + [MASK, PAD])))
+def test_decoding_gives_back_what_was_encoded(text):
+    tokenizer = build_tokenizer(build_vocabulary([TEXT]), 48)
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+@given(st.text())
+def test_any_text_has_one_token_a_character_and_unknown_ones_are_pad(text):
+    tokenizer = build_tokenizer(build_vocabulary([TEXT]), 48)
+    ids = tokenizer(text)["input_ids"]
+    known = set(TEXT) | {MASK}
+    assert [i == PAD_ID for i in ids] == [character not in known for character in text]
+
+
+@given(st.lists(st.text(st.sampled_from(sorted(set(TEXT)) + [MASK]))))
+def test_encoding_by_table_is_the_tokenizer(texts):
+    tokenizer = build_tokenizer(build_vocabulary([TEXT]), 48)
+    ids, offsets = encode_texts(texts, character_table(tokenizer))
+    for text, start, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
+        assert ids[start:end].tolist() == tokenizer(text)["input_ids"]
+
+
+def test_the_first_bad_character_is_named(tokenizer):
+    table = character_table(tokenizer)
+    assert find_bad_character(["Ada", "London"], table) is None
+    index, message = find_bad_character(["Ada", "", "in X"], table)
+    assert (index, message) == (2, "character 4, 'X' (U+0058), is not in the vocabulary")
+    index, message = find_bad_character([f"A{MASK}"], table)
+    assert "mark of the data format" in message
+
+
+def test_a_vocabulary_without_marks_is_an_error():
+    with pytest.raises(ValueError, match="starts with"):
+        build_tokenizer(["a", "b"], 8)
+
+
+def test_offsets_count_characters(tokenizer):
+    encoded = tokenizer("Zoë in", return_offsets_mapping=True)
+    assert encoded["offset_mapping"] == [(i, i + 1) for i in range(6)]
+    assert np.array(tokenizer(["Ada", "in"], padding=True)["input_ids"])[1, 0] == PAD_ID

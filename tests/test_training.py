@@ -1,0 +1,151 @@
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+
+from hf_mingpt.data import BatchShape, NextToken, TrainingSteps
+from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.training import (
+    assignment_learning_rate,
+    build_optimizers,
+    build_scheduler,
+    count_steps,
+    train,
+)
+
+from .conftest import small_model
+
+
+def recipe(tmp_path, **changes) -> PretrainRecipe:
+    values = {"train_file": "x", "use_cpu": True, "mixed_precision": "no", "logging_steps": 1, "dropout": 0.0}
+    return PretrainRecipe(output_dir=str(tmp_path), **{**values, **changes})
+
+
+@pytest.fixture
+def dataset():
+    rng = np.random.default_rng(0)
+    return Dataset.from_dict({"input_ids": [rng.integers(2, 12, n).tolist() for n in rng.integers(6, 30, 32)]})
+
+
+def run(tmp_path, dataset, shape, **changes):
+    tmp_path.mkdir(exist_ok=True)
+    r = recipe(tmp_path, max_steps=8, **changes)
+    steps = TrainingSteps(dataset, NextToken(), shape, seed=0)
+    model = train(small_model(changes.pop("variant", "rope")), steps, r, Accelerator(cpu=True))
+    return model, [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_accumulation_changes_nothing(tmp_path, dataset, optim):
+    """8 = 2 x 4 = 8 x 1: the same losses and weights, though the micro-batches have different numbers of labels."""
+    whole, log = run(tmp_path / "a", dataset, BatchShape(8), optim=optim)
+    for shape in (BatchShape(4, 2), BatchShape(1, 8)):
+        parts, log_of_parts = run(tmp_path / "b", dataset, shape, optim=optim)
+        np.testing.assert_allclose([r["loss"] for r in log[:8]], [r["loss"] for r in log_of_parts[-8:]], rtol=2e-4)
+        if optim == "adamw":  # Muon's own bf16 arithmetic magnifies the last digit
+            for ours, theirs in zip(whole.parameters(), parts.parameters(), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
+
+
+def test_it_learns_and_repeats_itself(tmp_path, dataset):
+    first, log = run(tmp_path / "a", dataset, BatchShape(8), dropout=0.1)
+    second, log_again = run(tmp_path / "b", dataset, BatchShape(8), dropout=0.1)
+    assert [r["loss"] for r in log] == [r["loss"] for r in log_again]
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert log[-1]["loss"] < log[0]["loss"] - 0.5
+
+
+def test_the_log_says_what_happened(tmp_path, dataset):
+    _, log = run(tmp_path, dataset, BatchShape(8), logging_steps=3)
+    assert [r["step"] for r in log] == [3, 6, 8]
+    assert log[-1]["epoch"] == 2.0
+    assert set(log[0]) == {"step", "epoch", "loss", "learning_rate", "tokens_per_second", "seconds"}
+
+
+def test_first_loss_is_the_models_own(tmp_path, dataset):
+    model = small_model("rope")
+    steps = TrainingSteps(dataset, NextToken(), BatchShape(4, 2), seed=0)
+    with torch.no_grad():
+        sums = [
+            (model(**b).loss * (b["labels"][:, 1:] != -100).sum(), (b["labels"][:, 1:] != -100).sum()) for b in steps[0]
+        ]
+    expected = sum(s for s, _ in sums) / sum(n for _, n in sums)
+    _, log = run(tmp_path, dataset, BatchShape(4, 2))
+    assert log[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, dataset):
+    with pytest.raises(FloatingPointError, match="at step"):
+        run(tmp_path, dataset, BatchShape(8), learning_rate=1e30, max_grad_norm=1e30, warmup_steps=0)
+
+
+def names_by_group(model, optimizers):
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [{names[id(p)] for p in group["params"]} for o in optimizers for group in o.param_groups]
+
+
+def test_groups_of_parameters(tmp_path):
+    model = small_model("learned")
+    everything = {name for name, _ in model.named_parameters()}
+    decayed, undecayed = names_by_group(model, build_optimizers(model, recipe(tmp_path)))
+    assert decayed == {n for n in everything if n.endswith("weight") and "norm" not in n and "embed" not in n}
+    assert undecayed == everything - decayed
+
+    decayed, undecayed = names_by_group(model, build_optimizers(model, recipe(tmp_path, decay_all_weights=True)))
+    assert undecayed == {n for n in everything if n.endswith("bias")}
+
+    decayed, _, muon = names_by_group(model, build_optimizers(model, recipe(tmp_path, optim="muon")))
+    assert muon == {n for n in everything if ".layers." in n and n.endswith("weight") and "norm" not in n}
+    assert decayed == {"lm_head.weight"}
+
+
+def test_the_assignments_schedule_comes_back_up():
+    """Warm-up, cosine with a floor of a tenth, and past its end the way back, as in the editions of 2021 to 2023."""
+    rate = [assignment_learning_rate(step, warmup_steps=10, decay_steps=110) for step in range(0, 250)]
+    assert rate[:3] == [0, 0.1, 0.2]
+    assert rate[10] == 1
+    assert rate[60] == pytest.approx(0.5)
+    assert rate[110] == 0.1
+    assert rate[160] == pytest.approx(0.5)
+    assert rate[210] == pytest.approx(1)
+
+
+def test_schedules_of_transformers(tmp_path):
+    r = recipe(tmp_path, lr_scheduler_type="warmup_stable_decay", warmup_steps=10)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = build_scheduler(optimizer, r, 100, 20)
+    rates = []
+    for _ in range(100):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[5] == pytest.approx(0.5)
+    assert set(rates[10:80]) == {1.0}
+    assert rates[99] < 0.05
+
+
+def test_numbers_of_steps(tmp_path):
+    assert count_steps(recipe(tmp_path, num_train_epochs=2.5), 10) == (25, 25)
+    assert count_steps(recipe(tmp_path, num_train_epochs=650.0, decay_epochs=200.0), 23) == (14950, 4600)
+    assert count_steps(recipe(tmp_path, max_steps=7), 10) == (7, 7)
+
+
+def test_training_in_bf16_follows_float32(tmp_path, dataset):
+    if not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("no bf16 on this CPU")
+    losses = []
+    for precision in ("no", "bf16"):
+        r = recipe(tmp_path, max_steps=8)
+        steps = TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0)
+        accelerator = Accelerator(cpu=True, mixed_precision=precision)
+        train(copy.deepcopy(small_model("rope")), steps, r, accelerator)
+        losses.append([json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-8:])
+        Accelerator._shared_state = {}
+        type(accelerator.state)._reset_state(reset_partial_state=True)
+    assert losses[0] != losses[1]
+    assert all(math.isclose(a, b, rel_tol=0.03) for a, b in zip(*losses, strict=True))
