@@ -100,9 +100,9 @@ class TestEncoding:
 
     def test_questions_that_do_not_fit_are_named(self, tokenizer):
         questions = [Question("Where was Ada born?", "London"), Question("Where was Ada Byron born?", "London")]
-        with pytest.raises(ValueError, match="Question 2, .* needs 33 tokens"):
+        with pytest.raises(ValueError, match=r"Question 2, .* needs 33 tokens"):
             encode_questions(questions, tokenizer, 32)
-        with pytest.raises(ValueError, match="Question 1.*'X'"):
+        with pytest.raises(ValueError, match=r"Question 1.*'X'"):
             encode_questions([Question("Where was X born?", "London")], tokenizer, 48)
 
     def test_blocks_are_the_whole_text(self, documents, tokenizer):
@@ -169,7 +169,8 @@ class TestDealing:
             batches = deal(examples, SpanCorruption(48, 0), 0, index, BatchShape(size, 64 // size))
             total = sum(b["input_ids"].numel() for b in batches)
             share.append(1 - sum(int(b["attention_mask"].sum()) for b in batches) / total)
-        assert share[1] < 0.12 < 0.3 < share[0]
+        assert share[0] > 0.3
+        assert share[1] < 0.12
 
 
 class TestSteps:

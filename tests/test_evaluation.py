@@ -39,7 +39,7 @@ def test_batched_cached_answers_are_the_assignments(variant, tokenizer):
 
 
 def test_a_question_over_the_block_is_an_error(tokenizer):
-    with pytest.raises(ValueError, match="Question 1, .* has 50 characters"):
+    with pytest.raises(ValueError, match=r"Question 1, .* has 50 characters"):
         answer_questions(small_model("rope", vocab_size=len(tokenizer)), tokenizer, [Question("a" * 50, None)])
 
 

@@ -89,9 +89,10 @@ def synthesizer_reference(layer, x: torch.Tensor) -> torch.Tensor:
     """softmax(relu(x A + b1) B + b2) V, head by head, in float64, as the assignment writes it."""
     x, (batch, length, width) = x.double(), x.shape
     nh, hs = width // layer.head_dim, layer.head_dim
-    part = lambda linear: (
-        (x @ linear.weight.double().T + linear.bias.double()).view(batch, length, nh, hs).transpose(1, 2)
-    )
+
+    def part(linear):
+        return (x @ linear.weight.double().T + linear.bias.double()).view(batch, length, nh, hs).transpose(1, 2)
+
     scores = part(layer.q_proj).relu() @ layer.score_weight.double().T[:, :length] + layer.score_bias.double()[:length]
     scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
     y = (scores.softmax(-1) @ part(layer.v_proj)).transpose(1, 2).reshape(batch, length, width)

@@ -40,7 +40,7 @@ def test_auto_tokenizer_loads_it_without_our_code(tokenizer, tmp_path):
     assert not list(tmp_path.glob("*.py"))
 
 
-@given(st.text(st.sampled_from(sorted(set(TEXT)) + [MASK, PAD])))
+@given(st.text(st.sampled_from([*sorted(set(TEXT)), MASK, PAD])))
 def test_decoding_gives_back_what_was_encoded(text):
     tokenizer = build_tokenizer(build_vocabulary([TEXT]), 48)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -54,7 +54,7 @@ def test_any_text_has_one_token_a_character_and_unknown_ones_are_pad(text):
     assert [i == PAD_ID for i in ids] == [character not in known for character in text]
 
 
-@given(st.lists(st.text(st.sampled_from(sorted(set(TEXT)) + [MASK]))))
+@given(st.lists(st.text(st.sampled_from([*sorted(set(TEXT)), MASK]))))
 def test_encoding_by_table_is_the_tokenizer(texts):
     tokenizer = build_tokenizer(build_vocabulary([TEXT]), 48)
     ids, offsets = encode_texts(texts, character_table(tokenizer))
