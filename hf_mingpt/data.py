@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from datasets import Dataset, IterableDataset, load_dataset
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import IGNORE_ID, Question, answer_labels, join_questions
@@ -262,7 +262,10 @@ class TrainingSteps(torch.utils.data.Dataset):
 
 
 class StreamedSteps(torch.utils.data.IterableDataset):
-    """The micro-batches of a stream of documents, in its order, step after step and epoch after epoch."""
+    """The micro-batches of a stream of documents, in its order, step after step and epoch after epoch.
+
+    At most one worker can prepare them: `datasets` would give each of several workers a part of the stream only.
+    """
 
     steps_per_epoch = None  # not known before the stream has ended
 
@@ -270,18 +273,13 @@ class StreamedSteps(torch.utils.data.IterableDataset):
         self.dataset, self.objective, self.shape = dataset, objective, shape
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
-        worker = get_worker_info()
-        worker_id, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        step = 0
         for epoch in itertools.count():
             documents = enumerate(example["input_ids"] for example in self.dataset)
             while chunk := list(itertools.islice(documents, self.shape.total)):
-                if step % num_workers == worker_id:  # torch asks its workers in turn
-                    index, texts = zip(*chunk, strict=True)
-                    offsets = np.concatenate(([0], np.cumsum([len(text) for text in texts])))
-                    examples = Ragged(np.concatenate(texts), offsets)
-                    yield deal(examples, self.objective, epoch, np.asarray(index), self.shape)
-                step += 1
+                index, texts = zip(*chunk, strict=True)
+                offsets = np.concatenate(([0], np.cumsum([len(text) for text in texts])))
+                examples = Ragged(np.concatenate(texts), offsets)
+                yield deal(examples, self.objective, epoch, np.asarray(index), self.shape)
 
 
 def step_loader(

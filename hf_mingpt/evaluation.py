@@ -9,7 +9,8 @@ Reference: CS224n, assignment 5, `evaluate` and `evaluate_places`; Wilson 1927 f
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -55,26 +56,32 @@ def answer_questions(
     """
     block_size = model.config.max_position_embeddings
     check_questions(questions, block_size)
-    by_length = sorted(range(len(questions)), key=lambda i: len(questions[i].question))
     predictions = [""] * len(questions)
-    bar = tqdm(total=len(questions), unit="question", disable=not progress)
-    for start in range(0, len(questions), batch_size):
-        places = by_length[start : start + batch_size]
-        prompts = [questions[i].question + MASK for i in places]
-        batch = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
-        width = batch["input_ids"].shape[1]
-        generated = model.generate(
-            **batch,
-            max_new_tokens=min(MAX_ANSWER_TOKENS, block_size - width),
-            do_sample=False,
-            eos_token_id=MASK_ID,
-            pad_token_id=PAD_ID,
-        )
-        for place, prompt, ids in zip(places, prompts, generated[:, width:], strict=True):
-            predictions[place] = extract_prediction(prompt + str(tokenizer.decode(ids)).rstrip(PAD), MASK)
-        bar.update(len(places))
-    bar.close()
+    with tqdm(total=len(questions), unit="question", disable=not progress) as bar:
+        for places in _batches([len(question) + 1 for question, _ in questions], block_size, batch_size):
+            prompts = [questions[i].question + MASK for i in places]
+            batch = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
+            width = batch["input_ids"].shape[1]
+            generated = model.generate(
+                **batch,
+                max_new_tokens=min(MAX_ANSWER_TOKENS, block_size - width),
+                do_sample=False,
+                eos_token_id=MASK_ID,
+                pad_token_id=PAD_ID,
+            )
+            for i, prompt, ids in zip(places, prompts, generated[:, width:], strict=True):
+                predictions[i] = extract_prediction(prompt + str(tokenizer.decode(ids)).rstrip(PAD), MASK)
+            bar.update(len(places))
     return predictions
+
+
+def _batches(lengths: list[int], block_size: int, batch_size: int) -> Iterator[list[int]]:
+    """Groups prompts by length; those that leave less than the full room for an answer only with their equals."""
+    by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    for _, group in groupby(by_length, key=lambda i: max(0, lengths[i] + MAX_ANSWER_TOKENS - block_size)):
+        members = list(group)
+        for start in range(0, len(members), batch_size):
+            yield members[start : start + batch_size]
 
 
 @torch.inference_mode()

@@ -7,13 +7,12 @@ Shapes: B batch, T query positions, S key positions (T plus what is cached), C h
 
 References:
 1) karpathy/minGPT, https://github.com/karpathy/minGPT: the model
-2) Radford et al. 2019, GPT-2: layer norm before each part, scaled initialisation of residual projections
+2) Radford et al. 2019, GPT-2: layer norm before each part
 3) Su et al. 2021, RoFormer, arXiv:2104.09864: rotary position embedding
 4) Tay et al. 2020, Synthesizer, arXiv:2005.00743: attention without dot products
 5) transformers `models/llama/modeling_llama.py`: the contract with the library
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -170,7 +169,7 @@ class MinGPTSynthesizerAttention(nn.Module):
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         num_past = 0
         if past_key_values is not None:
-            num_past = past_key_values.get_seq_length(self.layer_idx)
+            num_past = past_key_values.get_seq_length(self.layer_idx) + 0  # a static cache counts on in place: copy
             # A cache counts its tokens by the keys: one column stands in for the keys that there are not.
             _, value = past_key_values.update(value[..., :1], value, self.layer_idx)
 
@@ -242,11 +241,7 @@ class MinGPTPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if isinstance(module, MinGPTBlock):  # GPT-2: every block adds twice to the residual stream
-            std = self.config.initializer_range / math.sqrt(2 * self.config.num_hidden_layers)
-            init.normal_(module.self_attn.o_proj.weight, mean=0.0, std=std)
-            init.normal_(module.mlp.down_proj.weight, mean=0.0, std=std)
-        elif isinstance(module, MinGPTSynthesizerAttention):
+        if isinstance(module, MinGPTSynthesizerAttention):
             init.uniform_(module.score_weight, -1e-3, 1e-3)
             init.zeros_(module.score_bias)
         elif isinstance(module, MinGPTRotaryEmbedding):

@@ -33,7 +33,7 @@ import sys, torch
 {prepare}
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], {trust})
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False)  # it has no code: do not ask
 ids = tokenizer("Where was Ada born?", return_tensors="pt")
 print(type(model).__module__, type(AutoModel.from_pretrained(sys.argv[1], {trust})).__name__)
 print(model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=None).tolist())

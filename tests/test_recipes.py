@@ -54,6 +54,7 @@ def test_finetuning_presets_are_recipes(name):
         (["--seed", "-1"], "seed is -1"),
         (["--dropout", "1"], "dropout is 1"),
         (["--streaming"], "give max_steps and tokenizer_name"),
+        (["--streaming", "--max_steps", "9", "--tokenizer_name", "t", "--dataloader_num_workers", "2"], "takes 0 or 1"),
         (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
         (["--max_steps", "many"], "invalid int value"),
     ],
