@@ -30,7 +30,7 @@ _FILE_FORMATS = {".txt": "text", ".tsv": "csv", ".csv": "csv", ".parquet": "parq
 def load_texts(
     source: str, *, name: str | None = None, split: str = "train", text_column: str = "text", streaming: bool = False
 ) -> Dataset | IterableDataset:
-    """Loads documents from a local file or from the Hub.
+    """Loads documents from a local file, a local folder with a dataset, or the Hub.
 
     Args:
         source: a path (.txt: one document a line; .tsv, .csv, .parquet, .jsonl: a column of documents) or a Hub name.
@@ -43,7 +43,7 @@ def load_texts(
         FileNotFoundError, ValueError: if there is no such file, it is empty, or it has no such column.
     """
     path = Path(source)
-    if path.suffix in _FILE_FORMATS or path.exists():
+    if path.suffix in _FILE_FORMATS or path.is_file():
         if not path.is_file():
             raise FileNotFoundError(f"No file at {source}: check the path.")
         if path.stat().st_size == 0:

@@ -1,4 +1,4 @@
-"""Training: optimizer, schedule, run folder, and the one loop of pretraining and finetuning.
+"""Training: optimizer, schedule, log, and the one loop of pretraining and finetuning.
 
 After recipes and data in the flow. A *step* is one optimizer update, over all its micro-batches and processes. The
 loss is the sum of the cross entropies divided by the number of label tokens of the whole step, so that neither
@@ -6,15 +6,15 @@ accumulation nor the number of processes changes the gradient.
 """
 
 import json
-import logging
 import math
 import time
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm.auto import tqdm
@@ -23,8 +23,6 @@ from transformers import PreTrainedModel, get_scheduler
 from .birthplaces import IGNORE_ID
 from .data import BatchShape, MicroBatch, StreamedSteps, TrainingSteps, step_loader
 from .recipes import TrainingRecipe
-
-logger = logging.getLogger(__name__)
 
 
 def hardware_gains_from_bf16(device: torch.device) -> bool:
@@ -36,13 +34,24 @@ def hardware_gains_from_bf16(device: torch.device) -> bool:
     return False
 
 
-def build_accelerator(recipe: TrainingRecipe, **kwargs) -> Accelerator:
-    """An Accelerator as the recipe asks for; `mixed_precision` None means bf16 where the hardware gains from it."""
+def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
+    """An Accelerator as the recipe asks for; `mixed_precision` None means bf16 where the hardware gains from it.
+
+    Raises:
+        ValueError: if the package of the tracker is not installed.
+    """
+    if recipe.report_to and find_spec(recipe.report_to) is None:
+        raise ValueError(f"report_to {recipe.report_to!r} is not installed: pip install {recipe.report_to}.")
     precision = recipe.mixed_precision
     if precision is None:
-        device = torch.device("cpu") if recipe.use_cpu else Accelerator().device
+        device = PartialState(cpu=recipe.use_cpu).device
         precision = "bf16" if hardware_gains_from_bf16(device) else "no"
-    return Accelerator(cpu=recipe.use_cpu, mixed_precision=precision, log_with=recipe.report_to, **kwargs)
+    return Accelerator(
+        cpu=recipe.use_cpu,
+        mixed_precision=precision,
+        log_with=recipe.report_to,
+        project_dir=recipe.output_dir,
+    )
 
 
 def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator) -> BatchShape:

@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 import hf_mingpt  # noqa: F401 (registers the model)
 from hf_mingpt.configuration_mingpt import MinGPTConfig
@@ -42,6 +43,12 @@ def variant(request) -> str:
 @pytest.fixture(scope="session")
 def tokenizer():
     return build_tokenizer(build_vocabulary([TEXT]), 48)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)

@@ -69,10 +69,7 @@ class TestLoading:
         (tmp_path / "README.md").write_text(
             "---\nconfigs:\n- config_name: small\n  data_files:\n  - split: held\n    path: one/held.txt\n---\n"
         )
-        # a folder is read by the same path as a repository on the Hub
-        from datasets import load_dataset
-
-        assert load_dataset(str(tmp_path), "small", split="held")["text"][:] == ["a", "b"]
+        assert load_texts(str(tmp_path), name="small", split="held")["text"][:] == ["a", "b"]  # as from the Hub
 
     @pytest.mark.parametrize(("name", "content", "said"), [
         ("no.txt", None, "No file at"), ("empty.txt", "", "is empty"), ("x.docx", "a", "cannot read '.docx'"),

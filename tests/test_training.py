@@ -1,17 +1,22 @@
 import copy
 import json
 import math
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from datasets import Dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_mingpt.data import BatchShape, NextToken, TrainingSteps
-from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.hub import start_run
+from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe
 from hf_mingpt.training import (
     assignment_learning_rate,
+    build_accelerator,
     build_optimizers,
     build_scheduler,
     count_steps,
@@ -116,7 +121,7 @@ def test_the_assignments_schedule_comes_back_up():
 
 
 def test_schedules_of_transformers(tmp_path):
-    r = recipe(tmp_path, lr_scheduler_type="warmup_stable_decay", warmup_steps=10)
+    r = recipe(tmp_path, lr_scheduler_type="warmup_stable_decay", warmup_steps=10, decay_epochs=2.0)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = build_scheduler(optimizer, r, 100, 20)
     rates = []
@@ -131,8 +136,30 @@ def test_schedules_of_transformers(tmp_path):
 
 def test_numbers_of_steps(tmp_path):
     assert count_steps(recipe(tmp_path, num_train_epochs=2.5), 10) == (25, 25)
-    assert count_steps(recipe(tmp_path, num_train_epochs=650.0, decay_epochs=200.0), 23) == (14950, 4600)
+    assert count_steps(recipe(tmp_path, **PRETRAIN_PRESETS["assignment"]), 23) == (14950, 4600)
     assert count_steps(recipe(tmp_path, max_steps=7), 10) == (7, 7)
+
+
+def test_tensorboard_gets_the_metrics(tmp_path, dataset):
+    r = recipe(tmp_path, max_steps=4, report_to="tensorboard")
+    accelerator = build_accelerator(r)
+    start_run(r, accelerator)
+    train(small_model("rope"), TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0), r, accelerator)
+    accelerator.end_training()
+    accelerator.end_training()
+    losses = {}
+    for file in tmp_path.rglob("events.out.*"):
+        events = EventAccumulator(str(file)).Reload()
+        losses |= {e.step: e.value for e in events.Scalars("loss")} if "loss" in events.Tags()["scalars"] else {}
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses == pytest.approx({record["step"]: record["loss"] for record in log})
+
+
+def test_a_tracker_that_is_not_there_is_an_error(tmp_path):
+    if find_spec("trackio"):
+        pytest.skip("trackio is installed")
+    with pytest.raises(ValueError, match="pip install trackio"):
+        build_accelerator(recipe(tmp_path, report_to="trackio"))
 
 
 def test_training_in_bf16_follows_float32(tmp_path, dataset):
@@ -145,7 +172,6 @@ def test_training_in_bf16_follows_float32(tmp_path, dataset):
         accelerator = Accelerator(cpu=True, mixed_precision=precision)
         train(copy.deepcopy(small_model("rope")), steps, r, accelerator)
         losses.append([json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-8:])
-        Accelerator._shared_state = {}
-        type(accelerator.state)._reset_state(reset_partial_state=True)
+        AcceleratorState._reset_state(reset_partial_state=True)
     assert losses[0] != losses[1]
     assert all(math.isclose(a, b, rel_tol=0.03) for a, b in zip(*losses, strict=True))
