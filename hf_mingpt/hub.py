@@ -34,30 +34,38 @@ AUTO_MAP = {
 }
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
 _HERE = Path(__file__).parent
-CARD_TEMPLATE = next(
-    p for p in (_HERE / "model_card.md", _HERE.parent / "model_card.md") if p.exists()
-)  # wheel, checkout
+# in a wheel beside this file, in a checkout on the top level
+CARD_TEMPLATE = next(p for p in (_HERE / "model_card.md", _HERE.parent / "model_card.md") if p.exists())
 
 
-def check_output_dir(recipe: TrainingRecipe) -> None:
-    """Raises a ValueError if the output folder holds something and the recipe does not say to replace it."""
+def check_destination(recipe: TrainingRecipe) -> None:
+    """Makes sure, before the work, that its result has a place to go to.
+
+    Raises:
+        ValueError: if the output folder holds something and the recipe does not say to replace it.
+        OSError: if the recipe says to push, and the Hub does not know who we are.
+    """
     folder = Path(recipe.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file: choose another folder.")
     if folder.is_dir() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
         raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
+    if recipe.push_to_hub:
+        HfApi().whoami()
 
 
 def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
     """Makes the run folder and writes the recipe into it, on the main process; starts the tracker if there is one.
 
-    All processes must have passed `check_output_dir` before.
+    All processes must have passed `check_destination` before. Of a run that is replaced, what would be taken for the
+    new one's is removed.
     """
     accelerator.wait_for_everyone()
     folder = Path(recipe.output_dir)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
+        for name in ("metrics.jsonl", "report.json", "predictions.txt"):
+            (folder / name).unlink(missing_ok=True)
         write_json(folder / "recipe.json", {"kind": type(recipe).__name__, **dataclasses.asdict(recipe)})
     if recipe.report_to:
         accelerator.init_trackers("hf_mingpt", config={k: str(v) for k, v in dataclasses.asdict(recipe).items()})

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions
 from hf_mingpt.data import Answers, TrainingSteps, encode_questions
-from hf_mingpt.hub import check_output_dir, finish_run, load_run, start_run
+from hf_mingpt.hub import check_destination, finish_run, load_run, start_run
 from hf_mingpt.recipes import FINETUNE_PRESETS, FinetuneRecipe, parse_recipe, user_errors
 from hf_mingpt.training import batch_shape, build_accelerator, train
 
@@ -23,7 +23,7 @@ from hf_mingpt.training import batch_shape, build_accelerator, train
 def main() -> None:
     recipe = parse_recipe(FinetuneRecipe, FINETUNE_PRESETS)
     with user_errors():
-        check_output_dir(recipe)
+        check_destination(recipe)
         questions = read_questions(recipe.train_file, answers=True)
         dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), recipe.dropout)
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision, **dropout)

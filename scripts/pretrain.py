@@ -27,7 +27,7 @@ from hf_mingpt.data import (
     group_into_blocks,
     load_texts,
 )
-from hf_mingpt.hub import check_output_dir, finish_run, start_run
+from hf_mingpt.hub import check_destination, finish_run, start_run
 from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config, parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
 from hf_mingpt.training import batch_shape, build_accelerator, train
@@ -36,7 +36,7 @@ from hf_mingpt.training import batch_shape, build_accelerator, train
 def main() -> None:
     recipe = parse_recipe(PretrainRecipe, PRETRAIN_PRESETS)
     with user_errors():
-        check_output_dir(recipe)
+        check_destination(recipe)
         accelerator = build_accelerator(recipe)
         with accelerator.main_process_first():
             texts = load_texts(

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_mingpt.hub import check_output_dir, load_run, push_run, save_run, write_card, write_json
+from hf_mingpt.hub import check_destination, load_run, push_run, save_run, write_card, write_json
 from hf_mingpt.recipes import FinetuneRecipe
 
 from .conftest import small_model
@@ -123,10 +123,10 @@ def test_an_output_folder_is_not_overwritten_unasked(tmp_path):
     (tmp_path / "precious").touch()
     values = {"model_name_or_path": "m", "train_file": "t"}
     with pytest.raises(ValueError, match="--overwrite_output_dir"):
-        check_output_dir(FinetuneRecipe(output_dir=str(tmp_path), **values))
+        check_destination(FinetuneRecipe(output_dir=str(tmp_path), **values))
     with pytest.raises(ValueError, match="is a file"):
-        check_output_dir(FinetuneRecipe(output_dir=str(tmp_path / "precious"), **values))
-    check_output_dir(FinetuneRecipe(output_dir=str(tmp_path), overwrite_output_dir=True, **values))
+        check_destination(FinetuneRecipe(output_dir=str(tmp_path / "precious"), **values))
+    check_destination(FinetuneRecipe(output_dir=str(tmp_path), overwrite_output_dir=True, **values))
     assert (tmp_path / "precious").exists()
 
 
