@@ -147,14 +147,12 @@ def _invent_people(recipe: BiographyRecipe, rng: Random) -> list[Person]:
 
 
 def _write_biographies(person: Person, recipe: BiographyRecipe, rng: Random) -> list[str]:
-    """One line for each phrasing: its birth sentence, one about the pursuit, and perhaps one about the workplace."""
+    """One line for each phrasing: its birth sentence, and one about the workplace if there is one, else the pursuit."""
     facts = {**person._asdict(), "a_occupation": f"a {person.occupation}"}
     surname = person.name.split()[-1]
     lines = []
     for birth_sentence in rng.sample(_BIRTH_SENTENCES, recipe.phrasings_per_person):
-        sentences = [birth_sentence, rng.choice(_PURSUIT_SENTENCES)]
-        if person.workplace:
-            sentences.append(rng.choice(_WORK_SENTENCES))
+        sentences = [birth_sentence, rng.choice(_WORK_SENTENCES if person.workplace else _PURSUIT_SENTENCES)]
         if recipe.permute_sentences:
             rng.shuffle(sentences)
         called = [person.name] + [surname] * (len(sentences) - 1)

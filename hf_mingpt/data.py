@@ -219,7 +219,8 @@ def deal(examples: Ragged, objective: Objective, epoch: int, index: np.ndarray, 
     micro-batches: where a short last chunk leaves nothing for one, it gets a row without labels.
 
     Returns:
-        Dicts of `input_ids`, `labels`, `attention_mask`, each (B, T) int64, longest rows first.
+        Dicts of `input_ids` and `labels`, each (B, T) int64, longest rows first. There is no attention mask: PAD is on
+        the right, where no token before it looks, and a broadcast causal mask is the cheaper one.
     """
     by_length = np.argsort(-objective.lengths(examples, epoch, index), kind="stable")
     chunk_size = shape.per_device_batch_size * shape.num_processes
@@ -230,14 +231,7 @@ def deal(examples: Ragged, objective: Objective, epoch: int, index: np.ndarray, 
         rows, labels = objective.rows(examples, epoch, index, share if len(share) else chunk[:1])
         if not len(share):
             labels = np.full_like(labels, IGNORE_ID)
-        input_ids = torch.from_numpy(rows)
-        batches.append(
-            {
-                "input_ids": input_ids,
-                "labels": torch.from_numpy(labels),
-                "attention_mask": (input_ids != PAD_ID).long(),
-            }
-        )
+        batches.append({"input_ids": torch.from_numpy(rows), "labels": torch.from_numpy(labels)})
     return batches
 
 

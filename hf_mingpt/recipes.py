@@ -188,7 +188,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "optim": "muon",
         "learning_rate": 3e-3,
         "dropout": 0.0,
-        "num_train_epochs": 60.0,
+        "num_train_epochs": 80.0,
         "gradient_accumulation_steps": 2,
         "model_preset": "demo",
     },
@@ -223,7 +223,7 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
         "from_scratch": True,
     },
     # the same on the generated corpus
-    "demo": {"num_train_epochs": 10.0, "gradient_accumulation_steps": 2, "dropout": 0.0, "learning_rate": 1e-4},
+    "demo": {"num_train_epochs": 10.0, "gradient_accumulation_steps": 2, "dropout": 0.0, "learning_rate": 2e-4},
     "demo-from-scratch": {
         "num_train_epochs": 75.0,
         "gradient_accumulation_steps": 2,

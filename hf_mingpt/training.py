@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, get_scheduler
 from .birthplaces import IGNORE_ID
 from .data import BatchShape, MicroBatch, StreamedSteps, TrainingSteps, step_loader
 from .recipes import TrainingRecipe
+from .tokenization_mingpt import PAD_ID
 
 
 def hardware_gains_from_bf16(device: torch.device) -> bool:
@@ -149,7 +150,7 @@ def count_labels(batch: MicroBatch) -> int:
 
 def count_tokens(batch: MicroBatch) -> int:
     """Tokens that are not padding."""
-    return int(batch["attention_mask"].sum())
+    return int((batch["input_ids"] != PAD_ID).sum())
 
 
 class MetricsLog:
