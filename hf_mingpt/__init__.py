@@ -11,6 +11,8 @@ import wrapt
 _MODULE_OF = {
     "MinGPTConfig": "configuration_mingpt",
     "MinGPTForCausalLM": "modeling_mingpt",
+    "MinGPTForSequenceClassification": "modeling_mingpt",
+    "MinGPTForTokenClassification": "modeling_mingpt",
     "MinGPTModel": "modeling_mingpt",
     "MinGPTPreTrainedModel": "modeling_mingpt",
     "MODEL_PRESETS": "recipes",
@@ -52,7 +54,12 @@ def _register_config(module) -> None:
 
 @wrapt.when_imported(f"{__name__}.modeling_mingpt")
 def _register_models(module) -> None:
-    from transformers import AutoModel, AutoModelForCausalLM
+    import transformers
 
-    AutoModel.register(module.MinGPTConfig, module.MinGPTModel)
-    AutoModelForCausalLM.register(module.MinGPTConfig, module.MinGPTForCausalLM)
+    for auto_class, head in {
+        "AutoModel": "MinGPTModel",
+        "AutoModelForCausalLM": "MinGPTForCausalLM",
+        "AutoModelForSequenceClassification": "MinGPTForSequenceClassification",
+        "AutoModelForTokenClassification": "MinGPTForTokenClassification",
+    }.items():
+        getattr(transformers, auto_class).register(module.MinGPTConfig, getattr(module, head))

@@ -1,3 +1,4 @@
+# trf-ignore: TRF028 (the licence is MIT: LICENSE). TRF057 below: outside its tree, transformers' @auto_docstring fails.
 """MinGPTConfig: the shape of a minGPT model, typed and validated.
 
 First in the flow: everything reads it, it reads nothing of ours. The defaults are the model of Stanford CS224n,
@@ -6,15 +7,14 @@ assignment 5 (4 layers, 8 heads, width 256, block 128, 256 characters: 3,323,392
 References: karpathy/minGPT `mingpt/model.py` (names and named sizes), transformers `models/llama` (field names).
 """
 
+from typing import Literal
+
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-ATTENTION_TYPES = ("dot_product", "synthesizer")
-POSITION_EMBEDDING_TYPES = ("learned", "rope")
-
 
 @strict
-class MinGPTConfig(PreTrainedConfig):
+class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
     """Configuration of a MinGPT model. minGPT's names (`n_layer`, `block_size`, ...) work as aliases.
 
     Args:
@@ -25,10 +25,9 @@ class MinGPTConfig(PreTrainedConfig):
         num_attention_heads: Number of heads, `nh`; `hidden_size` must be a multiple of it.
         max_position_embeddings: The block: the longest sequence, in tokens, that the model was made for.
         attention_type: `"dot_product"`, or `"synthesizer"` (Tay et al. 2020, arXiv:2005.00743, the dense form).
-        position_embedding_type: `"learned"` (added to the token embeddings) or `"rope"` (Su et al. 2021,
-            arXiv:2104.09864; only for `dot_product`, since a synthesizer has no queries and keys to rotate).
-        rope_parameters: As in transformers' own models; `{"rope_theta": 10000.0}` if left out. `None` with learned
-            positions.
+        position_embedding_type: `"learned"`, or `"rope"` (Su et al. 2021, arXiv:2104.09864; only for `dot_product`).
+        rope_parameters: As in transformers' own models; `{"rope_type": "default", "rope_theta": 10000.0}` if left out.
+            There is no such attribute with learned positions: its presence says that there is RoPE.
         hidden_act: Activation of the MLP; `"gelu"` is the exact one.
         embedding_dropout: Dropout on the sum of the embeddings.
         attention_dropout: Dropout on the attention weights.
@@ -36,9 +35,6 @@ class MinGPTConfig(PreTrainedConfig):
         layer_norm_eps: Added to the variance in every LayerNorm.
         initializer_range: Standard deviation of the initial weights.
         tie_word_embeddings: Whether the output head is the token embedding.
-
-    Raises:
-        ValueError: (as `StrictDataclassClassValidationError`) if the fields do not fit each other.
     """
 
     model_type = "mingpt"
@@ -73,9 +69,8 @@ class MinGPTConfig(PreTrainedConfig):
     num_hidden_layers: int = 4
     num_attention_heads: int = 8
     max_position_embeddings: int = 128
-    attention_type: str = "dot_product"
-    position_embedding_type: str = "learned"
-    rope_parameters: dict | None = None
+    attention_type: Literal["dot_product", "synthesizer"] = "dot_product"
+    position_embedding_type: Literal["learned", "rope"] = "learned"
     hidden_act: str = "gelu"
     embedding_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
@@ -89,11 +84,14 @@ class MinGPTConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
+        rope_parameters = kwargs.pop("rope_parameters", None)
+        if self.position_embedding_type == "rope":
+            self.rope_parameters = rope_parameters
         super().__post_init__(**kwargs)  # also turns minGPT's names into ours, and completes rope_parameters
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        if self.position_embedding_type != "rope":
-            self.rope_parameters = None
+        if self.attention_type == "synthesizer":  # it has no keys
+            self.base_model_tp_plan = {k: v for k, v in self.base_model_tp_plan.items() if "k_proj" not in k}
 
     @property
     def head_dim(self) -> int:
@@ -101,26 +99,19 @@ class MinGPTConfig(PreTrainedConfig):
         return self.hidden_size // self.num_attention_heads
 
     def validate_architecture(self):
-        """Run by `@strict` after construction."""
+        """Raises a ValueError where fields do not fit each other. Run by `@strict` after construction."""
         if self.hidden_size % self.num_attention_heads != 0:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}: "
                 "change one of them."
             )
-        if self.attention_type not in ATTENTION_TYPES:
-            raise ValueError(f"attention_type {self.attention_type!r} is unknown: choose one of {ATTENTION_TYPES}.")
-        if self.position_embedding_type not in POSITION_EMBEDDING_TYPES:
-            raise ValueError(
-                f"position_embedding_type {self.position_embedding_type!r} is unknown: "
-                f"choose one of {POSITION_EMBEDDING_TYPES}."
-            )
-        if self.position_embedding_type == "rope" and self.attention_type == "synthesizer":
-            raise ValueError(
-                "position_embedding_type 'rope' needs queries and keys, which attention_type 'synthesizer' has not: "
-                "use 'learned'."
-            )
-        if self.position_embedding_type == "rope" and self.head_dim % 2 != 0:
-            raise ValueError(f"RoPE rotates pairs, but the head width is {self.head_dim}: make it even.")
+        if self.position_embedding_type == "rope":
+            if self.attention_type == "synthesizer":
+                raise ValueError(
+                    "'rope' rotates queries and keys, and attention_type 'synthesizer' has no keys: use 'learned'."
+                )
+            if self.head_dim % 2 != 0:
+                raise ValueError(f"RoPE rotates pairs, but the head width is {self.head_dim}: make it even.")
 
 
 __all__ = ["MinGPTConfig"]

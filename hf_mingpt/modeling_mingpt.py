@@ -1,16 +1,13 @@
+# trf-ignore: TRF028 (the licence is MIT: LICENSE). TRF057 below: outside its tree, transformers' @auto_docstring fails.
 """minGPT as a transformers model: a decoder-only Transformer in one file, small pieces first.
 
 Second in the flow, after configuration_mingpt. This file travels to the Hub as remote code, so it imports torch,
 transformers and its sibling only.
 
-Shapes: B batch, T query positions, S key positions (T plus what is cached), C hidden size, nh heads, hs head width.
+Shapes: B batch, T query positions, S key positions (T and the cached), C width, nh heads, hs head width, V vocabulary.
 
-References:
-1) karpathy/minGPT, https://github.com/karpathy/minGPT: the model
-2) Radford et al. 2019, GPT-2: layer norm before each part
-3) Su et al. 2021, RoFormer, arXiv:2104.09864: rotary position embedding
-4) Tay et al. 2020, Synthesizer, arXiv:2005.00743: attention without dot products
-5) transformers `models/llama/modeling_llama.py`: the contract with the library
+References: https://github.com/karpathy/minGPT (the model); Su et al. 2021, arXiv:2104.09864 (RoPE); Tay et al. 2020,
+arXiv:2005.00743 (synthesizer); transformers `models/llama/modeling_llama.py` (the contract with the library).
 """
 
 from collections.abc import Callable
@@ -22,8 +19,13 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_layers import (
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+    GradientCheckpointingLayer,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -49,8 +51,7 @@ def eager_attention_forward(
         weights = weights + attention_mask
     weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(value.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    output = torch.matmul(weights, value).transpose(1, 2).contiguous()  # (B, T, nh, hs)
-    return output, weights
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
 class MinGPTRotaryEmbedding(nn.Module):
@@ -59,28 +60,34 @@ class MinGPTRotaryEmbedding(nn.Module):
     def __init__(self, config: MinGPTConfig):
         super().__init__()
         self.config = config
-        self.inv_freq = nn.Buffer(self.compute_inv_freq(config), persistent=False)
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        compute = {"default": self.compute_default_rope_parameters, **ROPE_INIT_FUNCTIONS}[self.rope_type]
+        inv_freq, self.attention_scaling = compute(config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
 
     @staticmethod
-    def compute_inv_freq(config: MinGPTConfig) -> torch.Tensor:
+    def compute_default_rope_parameters(config: MinGPTConfig, **kwargs) -> tuple[torch.Tensor, float]:
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponents  # (hs / 2,)
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0  # (hs / 2,), factor on cos and sin
 
     @torch.no_grad()
-    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        angles = position_ids[..., None].float() * self.inv_freq.float()
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float32)
         angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(hidden_states.dtype), angles.sin().to(hidden_states.dtype)
+        return tuple((part * self.attention_scaling).to(x.dtype) for part in (angles.cos(), angles.sin()))
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates the pairs (x_i, x_{i + hs/2}) of x (B, nh, T, hs) by the angles of cos and sin (B, T, hs)."""
+    """Rotates the pairs (x_i, x_{i + hs/2}) of x (B, T, nh, hs) by the angles of cos and sin (B, T, hs)."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos.unsqueeze(1) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(1)
+    return x * cos.unsqueeze(2) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(2)
 
 
 class MinGPTAttention(nn.Module):
-    """Multi-head causal self-attention by scaled dot products, with RoPE if `position_embeddings` are given."""
+    """Multi-head causal self-attention. The subclasses say where queries and keys come from."""
 
     def __init__(self, config: MinGPTConfig, layer_idx: int):
         super().__init__()
@@ -91,9 +98,11 @@ class MinGPTAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.is_causal = True
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(*x.shape[:-1], -1, self.head_dim)  # (B, T, C) -> (B, T, nh, hs)
 
     def forward(
         self,
@@ -103,98 +112,64 @@ class MinGPTAttention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)  # (B, nh, T, hs)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        if position_embeddings is not None:
-            query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)  # (B, nh, S, hs)
-
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, weights = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        """hidden_states (B, T, C) -> (B, T, C), and the weights (B, nh, T, S) where the implementation has them."""
+        query, key, value = self.project(hidden_states, past_key_values, position_embeddings, kwargs["position_ids"])
+        implementation = self.config._attn_implementation
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        kwargs = {**kwargs, "scaling": self.scaling, "dropout": self.attention_dropout if self.training else 0.0}
+        output, weights = attention(self, query, key, value, attention_mask, **kwargs)
         return self.o_proj(output.flatten(-2)), weights
 
 
-class MinGPTSynthesizerAttention(nn.Module):
-    """Multi-head causal synthesizer attention: softmax(relu(x_t A + b1) B + b2) V, no token sees another to score it.
+class MinGPTDotProductAttention(MinGPTAttention):
+    """Queries and keys are projections of the tokens; RoPE rotates them if `position_embeddings` are given."""
+
+    def __init__(self, config: MinGPTConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def project(self, hidden_states, past_key_values, position_embeddings, position_ids):
+        query, key, value = (self.split_heads(p(hidden_states)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        if position_embeddings is not None:
+            query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, nh, T, hs)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        return query, key, value
+
+
+class MinGPTSynthesizerAttention(MinGPTAttention):
+    """Synthesizer attention: softmax(relu(x_t A + b1) B + b2) V, no token sees another to score it.
 
     Column s of B belongs to position s, so B's columns are keys that do not depend on the text: the same attention
     function as for dot products serves, with b2 carried as one more component. Only values need caching.
     """
 
     def __init__(self, config: MinGPTConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
+        super().__init__(config, layer_idx)  # q_proj is A and b1
         self.scaling = 1.0
-        self.attention_dropout = config.attention_dropout
-        self.is_causal = True
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)  # A, b1
         self.score_weight = nn.Parameter(torch.empty(config.max_position_embeddings, self.head_dim))  # B, transposed
         self.score_bias = nn.Parameter(torch.empty(config.max_position_embeddings))  # b2
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def key_positions(self, position_ids: torch.Tensor, num_past: int | torch.Tensor, num_keys: int) -> torch.Tensor:
-        """Positions (B, S) of the keys: those of the present tokens, and counted back from them for the cached."""
-        steps = torch.arange(num_keys, device=position_ids.device) - num_past
-        present = steps.clamp(0, position_ids.shape[-1] - 1)
-        positions = position_ids[:, present] + steps - present
-        return positions.clamp(0, self.config.max_position_embeddings - 1)  # what is clamped is masked
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        position_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).relu().view(heads).transpose(1, 2)  # (B, nh, T, hs)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+    def project(self, hidden_states, past_key_values, position_embeddings, position_ids):
+        query = self.split_heads(self.q_proj(hidden_states).relu()).transpose(1, 2)  # (B, nh, T, hs)
+        value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
         num_past = 0
         if past_key_values is not None:
             num_past = past_key_values.get_seq_length(self.layer_idx) + 0  # a static cache counts on in place: copy
             # A cache counts its tokens by the keys: one column stands in for the keys that there are not.
             _, value = past_key_values.update(value[..., :1], value, self.layer_idx)
-
-        positions = self.key_positions(position_ids, num_past, value.shape[-2])  # (B or 1, S)
+        # Positions (B or 1, S) of the keys: those of the present tokens, and counted back from them for the cached.
+        steps = torch.arange(value.shape[-2], device=value.device) - num_past
+        present = steps.clamp(0, position_ids.shape[-1] - 1)
+        positions = position_ids[:, present] + steps - present
+        positions = positions.clamp(0, self.config.max_position_embeddings - 1)  # what is clamped is masked
         key = torch.cat((self.score_weight, self.score_bias[:, None]), dim=-1)[positions].to(query.dtype)
         key = key[:, None].expand(*value.shape[:-1], -1)  # (B, nh, S, hs + 1)
-        query = nn.functional.pad(query, (0, 1), value=1.0)  # (B, nh, T, hs + 1)
-
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, weights = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(output.flatten(-2)), weights
+        return nn.functional.pad(query, (0, 1), value=1.0), key, value
 
 
-ATTENTION_CLASSES = {"dot_product": MinGPTAttention, "synthesizer": MinGPTSynthesizerAttention}
+ATTENTION_CLASSES = {"dot_product": MinGPTDotProductAttention, "synthesizer": MinGPTSynthesizerAttention}
 
 
 class MinGPTMLP(nn.Module):
@@ -223,7 +198,7 @@ class MinGPTBlock(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
-class MinGPTPreTrainedModel(PreTrainedModel):
+class MinGPTPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     config: MinGPTConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -233,10 +208,7 @@ class MinGPTPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _can_record_outputs = {
-        "hidden_states": MinGPTBlock,
-        "attentions": [MinGPTAttention, MinGPTSynthesizerAttention],
-    }
+    _can_record_outputs = {"hidden_states": MinGPTBlock, "attentions": MinGPTAttention}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -244,11 +216,9 @@ class MinGPTPreTrainedModel(PreTrainedModel):
         if isinstance(module, MinGPTSynthesizerAttention):
             init.uniform_(module.score_weight, -1e-3, 1e-3)
             init.zeros_(module.score_bias)
-        elif isinstance(module, MinGPTRotaryEmbedding):
-            init.copy_(module.inv_freq, module.compute_inv_freq(module.config))
 
 
-class MinGPTModel(MinGPTPreTrainedModel):
+class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
     """The Transformer without a head: token ids (B, T) to hidden states (B, T, C)."""
 
     def __init__(self, config: MinGPTConfig):
@@ -260,12 +230,20 @@ class MinGPTModel(MinGPTPreTrainedModel):
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList([MinGPTBlock(config, layer_idx) for layer_idx in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.gradient_checkpointing = False
         self.post_init()
+
+    def check_positions(self, position_ids: torch.Tensor):
+        """Raises a ValueError past the last learned position. While training it reads no values, only the shape."""
+        block = self.config.max_position_embeddings
+        look = not self.training and not torch.compiler.is_compiling()
+        if position_ids.shape[-1] > block or (look and bool(position_ids.max() >= block)):
+            raise ValueError(
+                f"The sequence is over the {block} learned positions (max_position_embeddings): shorten it."
+            )
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(
+    def forward(  # trf-ignore: TRF057
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -284,18 +262,13 @@ class MinGPTModel(MinGPTPreTrainedModel):
         if position_ids is None:
             num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_past).unsqueeze(0)
-
         causal_mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
+            self.config, inputs_embeds, attention_mask, past_key_values=past_key_values, position_ids=position_ids
         )
-        hidden_states = inputs_embeds
         if self.embed_positions is not None:
-            hidden_states = hidden_states + self.embed_positions(position_ids)
-        hidden_states = self.dropout(hidden_states)
+            self.check_positions(position_ids)
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+        hidden_states = self.dropout(inputs_embeds)
         rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
 
         for layer in self.layers:
@@ -311,7 +284,7 @@ class MinGPTModel(MinGPTPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
-class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):
+class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: TRF057
     """MinGPTModel with a language modelling head: what is pretrained, finetuned and asked."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -325,7 +298,7 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):
         self.post_init()
 
     @can_return_tuple
-    def forward(
+    def forward(  # trf-ignore: TRF057
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -347,9 +320,7 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(
-            slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)
-        )  # (B, kept T, vocabulary)
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))  # (B, kept T, V)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -362,4 +333,18 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):
         )
 
 
-__all__ = ["MinGPTForCausalLM", "MinGPTModel", "MinGPTPreTrainedModel"]
+class MinGPTForSequenceClassification(GenericForSequenceClassification, MinGPTPreTrainedModel):
+    """MinGPTModel with a linear layer on the last token that is not padding: logits (B, num_labels)."""
+
+
+class MinGPTForTokenClassification(GenericForTokenClassification, MinGPTPreTrainedModel):
+    """MinGPTModel with a linear layer on every token: logits (B, T, num_labels)."""
+
+
+__all__ = [
+    "MinGPTForCausalLM",
+    "MinGPTForSequenceClassification",
+    "MinGPTForTokenClassification",
+    "MinGPTModel",
+    "MinGPTPreTrainedModel",
+]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .configuration_mingpt import MinGPTConfig
@@ -306,9 +307,11 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
+        # Of a field of the configuration the cause speaks, in one sentence.
+        message = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
         if os.environ.get("RANK", "0") == "0":
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+            print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         sys.exit(2)
 
 

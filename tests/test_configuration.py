@@ -37,7 +37,7 @@ def test_survives_saving(tmp_path):
     loaded = MinGPTConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
     assert loaded.rope_parameters["rope_theta"] == 10000.0
-    assert MinGPTConfig().rope_parameters is None
+    assert not hasattr(MinGPTConfig(), "rope_parameters")  # transformers takes its presence for RoPE
 
 
 def test_named_sizes_of_mingpt():

@@ -1,7 +1,15 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM, MinGPTModel
 
@@ -135,10 +143,9 @@ def test_rope_turns_pairs_by_position():
         torch.ones(12, half, dtype=torch.float64),
         torch.arange(12.0)[:, None] * 10000.0 ** (-torch.arange(half, dtype=torch.float64) * 2 / config.head_dim),
     )
-    expected = torch.complex(x[..., :half].double(), x[..., half:].double()) * turn
-    torch.testing.assert_close(
-        apply_rotary(x, cos, sin).double(), torch.cat((expected.real, expected.imag), -1), rtol=0, atol=1e-5
-    )
+    expected = torch.complex(x[..., :half].double(), x[..., half:].double()) * turn  # (B, nh, T, hs / 2)
+    turned = apply_rotary(x.transpose(1, 2), cos, sin).transpose(1, 2).double()
+    torch.testing.assert_close(turned, torch.cat((expected.real, expected.imag), -1), rtol=0, atol=1e-5)
 
 
 def test_rope_sees_distances_only():
@@ -253,3 +260,41 @@ def test_num_items_in_batch_normalises_the_loss(variant):
     whole = model(ids, labels=ids).loss
     parts = [model(part, labels=part, num_items_in_batch=4 * 11).loss for part in ids.chunk(2)]
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_past_the_last_learned_position(training):
+    model = small_model("learned").train(training)
+    with pytest.raises(ValueError, match="48 learned positions"):
+        model(random_ids(model, 1, 49))
+    model = small_model("rope").train(training)
+    assert model(random_ids(model, 1, 49)).logits.shape[1] == 49
+
+
+def test_generation_stops_with_an_error_at_the_last_learned_position(variant):
+    model = small_model(variant)
+    ids = random_ids(model, 1, 40)
+    assert model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None).shape == (1, 48)
+    if variant == "rope":
+        assert model.generate(ids, max_new_tokens=10, do_sample=False, eos_token_id=None).shape == (1, 50)
+    else:
+        with pytest.raises(ValueError, match="48 learned positions"):
+            model.generate(ids, max_new_tokens=10, do_sample=False, eos_token_id=None)
+
+
+def test_classification_heads_learn_by_their_auto_classes(variant):
+    config = small_config(variant, num_labels=3)
+    ids = torch.randint(5, config.vocab_size, (4, 12))
+    for auto_class, labels in (
+        (AutoModelForSequenceClassification, torch.tensor([0, 1, 2, 0])),
+        (AutoModelForTokenClassification, ids % 3),
+    ):
+        torch.manual_seed(0)
+        model = auto_class.from_config(config)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(40):
+            loss = model(ids, labels=labels).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert loss.item() < 0.1
