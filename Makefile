@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test checks clean
+.PHONY: demo test test-hf checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/ready
@@ -13,11 +13,17 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
 
+# transformers' own common tests, which its source distribution brings
+test-hf: $(VENV)/ready
+	$(BIN)/python tests/hf/download.py $(VENV)/transformers-tests
+	TRANSFORMERS_TESTS=$(VENV)/transformers-tests $(BIN)/python -m pytest -o addopts= --quiet --disable-warnings tests/hf
+
 checks: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mlinter hf_mingpt
 	$(BIN)/codespell
 
 $(VENV)/ready: pyproject.toml constraints.txt

@@ -1,7 +1,7 @@
 """The character tokenizer: one character, one token, loadable by a plain AutoTokenizer.
 
 Beside modeling_mingpt in the flow; needs `tokenizers` and transformers only. There is no tokenizer class of ours: a
-`TokenizersBackend` around a word-level model whose words are single characters does everything.
+`TokenizersBackend` around a byte-pair encoding without pairs, whose tokens are single characters, does everything.
 
 The vocabulary is the assignment's: PAD is id 0, MASK is id 1, then the sorted characters of the corpus, newline
 included. A character that is not in it becomes PAD, whose glyph is the empty box that stands for missing characters;
@@ -44,8 +44,9 @@ def build_tokenizer(vocabulary: Sequence[str], block_size: int) -> TokenizersBac
     where a caller asks for truncation."""
     if list(vocabulary[:2]) != [PAD, MASK]:
         raise ValueError(f"A vocabulary starts with {PAD!r} and {MASK!r}, but this one with {list(vocabulary[:2])!r}.")
-    backend = Tokenizer(models.WordLevel({character: i for i, character in enumerate(vocabulary)}, unk_token=PAD))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    ids = {character: i for i, character in enumerate(vocabulary)}
+    backend = Tokenizer(models.BPE(ids, merges=[], unk_token=PAD))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s*\S+|\s+"), "isolated")  # words, for word_ids()
     backend.decoder = decoders.Fuse()
     return TokenizersBackend(
         tokenizer_object=backend,

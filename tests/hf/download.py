@@ -1,4 +1,4 @@
-"""Downloads the common tests in the source distribution of the installed transformers: `python download.py FOLDER`."""
+"""Downloads the source of the installed transformers, which has its common tests: `python download.py FOLDER`."""
 
 import subprocess
 import sys
@@ -16,11 +16,12 @@ def main(folder: Path) -> None:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "transformers"]
         subprocess.run([*pip, "--dest", temporary, release.replace("-", "==")], check=True)
         with tarfile.open(Path(temporary) / f"{release}.tar.gz") as archive:
-            tests = [m for m in archive.getmembers() if m.name.startswith(f"{release}/tests/")]
-            archive.extractall(temporary, tests, filter="data")
-        (Path(temporary) / release / "tests" / "utils").mkdir()
-        # The pipeline mixin reads the list of the Hub's tiny models, which is not shipped: ours is not among them.
-        (Path(temporary) / release / "tests" / "utils" / "tiny_model_summary.json").write_text("{}")
+            archive.extractall(temporary, filter="data")
+        tests_folder = Path(temporary) / release / "tests"
+        # What they read, and is not shipped: the list of the Hub's tiny models (ours is not one), and a text.
+        for name, content in {"utils/tiny_model_summary.json": "{}", "fixtures/sample_text.txt": "A line.\n"}.items():
+            (tests_folder / name).parent.mkdir()
+            (tests_folder / name).write_text(content)
         folder.mkdir(parents=True, exist_ok=True)
         (Path(temporary) / release).rename(folder / release)
 
