@@ -7,11 +7,10 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    GPT2Config,
-    GPT2LMHeadModel,
 )
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM, MinGPTModel
+from hf_mingpt.conversion import to_gpt2
 
 from .conftest import NO_DROPOUT, small_config, small_model
 
@@ -19,44 +18,6 @@ from .conftest import NO_DROPOUT, small_config, small_model
 def random_ids(model, *shape, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(2, model.config.vocab_size, shape, generator=generator)
-
-
-def to_gpt2(model: MinGPTForCausalLM) -> GPT2LMHeadModel:
-    """The same weights in transformers' GPT-2, whose linear layers are stored transposed, q, k and v in one."""
-    c = model.config
-    config = GPT2Config(
-        vocab_size=c.vocab_size,
-        n_positions=c.max_position_embeddings,
-        n_embd=c.hidden_size,
-        n_layer=c.num_hidden_layers,
-        n_head=c.num_attention_heads,
-        activation_function="gelu",
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    source, target = model.state_dict(), {}
-    target["transformer.wte.weight"] = source["model.embed_tokens.weight"]
-    target["transformer.wpe.weight"] = source["model.embed_positions.weight"]
-    target["lm_head.weight"] = source["lm_head.weight"]
-    for kind in ("weight", "bias"):
-        target[f"transformer.ln_f.{kind}"] = source[f"model.norm.{kind}"]
-        for i in range(c.num_hidden_layers):
-            ours, theirs = f"model.layers.{i}", f"transformer.h.{i}"
-            target[f"{theirs}.ln_1.{kind}"] = source[f"{ours}.input_layernorm.{kind}"]
-            target[f"{theirs}.ln_2.{kind}"] = source[f"{ours}.post_attention_layernorm.{kind}"]
-            qkv = torch.cat([source[f"{ours}.self_attn.{part}_proj.{kind}"] for part in "qkv"])
-            target[f"{theirs}.attn.c_attn.{kind}"] = qkv.T if kind == "weight" else qkv
-            for name, part in (
-                ("attn.c_proj", "self_attn.o_proj"),
-                ("mlp.c_fc", "mlp.up_proj"),
-                ("mlp.c_proj", "mlp.down_proj"),
-            ):
-                tensor = source[f"{ours}.{part}.{kind}"]
-                target[f"{theirs}.{name}.{kind}"] = tensor.T if kind == "weight" else tensor
-    gpt2 = GPT2LMHeadModel(config).eval()
-    gpt2.load_state_dict(target, strict=True)
-    return gpt2
 
 
 class TestParityWithGPT2:

@@ -1,0 +1,82 @@
+"""Converts a checkpoint: of the CS224n assignment or of karpathy/minGPT to a run folder, GPT-2 to minGPT and back.
+
+    python scripts/convert_checkpoint.py --checkpoint vanilla.pretrain.params --vocabulary_file wiki.txt \
+        --output_dir runs/converted
+    python scripts/convert_checkpoint.py --checkpoint mingpt.pt --num_attention_heads 6 --tokenizer_name gpt2 \
+        --output_dir runs/converted
+    python scripts/convert_checkpoint.py --checkpoint gpt2 --output_dir runs/gpt2-as-mingpt
+    python scripts/convert_checkpoint.py --checkpoint runs/learned --to gpt2 --output_dir runs/learned-as-gpt2
+
+A file holds the weights that `torch.save(model.state_dict())` wrote. A folder or a name on the Hub is that of a GPT-2,
+or, with `--to gpt2`, of a minGPT with dot products and learned positions.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
+from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionRecipe:
+    checkpoint: str = field(metadata={"help": "File of weights, or folder or Hub name of a GPT-2 (or minGPT)."})
+    output_dir: str = field(metadata={"help": "Folder to write."})
+    to: str = field(default="mingpt", metadata={"help": "'mingpt' or 'gpt2'."})
+    vocabulary_file: str | None = field(
+        default=None, metadata={"help": "The text that an assignment's model has read."}
+    )
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer of a minGPT's file of weights."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Of a file of weights; assignment: 8."})
+
+    def __post_init__(self):
+        if self.to not in ("mingpt", "gpt2"):
+            raise ValueError(f"to {self.to!r} is unknown: choose mingpt or gpt2.")
+        if Path(self.output_dir).exists() and any(Path(self.output_dir).iterdir()):
+            raise ValueError(f"output_dir {self.output_dir} is not empty: choose another.")
+        if Path(self.checkpoint).is_file() and (self.vocabulary_file is None) == (self.tokenizer_name is None):
+            raise ValueError("A file of weights has no vocabulary: give vocabulary_file or tokenizer_name with it.")
+
+
+def main() -> None:
+    recipe = parse_recipe(ConversionRecipe)
+    with user_errors():
+        if Path(recipe.checkpoint).is_file():
+            model, tokenizer = read_file(recipe)
+        else:
+            source = AutoModelForCausalLM.from_pretrained(recipe.checkpoint)
+            wanted = "mingpt" if recipe.to == "gpt2" else "gpt2"
+            if source.config.model_type != wanted:
+                raise ValueError(
+                    f"{recipe.checkpoint} is a {source.config.model_type}: --to {recipe.to} needs a {wanted}."
+                )
+            model = to_gpt2(source) if recipe.to == "gpt2" else from_gpt2(source)
+            model.generation_config = source.generation_config
+            tokenizer = AutoTokenizer.from_pretrained(recipe.checkpoint)
+        model.save_pretrained(recipe.output_dir)
+        tokenizer.save_pretrained(recipe.output_dir)
+    print(f"Wrote {recipe.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens.")
+
+
+def read_file(recipe: ConversionRecipe):
+    weights = torch.load(recipe.checkpoint, map_location="cpu", weights_only=True)
+    model = from_state_dict(weights, recipe.num_attention_heads)
+    if recipe.tokenizer_name:
+        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name)
+    else:
+        text = Path(recipe.vocabulary_file).read_text(encoding="utf-8")
+        tokenizer = build_tokenizer(build_vocabulary([text]), model.config.max_position_embeddings)
+    if len(tokenizer) != model.config.vocab_size:
+        raise ValueError(
+            f"The vocabulary has {len(tokenizer)} tokens, the checkpoint {model.config.vocab_size}: give the text, or "
+            "the tokenizer, that the model was trained with."
+        )
+    return model, tokenizer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
+from hf_mingpt.tokenization_mingpt import build_vocabulary
+
+from .conftest import TEXT, small_model
+
+WIDTH, HEADS, BLOCK = 32, 8, 48
+CONVERT = [sys.executable, Path(__file__).parent.parent / "scripts" / "convert_checkpoint.py"]
+
+
+class AssignmentAttention(nn.Module):
+    """The three kinds of the course, written out anew, with its names of weights."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind, head = kind, WIDTH // HEADS
+        if kind == "synthesizer":
+            self.w1 = nn.Linear(WIDTH, WIDTH)
+            self.w2 = nn.Parameter(torch.randn(head, BLOCK - 1))
+            self.b2 = nn.Parameter(torch.randn(BLOCK - 1))
+        else:
+            self.key, self.query = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.value, self.proj = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.register_buffer("mask", torch.ones(1, 1, BLOCK, BLOCK).tril())
+        if kind == "rope":
+            self.register_buffer("rope_cache", torch.zeros(BLOCK, head // 2, 2))
+
+    def forward(self, x):
+        def heads(y):
+            return y.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+        def turned(y):  # neighbouring components are a complex number
+            angles = torch.arange(y.shape[-2])[:, None] * 10000.0 ** (-torch.arange(0, y.shape[-1], 2) / y.shape[-1])
+            pairs = torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous())
+            return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+
+        length = x.shape[1]
+        if self.kind == "synthesizer":
+            scores = heads(self.w1(x).relu()) @ self.w2[:, :length] + self.b2[:length]
+        else:
+            q, k = heads(self.query(x)), heads(self.key(x))
+            q, k = (turned(q), turned(k)) if self.kind == "rope" else (q, k)
+            scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+        scores = scores.masked_fill(self.mask[:, :, :length, :length] == 0, -1e10)
+        return self.proj((scores.softmax(-1) @ heads(self.value(x))).transpose(1, 2).flatten(-2))
+
+
+class AssignmentBlock(nn.Module):
+    def __init__(self, kind: str):
+        super().__init__()
+        self.ln1, self.ln2, self.attn = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH), AssignmentAttention(kind)
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+
+    def forward(self, x):
+        x = x + self.attn(self.ln1(x))
+        return x + self.mlp(self.ln2(x))
+
+
+class AssignmentModel(nn.Module):
+    def __init__(self, kind: str, vocab_size: int):
+        super().__init__()
+        self.tok_emb = nn.Embedding(vocab_size, WIDTH)
+        self.pos_emb = nn.Parameter(torch.randn(1, BLOCK, WIDTH)) if kind != "rope" else None
+        self.blocks = nn.Sequential(*(AssignmentBlock(kind) for _ in range(2)))
+        self.ln_f, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, vocab_size, bias=False)
+
+    def forward(self, ids):
+        x = self.tok_emb(ids)
+        x = x if self.pos_emb is None else x + self.pos_emb[:, : ids.shape[1]]
+        return self.head(self.ln_f(self.blocks(x)))
+
+
+@pytest.fixture(params=["vanilla", "rope", "synthesizer"])
+def assignment(request):
+    torch.manual_seed(0)
+    return AssignmentModel(request.param, len(build_vocabulary([TEXT])))
+
+
+def assert_same(logits: torch.Tensor, expected: torch.Tensor):
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_assignment_checkpoint_gives_its_logits(assignment):
+    model = from_state_dict(assignment.state_dict(), num_attention_heads=HEADS)
+    ids = torch.randint(2, model.config.vocab_size, (2, BLOCK - 1))
+    assert_same(model(ids).logits, assignment(ids))
+    greedy = ids[:, :10]
+    for _ in range(12):
+        greedy = torch.cat((greedy, assignment(greedy)[:, -1:].argmax(-1)), dim=1)
+    written = model.generate(ids[:, :10], max_new_tokens=12, do_sample=False, eos_token_id=None)
+    assert written.tolist() == greedy.tolist()
+
+
+def gpt2(**changes) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "n_positions": 40, "n_embd": 24, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=1, **changes)).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_word_embeddings": False, "activation_function": "gelu"}, {"n_inner": 50}]
+)
+def test_gpt2_there_and_back(changes):
+    source = gpt2(**changes)
+    model = from_gpt2(source)
+    ids = torch.randint(0, 60, (2, 30))
+    assert_same(model(ids).logits, source(ids).logits)
+    assert model.generate(ids, do_sample=False).tolist() == source.generate(ids, do_sample=False).tolist()
+    back = to_gpt2(model)
+    assert all(torch.equal(weight, back.state_dict()[name]) for name, weight in source.state_dict().items())
+    assert back.config.tie_word_embeddings == source.config.tie_word_embeddings
+
+
+@torch.no_grad()
+def test_mingpt_checkpoint_gives_its_logits():
+    """minGPT's names are GPT-2's, its matrices are not transposed, and its causal masks lie among the weights."""
+    source = gpt2(tie_word_embeddings=False)
+    matrices = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    weights = {n: w.T if n.endswith(matrices) else w for n, w in source.state_dict().items()}
+    weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 40, 40).tril()
+    ids = torch.randint(0, 60, (2, 30))
+    assert_same(from_state_dict(weights, num_attention_heads=4)(ids).logits, source(ids).logits)
+
+
+def test_what_cannot_be_converted():
+    with pytest.raises(ValueError, match="no known code"):
+        from_state_dict({"wte": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"'blocks.0.attn.bucket'"):
+        from_state_dict({"tok_emb.weight": torch.zeros(2, 8), "blocks.0.attn.bucket": torch.zeros(1)})
+    with pytest.raises(ValueError, match="num_attention_heads"):
+        from_state_dict({"transformer.wte.weight": torch.zeros(2, 8)})
+    with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx is True"):
+        from_gpt2(gpt2(scale_attn_by_inverse_layer_idx=True))
+    with pytest.raises(ValueError, match="no GPT-2"):
+        to_gpt2(small_model("rope"))
+
+
+def convert(*flags) -> subprocess.CompletedProcess:
+    return subprocess.run(list(map(str, [*CONVERT, *flags])), capture_output=True, text=True, check=False)
+
+
+@torch.no_grad()
+def test_script_takes_the_course_s_file(tmp_path, assignment):
+    torch.save(assignment.state_dict(), tmp_path / "a.params")
+    (tmp_path / "wiki.txt").write_text(TEXT)
+    flags = ["--checkpoint", tmp_path / "a.params", "--output_dir", tmp_path / "run"]
+    assert "give vocabulary_file" in convert(*flags).stderr
+    done = convert(*flags, "--vocabulary_file", tmp_path / "wiki.txt")
+    assert done.returncode == 0, done.stderr
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
+    ids = tokenizer(TEXT[:20], return_tensors="pt").input_ids
+    assert_same(AutoModelForCausalLM.from_pretrained(tmp_path / "run")(ids).logits, assignment(ids))
+    assert "not empty" in convert(*flags, "--vocabulary_file", tmp_path / "wiki.txt").stderr
+
+
+@torch.no_grad()
+def test_script_exports_to_gpt2_and_back(tmp_path, tokenizer):
+    model = small_model("learned", vocab_size=len(tokenizer))
+    model.save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    for source, target, kind in (("run", "gpt2", "gpt2"), ("gpt2", "again", "mingpt")):
+        done = convert("--checkpoint", tmp_path / source, "--output_dir", tmp_path / target, "--to", kind)
+        assert done.returncode == 0, done.stderr
+    ids = tokenizer(TEXT[:20], return_tensors="pt").input_ids
+    assert_same(GPT2LMHeadModel.from_pretrained(tmp_path / "gpt2")(ids).logits, model(ids).logits)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
