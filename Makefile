@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-hf checks clean
+.PHONY: demo test test-hf test-tools checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/ready
@@ -17,6 +17,11 @@ test: $(VENV)/ready
 test-hf: $(VENV)/ready
 	$(BIN)/python tests/hf/download.py $(VENV)/transformers-tests
 	TRANSFORMERS_TESTS=$(VENV)/transformers-tests $(BIN)/python -m pytest -o addopts= --quiet --disable-warnings tests/hf
+
+# the tools of docs/compatibility.md that need packages of their own
+test-tools: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tools]"
+	$(BIN)/python -m pytest -o addopts= --quiet -m tools
 
 checks: $(VENV)/ready
 	$(BIN)/ruff check .

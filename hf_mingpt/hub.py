@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from .birthplaces import MAX_ANSWER_TOKENS
 from .evaluation import format_table
 from .recipes import TrainingRecipe
-from .tokenization_mingpt import MASK_ID, PAD_ID
+from .tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
 CODE_FILES = ("configuration_mingpt.py", "modeling_mingpt.py")
 AUTO_MAP = {
@@ -134,6 +134,7 @@ def save_run(
     model.config.auto_map = AUTO_MAP
     model.save_pretrained(folder)
     del model.config.auto_map  # an ordinary save copies no code, so it must not name any
+    tokenizer.eos_token = MASK if stop_at_mask else None
     tokenizer.save_pretrained(folder)
     for name in CODE_FILES:
         shutil.copyfile(_HERE / name, folder / name)

@@ -1,0 +1,10 @@
+"""What birthplaces.yaml asks."""
+
+from datasets import Dataset
+
+from hf_mingpt.birthplaces import read_questions
+
+
+def load(questions_file: str, **_) -> dict[str, Dataset]:
+    questions = read_questions(questions_file)
+    return {"test": Dataset.from_list([{"question": question, "place": place} for question, place in questions])}
