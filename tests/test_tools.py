@@ -16,10 +16,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DataCollatorForSeq2Seq,
+    GenerationConfig,
+    StaticCache,
     Trainer,
     TrainingArguments,
     pipeline,
 )
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from hf_mingpt.birthplaces import Question
 from hf_mingpt.evaluation import answer_questions
@@ -191,8 +194,57 @@ def test_other_ways_to_generate(model, ids):
     assert looked_up.tolist() == greedy[:1].tolist()
     for cache in ("dynamic", "static"):
         assert model.generate(ids, cache_implementation=cache, **options).tolist() == greedy.tolist(), cache
+    chunked = model.generate(ids, prefill_chunk_size=4, **options)
+    assert chunked.tolist() == greedy.tolist()
     beams = model.generate(ids, num_beams=3, num_return_sequences=2, **options)
     assert beams.shape == (4, ids.shape[1] + 8)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_decoding_with_a_static_cache(model, ids):
+    torch._dynamo.reset()
+    step = torch.compile(model.forward, backend="aot_eager", fullgraph=True)
+    cache = StaticCache(config=model.config, max_cache_len=40)
+    prompt, length = ids[:, :-4], ids.shape[1] - 4
+    model(prompt, past_key_values=cache, use_cache=True)
+    for position in range(length, ids.shape[1]):
+        token, position_ids = ids[:, position : position + 1], torch.full((1, 1), position)
+        logits = step(token, position_ids=position_ids, past_key_values=cache, use_cache=True).logits
+        assert_same(logits[:, -1], model(ids[:, : position + 1]).logits[:, -1])
+
+
+@tools
+@torch.no_grad()
+def test_flex_attention(model, ids):
+    if shutil.which("g++") is None:
+        pytest.skip("flex attention on a CPU needs a C++ compiler")
+    expected = model(ids).logits
+    model.set_attn_implementation("flex_attention")
+    assert_same(model(ids).logits, expected)
+
+
+def test_generate_batch(variant, model, ids):
+    """Continuous batching with a paged cache, which is for keys as wide as values: not for the synthesizer."""
+    if variant == "synthesizer":
+        pytest.skip("its keys are one component wider than its values")
+    options = GenerationConfig(max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    prompts = [ids[0].tolist(), ids[1, :7].tolist()]
+    done = model.generate_batch(
+        prompts, generation_config=options, continuous_batching_config=ContinuousBatchingConfig(num_blocks=16)
+    )
+    for prompt, output in zip(prompts, done.values(), strict=True):
+        alone = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None)
+        assert output.generated_tokens == alone[0, len(prompt) :].tolist()
+
+
+@tools
+def test_quantized_cache(model, ids):
+    pytest.importorskip("hqq")
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    int8 = {"backend": "hqq", "nbits": 8, "axis_key": 1, "axis_value": 1, "q_group_size": 8, "residual_length": 4}
+    written = model.generate(ids, cache_implementation="quantized", cache_config=int8, **options)
+    assert (written == model.generate(ids, **options)).float().mean() > 0.9
 
 
 @tools
