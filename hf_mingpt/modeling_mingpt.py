@@ -154,16 +154,16 @@ class MinGPTSynthesizerAttention(MinGPTAttention):
     def project(self, hidden_states, past_key_values, position_embeddings, position_ids):
         query = self.split_heads(self.q_proj(hidden_states).relu()).transpose(1, 2)  # (B, nh, T, hs)
         value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
-        num_past = 0
+        # a static cache counts on in place: copy its number
+        num_past = past_key_values.get_seq_length(self.layer_idx) + 0 if past_key_values is not None else 0
         if past_key_values is not None:
-            num_past = past_key_values.get_seq_length(self.layer_idx) + 0  # a static cache counts on in place: copy
-            # A cache counts its tokens by the keys: one column stands in for the keys that there are not.
-            _, value = past_key_values.update(value[..., :1], value, self.layer_idx)
-        # Positions (B or 1, S) of the keys: those of the present tokens, and counted back from them for the cached.
+            _, value = past_key_values.update(value, value, self.layer_idx)
+            layer = past_key_values.layers[self.layer_idx]
+            layer.keys = layer.values  # there are no keys to keep: one tensor stands for both
+        # (B or 1, S): of the present tokens, and counted back from them for the cached; what is clamped is masked
         steps = torch.arange(value.shape[-2], device=value.device) - num_past
         present = steps.clamp(0, position_ids.shape[-1] - 1)
-        positions = position_ids[:, present] + steps - present
-        positions = positions.clamp(0, self.config.max_position_embeddings - 1)  # what is clamped is masked
+        positions = (position_ids[:, present] + steps - present).clamp(0, self.config.max_position_embeddings - 1)
         key = torch.cat((self.score_weight, self.score_bias[:, None]), dim=-1)[positions].to(query.dtype)
         key = key[:, None].expand(*value.shape[:-1], -1)  # (B, nh, S, hs + 1)
         return nn.functional.pad(query, (0, 1), value=1.0), key, value

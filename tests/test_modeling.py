@@ -7,6 +7,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    DynamicCache,
+    StaticCache,
 )
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM, MinGPTModel
@@ -146,6 +148,18 @@ def test_static_cache_is_dynamic_cache(variant):
     options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
     static = model.generate(ids, cache_implementation="static", disable_compile=True, **options)
     assert torch.equal(static, model.generate(ids, **options))
+
+
+@pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
+def test_synthesizer_caches_values_only(kind):
+    model = small_model("synthesizer")
+    cache = kind(config=model.config, **({"max_cache_len": 20} if kind is StaticCache else {}))
+    for ids in (random_ids(model, 2, 9), random_ids(model, 2, 1)):
+        model(ids, past_key_values=cache, use_cache=True)
+    for layer in cache.layers:
+        assert layer.keys is layer.values
+        assert layer.values.shape[:2] == (2, 4)
+    assert cache.get_seq_length() == 10
 
 
 def test_sampling_is_seeded(variant):

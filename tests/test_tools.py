@@ -23,6 +23,7 @@ from transformers import (
     pipeline,
 )
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.integrations.executorch import convert_and_export_with_cache
 
 from hf_mingpt.birthplaces import Question
 from hf_mingpt.evaluation import answer_questions
@@ -149,6 +150,18 @@ def test_exports(model, ids):
     )
     for shorter in (ids, ids[:, :9]):
         assert_same(program.module()(input_ids=shorter, use_cache=False).logits, model(shorter).logits)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")
+def test_exports_decoding_with_a_static_cache(model, ids):
+    model.generation_config = GenerationConfig(
+        cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 40}
+    )
+    step = convert_and_export_with_cache(model).module()
+    for position in range(ids.shape[1]):
+        logits = step(input_ids=ids[:1, position : position + 1], cache_position=torch.tensor([position]))
+    assert_same(logits[:, -1], model(ids[:1]).logits[:, -1])
 
 
 def test_loads_on_every_road(model, ids, tmp_path):
