@@ -156,7 +156,7 @@ def test_exports(model, ids):
 @pytest.mark.filterwarnings("ignore")
 def test_exports_decoding_with_a_static_cache(model, ids):
     model.generation_config = GenerationConfig(
-        cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 40}
+        use_cache=True, cache_implementation="static", cache_config={"batch_size": 1, "max_cache_len": 40}
     )
     step = convert_and_export_with_cache(model).module()
     for position in range(ids.shape[1]):
