@@ -192,7 +192,8 @@ class MetricsLog:
             )
         self.loss.zero_()
         self.step, self.tokens, self.seconds = step, 0, seconds
-        self.accelerator.log({name: value for name, value in record.items() if value is not None}, step=step)
+        values = {name: value for name, value in record.items() if value is not None and name != "step"}
+        self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
             with (Path(self.recipe.output_dir) / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
