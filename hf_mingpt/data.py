@@ -277,10 +277,14 @@ class StreamedSteps(torch.utils.data.IterableDataset):
 
 
 def step_loader(
-    steps: TrainingSteps | StreamedSteps, max_steps: int, num_workers: int = 0
+    steps: TrainingSteps | StreamedSteps, max_steps: int, num_workers: int = 0, *, start: int = 0
 ) -> Iterator[list[MicroBatch]]:
-    """Yields the micro-batches of the first `max_steps` steps, prepared by `num_workers` processes (0: by this one)."""
-    sampler = range(max_steps) if isinstance(steps, TrainingSteps) else None
+    """Yields the micro-batches of the steps `start` to `max_steps`, made by `num_workers` processes (0: by this one).
+
+    Of a stream, what comes before `start` is read and thrown away.
+    """
+    is_stream = isinstance(steps, StreamedSteps)
+    sampler = None if is_stream else range(start, max_steps)
     generator = torch.Generator().manual_seed(0)  # else the loader draws from torch's global one
     loader = DataLoader(steps, batch_size=None, sampler=sampler, num_workers=num_workers, generator=generator)
-    return itertools.islice(loader, max_steps)
+    return itertools.islice(loader, start if is_stream else 0, max_steps if is_stream else None)

@@ -22,6 +22,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .birthplaces import MAX_ANSWER_TOKENS
+from .checkpoints import FOLDER as CHECKPOINTS
 from .evaluation import format_table
 from .recipes import TrainingRecipe
 from .tokenization_mingpt import MASK, MASK_ID, PAD_ID
@@ -42,14 +43,22 @@ def check_destination(recipe: TrainingRecipe) -> None:
     """Makes sure, before the work, that its result has a place to go to.
 
     Raises:
-        ValueError: if the output folder holds something and the recipe does not say to replace it.
+        ValueError: if the output folder holds something and the recipe does not say to replace it or to go on with it.
         OSError: if the recipe says to push, and the Hub does not know who we are.
     """
     folder = Path(recipe.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file: choose another folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
-        raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
+    if recipe.resume_from_checkpoint and recipe.overwrite_output_dir:
+        raise ValueError(
+            "overwrite_output_dir would remove what resume_from_checkpoint goes on with: give one of them."
+        )
+    may_be_used = recipe.overwrite_output_dir or recipe.resume_from_checkpoint
+    if folder.is_dir() and any(folder.iterdir()) and not may_be_used:
+        raise ValueError(
+            f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir, or, to go on with an "
+            "interrupted run, --resume_from_checkpoint latest."
+        )
     if recipe.push_to_hub:
         HfApi().whoami()
 
@@ -65,7 +74,10 @@ def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "report.json", "predictions.txt"):
-            (folder / name).unlink(missing_ok=True)
+            if name != "metrics.jsonl" or not recipe.resume_from_checkpoint:
+                (folder / name).unlink(missing_ok=True)
+        if not recipe.resume_from_checkpoint:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         write_json(folder / "recipe.json", {"kind": type(recipe).__name__, **dataclasses.asdict(recipe)})
     if recipe.report_to:
         accelerator.init_trackers("hf_mingpt", config={k: str(v) for k, v in dataclasses.asdict(recipe).items()})
@@ -230,7 +242,13 @@ def push_run(
     if revision:
         api.create_branch(repo, branch=revision, exist_ok=True)
     write_card(folder, repo)
-    commit = api.upload_folder(repo_id=repo, folder_path=folder, revision=revision, commit_message="Push a minGPT run")
+    commit = api.upload_folder(
+        repo_id=repo,
+        folder_path=folder,
+        revision=revision,
+        commit_message="Push a minGPT run",
+        ignore_patterns=[f"{CHECKPOINTS}/*"],
+    )
     return str(commit.commit_url)
 
 

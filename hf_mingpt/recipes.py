@@ -100,6 +100,9 @@ class TrainingRecipe:
     use_cpu: bool = _flag(False, "Stay on the CPU, with one process or several.")
     dataloader_num_workers: int = _flag(0, "Processes that prepare batches ahead.")
     logging_steps: int = _flag(10, "Steps between two lines of metrics.jsonl.")
+    save_steps: int | None = _flag(None, "Steps between two checkpoints; None: only when the run is told to stop.")
+    save_total_limit: int = _flag(2, "Checkpoints to keep.")
+    resume_from_checkpoint: str | None = _flag(None, "'latest', or a checkpoint folder: go on from there.")
     report_to: str | None = _flag(None, "Tracker beside metrics.jsonl: 'tensorboard' or 'trackio'.")
     push_to_hub: bool = _flag(False, "Push the run folder when done.")
     hub_model_id: str | None = _flag(None, "Repository to push to; None: the name of the output folder.")
@@ -117,6 +120,7 @@ class TrainingRecipe:
         _check_choice("mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
         _check_positive(self, "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate")
         _check_positive(self, "gradient_accumulation_steps", "muon_learning_rate", "max_grad_norm", "logging_steps")
+        _check_positive(self, "save_steps", "save_total_limit")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: it must not be negative.")
         if not 0 <= self.dropout < 1:

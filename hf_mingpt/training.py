@@ -7,11 +7,14 @@ accumulation nor the number of processes changes the gradient.
 
 import json
 import math
+import signal
+import threading
 import time
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -21,6 +24,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
 from .birthplaces import IGNORE_ID
+from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .data import BatchShape, MicroBatch, StreamedSteps, TrainingSteps, step_loader
 from .recipes import TrainingRecipe
 from .tokenization_mingpt import PAD_ID
@@ -161,11 +165,33 @@ class MetricsLog:
 
     def __init__(self, recipe: TrainingRecipe, accelerator: Accelerator, max_steps: int, steps_per_epoch: int | None):
         self.recipe, self.accelerator = recipe, accelerator
+        self.path = Path(recipe.output_dir) / "metrics.jsonl"
         self.max_steps, self.steps_per_epoch = max_steps, steps_per_epoch
         self.loss = torch.zeros((), device=accelerator.device)
         self.progress = tqdm(total=max_steps, unit="step", disable=not accelerator.is_main_process)
         self.started = time.perf_counter()
         self.step, self.tokens, self.seconds = 0, 0, 0.0  # at, since and at the last line
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs in order that the lines after it are what they would have been."""
+        losses = self.accelerator.gather(self.loss[None]).tolist()
+        seconds = time.perf_counter() - self.started
+        return {"losses": losses, "log": [self.step, self.tokens, self.seconds], "elapsed": seconds}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on from the `state` of a checkpoint, and takes back the lines that were written after it."""
+        losses, rank = state["losses"], self.accelerator.process_index
+        if len(losses) == self.accelerator.num_processes:
+            self.loss.fill_(losses[rank])
+        elif rank == 0:
+            self.loss.fill_(sum(losses))
+        self.step, self.tokens, self.seconds = state["log"]
+        self.started = time.perf_counter() - state["elapsed"]
+        self.progress.update(state["step"])
+        if self.accelerator.is_main_process and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state["step"]]
+            self.path.write_text("".join(kept), encoding="utf-8")
 
     def end_step(self, step: int, tokens: int, learning_rate: float) -> None:
         """Counts a step, and writes a line where one is due.
@@ -195,11 +221,29 @@ class MetricsLog:
         values = {name: value for name, value in record.items() if value is not None and name != "step"}
         self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
-            with (Path(self.recipe.output_dir) / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         self.progress.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_second']:.0f}")
         if step == self.max_steps:
             self.progress.close()
+
+
+class StopSignal:
+    """Whether the system has asked this process to stop (SIGTERM), while in the `with` block."""
+
+    def __enter__(self) -> "StopSignal":
+        self.received = False
+        self.previous = None
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self.previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def _receive(self, *_: Any) -> None:
+        self.received = True
+
+    def __exit__(self, *_: Any) -> None:
+        if self.previous is not None:
+            signal.signal(signal.SIGTERM, self.previous)
 
 
 def train(
@@ -214,8 +258,11 @@ def train(
     Writes a line of JSON every `logging_steps` to `metrics.jsonl` of the output folder: step, epoch, loss (mean over
     those steps, per label token), learning_rate, tokens_per_second (without padding, all processes), seconds.
 
+    Writes a checkpoint every `save_steps`, and when a process gets SIGTERM: then the run ends there.
+
     Raises:
         FloatingPointError: if the loss is not finite where it is logged.
+        SystemExit: with code 143 after SIGTERM.
     """
     max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
     model.set_attn_implementation(recipe.attn_implementation or attention_for(accelerator.device))
@@ -226,23 +273,42 @@ def train(
     wrapped.train()
 
     log = MetricsLog(recipe, accelerator, max_steps, steps.steps_per_epoch)
-    for step, batches in enumerate(step_loader(steps, max_steps, recipe.dataloader_num_workers), start=1):
-        # Dropout too is a function of its address: seed, step, process.
-        torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
-        labels, tokens = (sum(count(batch) for batch in batches) for count in (count_labels, count_tokens))
-        labels, tokens = accelerator.reduce(torch.tensor([labels, tokens], device=accelerator.device)).tolist()
-        for i, batch in enumerate(batches, start=1):
-            inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-            with accelerator.no_sync(wrapped) if i < len(batches) else nullcontext():
-                loss = wrapped(**inputs, num_items_in_batch=labels).loss
-                accelerator.backward(loss * accelerator.num_processes)  # DDP divides by it
-            log.loss += loss.detach()
-        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.max_grad_norm)
-        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-        log.end_step(step, tokens, float(schedulers[0].get_last_lr()[0]))
+    trained = (accelerator.unwrap_model(wrapped), optimizers, schedulers)
+    start = 0
+    if recipe.resume_from_checkpoint:
+        state = load_checkpoint(find_checkpoint(recipe, steps.shape.total), *trained)
+        start = state["step"]
+        log.resume(state)
+        accelerator.wait_for_everyone()
+    loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start)
+    with StopSignal() as stop:
+        for step, batches in enumerate(loader, start=start + 1):
+            # Dropout too is a function of its address: seed, step, process.
+            torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
+            counts = [sum(count(batch) for batch in batches) for count in (count_labels, count_tokens)]
+            mine = torch.tensor([*counts, stop.received], device=accelerator.device)
+            labels, tokens, stopping = accelerator.reduce(mine).tolist()
+            for i, batch in enumerate(batches, start=1):
+                inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+                with accelerator.no_sync(wrapped) if i < len(batches) else nullcontext():
+                    loss = wrapped(**inputs, num_items_in_batch=labels).loss
+                    accelerator.backward(loss * accelerator.num_processes)  # DDP divides by it
+                log.loss += loss.detach()
+            accelerator.clip_grad_norm_(wrapped.parameters(), recipe.max_grad_norm)
+            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+            log.end_step(step, tokens, float(schedulers[0].get_last_lr()[0]))
+
+            if stopping or (recipe.save_steps and step % recipe.save_steps == 0):
+                state = log.state()
+                if accelerator.is_main_process:
+                    save_checkpoint(recipe, step, *trained, examples_per_step=steps.shape.total, **state)
+                accelerator.wait_for_everyone()
+            if stopping and step < max_steps:
+                log.progress.write(f"Told to stop at step {step}: go on with --resume_from_checkpoint latest.")
+                raise SystemExit(128 + signal.SIGTERM)
     model = accelerator.unwrap_model(wrapped, keep_torch_compile=False)
     model.config.use_cache = True
     return model.eval()

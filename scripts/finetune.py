@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions
+from hf_mingpt.checkpoints import find_checkpoint
 from hf_mingpt.data import Answers, TrainingSteps, encode_questions
 from hf_mingpt.hub import check_destination, finish_run, load_run, start_run
 from hf_mingpt.recipes import FINETUNE_PRESETS, FinetuneRecipe, parse_recipe, user_errors
@@ -29,10 +30,12 @@ def main() -> None:
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision, **dropout)
         examples = encode_questions(questions, tokenizer, model.config.max_position_embeddings)
         accelerator = build_accelerator(recipe)
+        shape = batch_shape(recipe, accelerator)
+        if recipe.resume_from_checkpoint:
+            find_checkpoint(recipe, shape.total)
     set_seed(recipe.seed)
     if recipe.from_scratch:
         model = MinGPTForCausalLM(model.config)
-    shape = batch_shape(recipe, accelerator)
     steps = TrainingSteps(examples, Answers(), shape, seed=recipe.seed, shuffle=recipe.shuffle)
 
     start_run(recipe, accelerator)

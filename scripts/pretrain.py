@@ -6,7 +6,8 @@
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 scripts/pretrain.py --use_cpu \
         --train_file wiki.txt --output_dir runs/two-processes
 
-Flags can also stand in a YAML file, named first: `scripts/pretrain.py recipe.yaml --seed 1`.
+Flags can also stand in a YAML file, named first: `scripts/pretrain.py recipe.yaml --seed 1`. With `--save_steps 500` a run
+that dies is continued by the same command with `--resume_from_checkpoint latest`, as if it had not died.
 """
 
 import time
@@ -18,6 +19,7 @@ from accelerate.utils import set_seed
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
+from hf_mingpt.checkpoints import find_checkpoint
 from hf_mingpt.data import (
     NextToken,
     SpanCorruption,
@@ -49,6 +51,8 @@ def main() -> None:
             tokenizer = build_or_load_tokenizer(recipe, texts)
             config = build_config(recipe, len(tokenizer))
             steps = build_steps(recipe, encode_documents(texts, tokenizer), tokenizer, config, accelerator)
+        if recipe.resume_from_checkpoint:
+            find_checkpoint(recipe, steps.shape.total)
     set_seed(recipe.seed)
     model = MinGPTForCausalLM(config)
     tokenizer.model_max_length = config.max_position_embeddings

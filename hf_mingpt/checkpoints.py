@@ -1,0 +1,140 @@
+"""Checkpoints: where a run stands, written so that it may die at any moment and go on as if it had not.
+
+After recipes in the flow. A checkpoint is the folder `checkpoints/step-N` of a run: weights, optimizers and schedules,
+the sums of the log, and state.json with the sha256 of the other files. It is written under another name and renamed
+when it is whole; what is damaged later is found by the hashes.
+
+No random state is in it: a step's batches and dropout are functions of the seed and the number of the step.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from .recipes import TrainingRecipe
+
+FOLDER = "checkpoints"
+# What may change when a run goes on: none of it changes what is learnt. The batch may be cut up in another way.
+_MAY_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
+_MAY_CHANGE |= {"logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"}
+_MAY_CHANGE |= {"dataloader_num_workers", "per_device_train_batch_size", "gradient_accumulation_steps"}
+
+
+def save_checkpoint(
+    recipe: TrainingRecipe,
+    step: int,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    schedulers: Sequence[Any],
+    examples_per_step: int,
+    **state: Any,
+) -> Path:
+    """Writes the checkpoint of a step, then removes the oldest ones over `save_total_limit`. For the main process.
+
+    Args:
+        examples_per_step: over all processes and micro-batches.
+        state: what else `load_checkpoint` shall give back; values that JSON can hold.
+
+    Raises:
+        OSError: if it cannot be written; the checkpoints that are there are left as they are.
+    """
+    folder = Path(recipe.output_dir) / FOLDER
+    target, unfinished = folder / f"step-{step:08d}", folder / f"unfinished-{step:08d}"
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        save_model(model, str(unfinished / "model.safetensors"))
+        training = {
+            "optimizers": [o.state_dict() for o in optimizers],
+            "schedulers": [s.state_dict() for s in schedulers],
+        }
+        torch.save(training, unfinished / "training.pt")
+        content = {
+            **state,
+            "step": step,
+            "examples_per_step": examples_per_step,
+            "recipe": dataclasses.asdict(recipe),
+            "sha256": _hashes(unfinished),
+        }
+        (unfinished / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        last = max(folder.glob("step-*"), default="none")
+        raise OSError(
+            f"The checkpoint of step {step} could not be written ({error}); the last one is {last}."
+        ) from error
+    for old in sorted(folder.glob("step-*"))[: -recipe.save_total_limit]:
+        shutil.rmtree(old)
+    return target
+
+
+def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
+    """The checkpoint that `resume_from_checkpoint` means: a folder, or with "latest" the newest whole one of the run.
+
+    Args:
+        examples_per_step: over all processes and micro-batches: these may be others than before, but not their product.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the named one is damaged, or was made with another recipe.
+    """
+    run = Path(recipe.output_dir)
+    if recipe.resume_from_checkpoint == "latest":
+        candidates = sorted((run / FOLDER).glob("step-*"), reverse=True)
+        checkpoint = next((c for c in candidates if _is_whole(c)), None)
+        if checkpoint is None:
+            raise FileNotFoundError(
+                f"{run} has no whole checkpoint to resume: start without resume_from_checkpoint, and with save_steps."
+            )
+    else:
+        checkpoint = Path(str(recipe.resume_from_checkpoint))
+        if not (checkpoint / "state.json").is_file():
+            raise FileNotFoundError(f"No checkpoint at {checkpoint}: name a folder step-N, or latest.")
+        if not _is_whole(checkpoint):
+            raise ValueError(f"The checkpoint {checkpoint} is damaged: resume from another, or from latest.")
+    state = read_state(checkpoint)
+    saved = {**state["recipe"], "examples of a step": state["examples_per_step"]}
+    present = {**json.loads(json.dumps(dataclasses.asdict(recipe))), "examples of a step": examples_per_step}
+    if changed := [name for name in present if name not in _MAY_CHANGE and saved.get(name) != present[name]]:
+        changes = ", ".join(f"{name} {saved.get(name)!r}, now {present[name]!r}" for name in changed)
+        raise ValueError(f"The checkpoint {checkpoint} was made with another recipe: {changes}. Resume with the same.")
+    return checkpoint
+
+
+def load_checkpoint(
+    checkpoint: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any]
+) -> dict[str, Any]:
+    """Puts a checkpoint into a model and what trains it, and gives its `state` back, with `step`."""
+    load_model(model, str(checkpoint / "model.safetensors"))
+    training = torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
+    for kind, objects in (("optimizers", optimizers), ("schedulers", schedulers)):
+        for present, saved in zip(objects, training[kind], strict=True):
+            present.load_state_dict(saved)
+    return read_state(checkpoint)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What state.json of a checkpoint says."""
+    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.iterdir() if path.name != "state.json")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return read_state(checkpoint)["sha256"] == _hashes(checkpoint)
+    except (OSError, ValueError, KeyError):
+        return False

@@ -1,0 +1,156 @@
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+
+from hf_mingpt import checkpoints
+from hf_mingpt.checkpoints import find_checkpoint
+from hf_mingpt.data import BatchShape, NextToken, StreamedSteps, TrainingSteps
+from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.training import train
+
+from .conftest import small_model
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+CORPUS = Path(__file__).parent.parent / "data" / "generated" / "biographies.txt"
+
+
+class PowerCut(Exception):
+    pass
+
+
+def recipe(folder, **changes) -> PretrainRecipe:
+    values = {"train_file": "x", "use_cpu": True, "mixed_precision": "no", "dropout": 0.1, "optim": "muon"}
+    values |= {"max_steps": 10, "save_steps": 3, "logging_steps": 4, "lr_scheduler_type": "cosine"}
+    return PretrainRecipe(output_dir=str(folder), **{**values, **changes})
+
+
+def build_steps(stream: bool = False, shape: BatchShape = BatchShape(2, 2)):  # noqa: B008
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(6, 30, (18,), generator=generator).tolist()
+    rows = [torch.randint(2, 30, (length,), generator=generator).tolist() for length in lengths]
+    dataset = Dataset.from_dict({"input_ids": rows})
+    if stream:
+        return StreamedSteps(dataset.to_iterable_dataset(), NextToken(), shape)
+    return TrainingSteps(dataset, NextToken(), shape, seed=0)
+
+
+def run(folder, steps, *, cut_at: int | None = None, **changes):
+    """Trains; with `cut_at` the power goes in that step, before its update."""
+    folder.mkdir(exist_ok=True)
+    accelerator = Accelerator(cpu=True)
+    if cut_at:
+        real = accelerator.clip_grad_norm_
+        calls = iter(range(1, 1000))
+
+        def clip(*args):
+            if next(calls) == cut_at:
+                raise PowerCut
+            return real(*args)
+
+        accelerator.clip_grad_norm_ = clip
+    model = train(small_model("rope"), steps, recipe(folder, **changes), accelerator)
+    return model, losses(folder)
+
+
+def losses(folder) -> list[tuple[int, float]]:
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("cut_at", [4, 9, 10])
+def test_a_resumed_run_is_a_run_that_was_never_cut(tmp_path, stream, workers, cut_at):
+    changes = {"dataloader_num_workers": min(workers, 1) if stream else workers}
+    whole, expected = run(tmp_path / "whole", build_steps(stream), **changes)
+    with pytest.raises(PowerCut):
+        run(tmp_path / "cut", build_steps(stream), cut_at=cut_at, **changes)
+    resumed, seen = run(tmp_path / "cut", build_steps(stream), resume_from_checkpoint="latest", **changes)
+    assert seen == expected
+    assert [step for step, _ in seen] == [4, 8, 10]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_another_cut_of_the_batch_goes_on_with_the_same_examples(tmp_path):
+    changes = {"dropout": 0.0, "optim": "adamw"}
+    _, expected = run(tmp_path / "whole", build_steps(), **changes)
+    with pytest.raises(PowerCut):
+        run(tmp_path / "cut", build_steps(), cut_at=8, **changes)
+    again = {**changes, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    _, seen = run(tmp_path / "cut", build_steps(shape=BatchShape(4)), resume_from_checkpoint="latest", **again)
+    assert [loss for _, loss in seen] == pytest.approx([loss for _, loss in expected], rel=1e-5)
+    with pytest.raises(ValueError, match="examples of a step 4, now 8"):
+        run(tmp_path / "cut", build_steps(shape=BatchShape(4, 2)), resume_from_checkpoint="latest", **changes)
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path):
+    with pytest.raises(PowerCut):
+        run(tmp_path, build_steps(), cut_at=9)
+    folders = sorted((tmp_path / "checkpoints").iterdir())
+    assert [folder.name for folder in folders] == ["step-00000003", "step-00000006"]
+    latest = recipe(tmp_path, resume_from_checkpoint="latest")
+    assert find_checkpoint(latest, 4) == folders[1]
+    weights = folders[1] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert find_checkpoint(latest, 4) == folders[0]
+    with pytest.raises(ValueError, match="damaged"):
+        find_checkpoint(recipe(tmp_path, resume_from_checkpoint=str(folders[1])), 4)
+    (folders[0] / "training.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
+        find_checkpoint(latest, 4)
+
+
+def test_another_recipe_is_refused(tmp_path):
+    with pytest.raises(PowerCut):
+        run(tmp_path, build_steps(), cut_at=5)
+    with pytest.raises(ValueError, match=r"learning_rate 0\.0006, now 0\.1"):
+        find_checkpoint(recipe(tmp_path, resume_from_checkpoint="latest", learning_rate=0.1), 4)
+    find_checkpoint(recipe(tmp_path, resume_from_checkpoint="latest", logging_steps=1, save_steps=None), 4)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    with pytest.raises(PowerCut):
+        run(tmp_path, build_steps(), cut_at=5)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.torch, "save", full)
+    with pytest.raises(OSError, match=r"step 6 could not be written .*No space left.* last one is .*step-00000003"):
+        run(tmp_path, build_steps(), resume_from_checkpoint="latest")
+    monkeypatch.undo()
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    run(tmp_path, build_steps(), resume_from_checkpoint="latest")
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_killed_script_goes_on(tmp_path, signal_number, code):
+    def command(folder, *flags):
+        fixed = ["--preset", "demo", "--train_file", CORPUS, "--max_steps", 24, "--save_steps", 4, "--logging_steps", 6]
+        fixed += ["--per_device_train_batch_size", 4, "--use_cpu", "--output_dir", tmp_path / folder]
+        return list(map(str, [sys.executable, SCRIPTS / "pretrain.py", *fixed, *flags]))
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    process = subprocess.Popen(command("cut"), stderr=subprocess.PIPE)
+    while not (tmp_path / "cut" / "checkpoints" / "step-00000008").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal_number)
+    process.communicate(timeout=10)
+    assert process.returncode == code
+    assert not (tmp_path / "cut" / "run.json").exists()
+    refused = subprocess.run(command("cut"), capture_output=True, text=True, check=False)
+    assert (refused.returncode, "--resume_from_checkpoint latest" in refused.stderr) == (2, True)
+    subprocess.run(command("cut", "--resume_from_checkpoint", "latest"), check=True, capture_output=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
