@@ -6,8 +6,8 @@
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 scripts/pretrain.py --use_cpu \
         --train_file wiki.txt --output_dir runs/two-processes
 
-Flags can also stand in a YAML file, named first: `scripts/pretrain.py recipe.yaml --seed 1`. With `--save_steps 500` a run
-that dies is continued by the same command with `--resume_from_checkpoint latest`, as if it had not died.
+Flags can also stand in a YAML file, named first: `scripts/pretrain.py recipe.yaml --seed 1`. With `--save_steps 500` a
+run that dies is continued by the same command with `--resume_from_checkpoint latest`, as if it had not died.
 """
 
 import time
