@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from .birthplaces import MAX_ANSWER_TOKENS
 from .checkpoints import FOLDER as CHECKPOINTS
 from .evaluation import format_table
-from .recipes import TrainingRecipe
+from .recipes import TrainingRecipe, user_errors
 from .tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
 CODE_FILES = ("configuration_mingpt.py", "modeling_mingpt.py")
@@ -122,7 +122,8 @@ def finish_run(
         save_run(folder, model, tokenizer, record, stop_at_mask=stop_at_mask)
         print(f"Wrote {folder}: {model.num_parameters():,} parameters, {seconds:.0f} s of training.")
         if recipe.push_to_hub:
-            print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
+            with user_errors():
+                print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
     accelerator.end_training()
 
 
@@ -233,22 +234,28 @@ def push_run(
 
     Raises:
         FileNotFoundError: if the folder is no run folder.
+        OSError: if the push fails; it can be repeated.
     """
     folder = Path(folder)
     if missing := [f for f in ("config.json", "model.safetensors", "run.json") if not (folder / f).is_file()]:
         raise FileNotFoundError(f"{folder} is no finished run: it lacks {', '.join(missing)}.")
     api = HfApi(library_name="hf_mingpt", library_version=version("hf_mingpt"))
-    repo = api.create_repo(repo_id or folder.resolve().name, private=private, exist_ok=True).repo_id
-    if revision:
-        api.create_branch(repo, branch=revision, exist_ok=True)
-    write_card(folder, repo)
-    commit = api.upload_folder(
-        repo_id=repo,
-        folder_path=folder,
-        revision=revision,
-        commit_message="Push a minGPT run",
-        ignore_patterns=[f"{CHECKPOINTS}/*"],
-    )
+    try:
+        repo = api.create_repo(repo_id or folder.resolve().name, private=private, exist_ok=True).repo_id
+        if revision:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        write_card(folder, repo)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            revision=revision,
+            commit_message="Push a minGPT run",
+            ignore_patterns=[f"{CHECKPOINTS}/*"],
+        )
+    except OSError as error:
+        raise OSError(
+            f"The push failed: {error}. The run in {folder} is whole: repeat scripts/push_to_hub.py --run {folder}."
+        ) from error
     return str(commit.commit_url)
 
 

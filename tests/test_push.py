@@ -1,0 +1,157 @@
+"""Pushing and loading by the unmodified client, against a Hub on loopback (hub_server.py)."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_mingpt.hub import save_run, write_json
+
+from .conftest import small_model
+from .hub_server import TOKEN, serve
+
+ROOT = Path(__file__).parent.parent
+CORPUS = ROOT / "data" / "generated" / "biographies.txt"
+RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
+
+
+@pytest.fixture
+def hub():
+    with serve() as (hub, address):
+        hub.address = address
+        yield hub
+
+
+@pytest.fixture
+def run_folder(tmp_path, tokenizer):
+    folder = tmp_path / "ada"
+    folder.mkdir()
+    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "train_file": "t.tsv"})
+    model = small_model("rope", vocab_size=len(tokenizer))
+    save_run(folder, model, tokenizer, {**RECORD, "command": "finetune.py"}, stop_at_mask=True)
+    (folder / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (folder / "checkpoints" / "step-00000001" / "training.pt").write_bytes(b"large")
+    return folder
+
+
+@pytest.fixture
+def client(hub, tmp_path):
+    """Runs Python as a user of that Hub would, with the user's token."""
+
+    def run(*command, token: str | None = TOKEN) -> subprocess.CompletedProcess:
+        env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        env |= {"HF_HUB_OFFLINE": "0", "HF_TOKEN": token or "", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        return subprocess.run(
+            [sys.executable, *map(str, command)], capture_output=True, text=True, check=False, env=env, cwd=tmp_path
+        )
+
+    return run
+
+
+def push(*flags):
+    return (ROOT / "scripts" / "push_to_hub.py", *flags)
+
+
+LOAD = """
+import sys
+sys.modules["hf_mingpt"] = None  # as if it were not installed
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+where = {"revision": sys.argv[2]} if len(sys.argv) > 2 else {}
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False, **where)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True, **where)
+write = pipeline("text-generation", model=model, tokenizer=tokenizer)
+print(ascii(write("Where was Ada born?", max_new_tokens=8, do_sample=False)[0]["generated_text"]))
+"""
+
+
+def test_what_is_pushed_is_what_is_loaded(hub, client, run_folder, tokenizer):
+    done = client(*push("--run", run_folder, "--hub_model_id", "tester/ada", "--private"))
+    assert done.returncode == 0, done.stderr
+    assert f"{hub.address}/tester/ada/commit/" in done.stdout
+    repository = hub.repositories["model", "tester/ada"]
+    assert repository.private
+    files = repository.commits[repository.resolve("main")]
+    assert (
+        files["model.safetensors"].sha256 == hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()
+    )
+    assert {"modeling_mingpt.py", "configuration_mingpt.py", "tokenizer.json", "run.json", "README.md"} <= set(files)
+    assert not [path for path in files if path.startswith("checkpoints")]
+    assert b"tester/ada" in files["README.md"].content
+    assert not [path for path, file in files.items() if TOKEN.encode() in file.content]
+    assert TOKEN not in done.stdout + done.stderr
+
+    loaded = client("-c", LOAD, "tester/ada")
+    assert loaded.returncode == 0, loaded.stderr
+    ids = tokenizer("Where was Ada born?", return_tensors="pt")
+    model = small_model("rope", vocab_size=len(tokenizer))
+    written = model.generate(**ids, max_new_tokens=8, do_sample=False, eos_token_id=1)
+    assert loaded.stdout.splitlines()[-1] == ascii(tokenizer.decode(written[0], skip_special_tokens=True))
+    assert client("-c", LOAD, "tester/ada", token=None).returncode != 0  # it is private
+
+
+def test_a_branch_is_made_and_main_is_left_alone(hub, client, run_folder):
+    done = client(*push("--run", run_folder, "--hub_model_id", "ada", "--revision", "second"))
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/ada"]
+    assert repository.commits[repository.resolve("main")] == {}
+    assert client("-c", LOAD, "tester/ada", "second").returncode == 0
+
+
+def test_a_push_that_fails_loses_nothing_and_can_be_repeated(hub, client, run_folder):
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file() and path.name != "README.md"}
+    hub.refuse_commits = True
+    failed = client(*push("--run", run_folder, "--hub_model_id", "tester/ada"))
+    assert failed.returncode == 2
+    assert "out of order" in failed.stderr
+    assert f"repeat scripts/push_to_hub.py --run {run_folder}" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert all(path.read_bytes() == content for path, content in before.items())
+    hub.refuse_commits = False
+    assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
+
+
+def test_training_pushes_at_its_end_and_asks_for_the_token_before(hub, client, tmp_path):
+    flags = [
+        "--preset",
+        "demo",
+        "--train_file",
+        CORPUS,
+        "--max_steps",
+        2,
+        "--per_device_train_batch_size",
+        4,
+        "--use_cpu",
+    ]
+    flags += ["--push_to_hub", "--hub_model_id", "tester/small", "--hub_private_repo", "true", "--output_dir"]
+    refused = client(ROOT / "scripts" / "pretrain.py", *flags, tmp_path / "refused", token="hf_wrong")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "refused").exists()
+    done = client(ROOT / "scripts" / "pretrain.py", *flags, tmp_path / "small")
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/small"]
+    files = repository.commits[repository.resolve("main")]
+    assert json.loads(files["run.json"].content)["versions"]["transformers"]
+    assert b"Traceback" not in files["README.md"].content
+
+
+READ = """
+from datasets import Dataset, DatasetDict
+from hf_mingpt.data import load_texts
+if __name__ == "__main__":
+    rows = {"bio": ["Ada was born in London.", "Zoë was born in Ålesund."]}
+    DatasetDict(train=Dataset.from_dict(rows), more=Dataset.from_dict(rows)).push_to_hub("tester/lives")
+    for streaming in (False, True):
+        texts = load_texts("tester/lives", split="more", text_column="bio", streaming=streaming)
+        assert [row["text"] for row in texts] == rows["bio"], streaming
+"""
+
+
+def test_corpus_on_the_hub(client, tmp_path):
+    (tmp_path / "read.py").write_text(READ, encoding="utf-8")
+    done = client(tmp_path / "read.py")
+    assert done.returncode == 0, done.stderr
