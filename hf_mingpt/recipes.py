@@ -193,7 +193,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "optim": "muon",
         "learning_rate": 3e-3,
         "dropout": 0.0,
-        "num_train_epochs": 80.0,
+        "num_train_epochs": 65.0,
         "gradient_accumulation_steps": 2,
         "model_preset": "demo",
     },

@@ -6,6 +6,7 @@ accumulation nor the number of processes changes the gradient.
 """
 
 import json
+import logging
 import math
 import signal
 import threading
@@ -16,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
@@ -28,6 +30,8 @@ from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .data import BatchShape, MicroBatch, StreamedSteps, TrainingSteps, step_loader
 from .recipes import TrainingRecipe
 from .tokenization_mingpt import PAD_ID
+
+logger = logging.getLogger(__name__)
 
 
 def hardware_gains_from_bf16(device: torch.device) -> bool:
@@ -48,8 +52,14 @@ def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
     if recipe.report_to and find_spec(recipe.report_to) is None:
         raise ValueError(f"report_to {recipe.report_to!r} is not installed: pip install {recipe.report_to}.")
     precision = recipe.mixed_precision
+    state = PartialState(cpu=recipe.use_cpu)
+    device, cores = state.device, psutil.cpu_count(logical=False) or 1
+    if device.type == "cpu" and state.num_processes == 1 and torch.get_num_threads() < cores:
+        logger.warning(
+            f"Training with {torch.get_num_threads()} of {cores} cores, as accelerate launch does on a CPU: give it "
+            f"--num_cpu_threads_per_process {cores}."
+        )
     if precision is None:
-        device = PartialState(cpu=recipe.use_cpu).device
         precision = "bf16" if hardware_gains_from_bf16(device) else "no"
     return Accelerator(
         cpu=recipe.use_cpu,

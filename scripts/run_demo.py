@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from hf_mingpt.recipes import parse_recipe, user_errors
 
 
@@ -31,6 +33,7 @@ def main() -> None:
             raise FileNotFoundError(f"No corpus in {data}: make one with scripts/generate_biographies.py.")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # the defaults, said so that none is warned about
+    launch += ["--num_cpu_threads_per_process", min(4, psutil.cpu_count(logical=False) or 1)]  # else it takes one
     train = ["--overwrite_output_dir"] + ["--use_cpu"] * recipe.use_cpu
     pretrained, finetuned, scratch = out / "pretrained", out / "finetuned", out / "without-pretraining"
     questions = data / "birth_places_train.tsv"
