@@ -19,10 +19,10 @@ from typing import NamedTuple
 class BiographyRecipe:
     """The knobs of the corpus."""
 
-    num_train_people: int = field(default=150, metadata={"help": "People whose question and answer are trained on."})
-    num_dev_people: int = field(default=150, metadata={"help": "People asked about for reporting."})
-    num_test_people: int = field(default=50, metadata={"help": "People asked about at the very end."})
-    num_other_people: int = field(default=50, metadata={"help": "People in the text whom no question asks about."})
+    num_train_people: int = field(default=130, metadata={"help": "People whose question and answer are trained on."})
+    num_dev_people: int = field(default=130, metadata={"help": "People asked about for reporting."})
+    num_test_people: int = field(default=40, metadata={"help": "People asked about at the very end."})
+    num_other_people: int = field(default=20, metadata={"help": "People in the text whom no question asks about."})
     num_places: int = field(default=80, metadata={"help": "Birthplaces that people can have."})
     zipf_exponent: float = field(
         default=0.4, metadata={"help": "Frequency of the place of rank r goes as r^-exponent."}

@@ -193,7 +193,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "optim": "muon",
         "learning_rate": 3e-3,
         "dropout": 0.0,
-        "num_train_epochs": 65.0,
+        "num_train_epochs": 76.0,
         "gradient_accumulation_steps": 2,
         "model_preset": "demo",
     },
@@ -228,7 +228,13 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
         "from_scratch": True,
     },
     # the same on the generated corpus
-    "demo": {"num_train_epochs": 10.0, "gradient_accumulation_steps": 2, "dropout": 0.0, "learning_rate": 2e-4},
+    "demo": {
+        "learning_rate": 2e-4,
+        "dropout": 0.0,
+        "num_train_epochs": 10.0,
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 1,
+    },
     "demo-from-scratch": {
         "num_train_epochs": 75.0,
         "gradient_accumulation_steps": 2,
