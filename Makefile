@@ -21,7 +21,7 @@ test-hf: $(VENV)/ready
 # the tools of docs/compatibility.md that need packages of their own
 test-tools: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tools]"
-	$(BIN)/python -m pytest -o addopts= --quiet -m tools
+	$(BIN)/python -m pytest -o addopts= --quiet -m tools tests/test_tools.py
 
 checks: $(VENV)/ready
 	$(BIN)/ruff check .
