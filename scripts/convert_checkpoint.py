@@ -11,6 +11,7 @@ A file holds the weights that `torch.save(model.state_dict())` wrote. A folder o
 or, with `--to gpt2`, of a minGPT with dot products and learned positions.
 """
 
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +64,10 @@ def main() -> None:
 
 
 def read_file(recipe: ConversionRecipe):
-    weights = torch.load(recipe.checkpoint, map_location="cpu", weights_only=True)
+    try:
+        weights = torch.load(recipe.checkpoint, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{recipe.checkpoint} is refused: it is no file of weights, or holds code besides.") from error
     model = from_state_dict(weights, recipe.num_attention_heads)
     if recipe.tokenizer_name:
         tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name)

@@ -163,6 +163,21 @@ def test_script_takes_the_course_s_file(tmp_path, assignment):
     assert "not empty" in convert(*flags, "--vocabulary_file", tmp_path / "wiki.txt").stderr
 
 
+class Malicious:
+    def __reduce__(self):
+        return (Path.touch, (Path("owned"),))
+
+
+def test_a_pickle_with_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"tok_emb.weight": Malicious()}, "evil.params")
+    Path("noise.params").write_bytes(b"noise")
+    for name in ("evil.params", "noise.params"):
+        done = convert("--checkpoint", name, "--output_dir", "run", "--tokenizer_name", "x")
+        assert (done.returncode, "is refused" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    assert not Path("owned").exists()
+
+
 @torch.no_grad()
 def test_script_exports_to_gpt2_and_back(tmp_path, tokenizer):
     model = small_model("learned", vocab_size=len(tokenizer))
