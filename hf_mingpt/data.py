@@ -22,7 +22,16 @@ from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import IGNORE_ID, Question, answer_labels, join_questions
 from .corruption import Spans, draw_spans, move_spans
-from .tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts, find_bad_character
+from .tokenization_mingpt import (
+    MASK,
+    MASK_ID,
+    PAD_ID,
+    build_tokenizer,
+    build_vocabulary,
+    character_table,
+    encode_texts,
+    find_bad_character,
+)
 
 _FILE_FORMATS = {".txt": "text", ".tsv": "csv", ".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
@@ -61,6 +70,20 @@ def load_texts(
         raise ValueError(f"{source} has no column {text_column!r}, only {columns}: set text_column.")
     dataset = dataset.select_columns([text_column])
     return dataset if text_column == "text" else dataset.rename_column(text_column, "text")
+
+
+def build_corpus_tokenizer(
+    texts: Dataset | IterableDataset, block_size: int, vocabulary_file: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Makes the tokenizer of a corpus: the characters of its column "text", and of `vocabulary_file` if there is one.
+
+    Raises:
+        OSError: if that file cannot be read.
+        ValueError: if a text contains one of the reserved marks.
+    """
+    corpus = (text for batch in texts.iter(1000) for text in batch["text"])
+    extra = [Path(vocabulary_file).read_text(encoding="utf-8")] if vocabulary_file else []
+    return build_tokenizer(build_vocabulary(itertools.chain(corpus, extra)), block_size)
 
 
 def encode_documents(

@@ -11,12 +11,10 @@ run that dies is continued by the same command with `--resume_from_checkpoint la
 """
 
 import time
-from itertools import chain
-from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.checkpoints import find_checkpoint
@@ -25,13 +23,13 @@ from hf_mingpt.data import (
     SpanCorruption,
     StreamedSteps,
     TrainingSteps,
+    build_corpus_tokenizer,
     encode_documents,
     group_into_blocks,
     load_texts,
 )
 from hf_mingpt.hub import check_destination, finish_run, start_run
 from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config, parse_recipe, user_errors
-from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
 from hf_mingpt.training import batch_shape, build_accelerator, train
 
 
@@ -48,7 +46,11 @@ def main() -> None:
                 text_column=recipe.text_column,
                 streaming=recipe.streaming,
             )
-            tokenizer = build_or_load_tokenizer(recipe, texts)
+            if recipe.tokenizer_name:
+                tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name)
+            else:
+                block_size = MinGPTConfig.max_position_embeddings
+                tokenizer = build_corpus_tokenizer(texts, block_size, recipe.vocabulary_file)
             config = build_config(recipe, len(tokenizer))
             steps = build_steps(recipe, encode_documents(texts, tokenizer), tokenizer, config, accelerator)
         if recipe.resume_from_checkpoint:
@@ -61,14 +63,6 @@ def main() -> None:
     started = time.perf_counter()
     model = train(model, steps, recipe, accelerator)
     finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=False)
-
-
-def build_or_load_tokenizer(recipe: PretrainRecipe, texts) -> PreTrainedTokenizerBase:
-    if recipe.tokenizer_name:
-        return AutoTokenizer.from_pretrained(recipe.tokenizer_name)
-    corpus = (text for batch in texts.iter(1000) for text in batch["text"])
-    extra = [Path(recipe.vocabulary_file).read_text(encoding="utf-8")] if recipe.vocabulary_file else []
-    return build_tokenizer(build_vocabulary(chain(corpus, extra)), MinGPTConfig.max_position_embeddings)
 
 
 def build_steps(recipe: PretrainRecipe, documents, tokenizer, config, accelerator: Accelerator):

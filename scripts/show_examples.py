@@ -7,8 +7,6 @@
 """
 
 from dataclasses import dataclass, field
-from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from hf_mingpt.data import (
     BatchShape,
     NextToken,
     SpanCorruption,
+    build_corpus_tokenizer,
     deal,
     encode_documents,
     encode_questions,
@@ -26,7 +25,7 @@ from hf_mingpt.data import (
     take,
 )
 from hf_mingpt.recipes import parse_recipe, user_errors
-from hf_mingpt.tokenization_mingpt import PAD_ID, build_tokenizer, build_vocabulary
+from hf_mingpt.tokenization_mingpt import PAD_ID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,7 @@ def main() -> None:
     recipe = parse_recipe(ShowRecipe)
     with user_errors():
         texts = load_texts(recipe.corpus_file)
-        extra = [Path(recipe.vocabulary_file).read_text(encoding="utf-8")] if recipe.vocabulary_file else []
-        tokenizer = build_tokenizer(build_vocabulary(chain(texts["text"], extra)), recipe.block_size)
+        tokenizer = build_corpus_tokenizer(texts, recipe.block_size, recipe.vocabulary_file)
         documents = encode_documents(texts, tokenizer)
         blocks = group_into_blocks(documents, recipe.block_size, tokenizer.convert_tokens_to_ids("\n"))
         formats = {
