@@ -80,3 +80,8 @@ def test_offsets_count_characters(tokenizer):
     encoded = tokenizer("Zoë in", return_offsets_mapping=True)
     assert encoded["offset_mapping"] == [(i, i + 1) for i in range(6)]
     assert np.array(tokenizer(["Ada", "in"], padding=True)["input_ids"])[1, 0] == PAD_ID
+
+
+def test_it_knows_words():
+    tokenizer = build_tokenizer(build_vocabulary(["Ada was born."]), 32)
+    assert tokenizer("Ada was born.").word_ids() == [0] * 3 + [1] * 4 + [2] * 6
