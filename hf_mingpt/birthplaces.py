@@ -71,19 +71,20 @@ def join_questions(questions: Sequence[Question], mask: str) -> list[str]:
     return [f"{question}{mask}{answer}{mask}" for question, answer in questions]
 
 
-def answer_labels(rows: np.ndarray, *, mask_id: int, pad_id: int) -> np.ndarray:
-    """Labels of rows `question MASK answer MASK PAD...`: the ids from the first MASK on, without the padding.
+def answer_starts(token_ids: np.ndarray, offsets: np.ndarray, *, mask_id: int) -> np.ndarray:
+    """Where in each example `question MASK answer MASK` the part begins that is learnt: at its first MASK.
 
     Args:
-        rows: (N, T) token ids.
+        token_ids: the ids of N examples in one flat array, each with a MASK.
+        offsets: (N + 1,) where each begins and ends.
 
     Returns:
-        (N, T) unshifted labels, -100 on the question and on PAD.
+        (N,) tokens before the MASK.
 
-    Example: `[q, q, MASK, a, MASK, PAD]` gives `[-100, -100, MASK, a, MASK, -100]`.
+    Example: of `[q, q, MASK, a, MASK]` it is 2.
     """
-    in_answer = np.cumsum(rows == mask_id, axis=1) > 0
-    return np.where(in_answer & (rows != pad_id), rows, IGNORE_ID)
+    marks = np.flatnonzero(token_ids == mask_id)
+    return marks[np.searchsorted(marks, offsets[:-1])] - offsets[:-1]
 
 
 def extract_prediction(text: str, mask: str) -> str:

@@ -1,22 +1,33 @@
-"""Span corruption: the pretraining objective of CS224n, assignment 5, as index arithmetic on whole batches.
+"""Corruption: what pretraining makes of a document, as index arithmetic on whole batches.
 
 Pure functions on token ids, between tokenization and data in the flow. A document
 
-    Ada Byron. Ada Byron was born in London .
+    Ada Byron. Ada Byron was born in London in 1815 .
 
-loses its end, and then a span of what is left is moved behind it:
+is read in one of two ways. *Span corruption*, the objective of CS224n's assignment 5, takes off its end and then moves
+a span of what is left behind it:
 
     prefix MASK suffix MASK masked_content
 
     Ada Byron. Ada By⁇ was born⁇ron
 
-What is drawn for a document depends on `(seed, epoch, index)` alone: not on the batch, the worker, the rank or the
-number of processes. The draws (`draw_spans`) and the algebra (`move_spans`) are apart, so that each can be tested.
+A *cloze* keeps the title, a stretch of the text around a name or a number, and moves that behind it, closed by a MASK
+as an answer is:
 
-References: CS224n, assignment 5, `CharCorruptionDataset`; Raffel et al. 2020, T5, arXiv:1910.10683;
+    title context MASK context MASK salient_span MASK
+
+    Ada Byron. born in ⁇ in 18⁇London⁇
+
+What is drawn for a document depends on `(seed, epoch, index)` alone: not on the batch, the worker, the rank or the
+number of processes. The draws and the algebra are apart, so that each can be tested: all of these are rows of pieces
+of a flat array of token ids (`Pieces`), which `join_pieces` puts together.
+
+References: CS224n, assignment 5, `CharCorruptionDataset`; Raffel et al. 2020, T5, arXiv:1910.10683; Guu et al. 2020,
+REALM, arXiv:2002.08909 (salient spans); Roberts et al. 2020, arXiv:2002.08910 (salient spans for closed-book answers);
 Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators (the mixing function of SplitMix64).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,31 +105,196 @@ def draw_spans(lengths: np.ndarray, *, block_size: int, seed: int, epoch: int, i
     return Spans(truncated, span_start, span_length)
 
 
-def move_spans(
-    token_ids: np.ndarray, starts: np.ndarray, spans: Spans, *, mask_id: int, pad_id: int, width: int | None = None
-) -> np.ndarray:
-    """Writes `prefix MASK suffix MASK masked_content PAD...` for each document.
+class Pieces(NamedTuple):
+    """N rows, each of K pieces of one flat array of token ids, in tokens; int64.
+
+    starts: (N, K) where each piece begins; -1 is the mark MASK, with length 1.
+    lengths: (N, K); 0 for a piece that is not there.
+    first_label: (N,) where in its row the part begins that is to be learnt.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    first_label: np.ndarray
+
+    @property
+    def row_lengths(self) -> np.ndarray:
+        """Tokens of each row, (N,)."""
+        return self.lengths.sum(axis=1)
+
+    def select(self, rows: np.ndarray) -> "Pieces":
+        return Pieces(*(part[rows] for part in self))
+
+    def shift(self, tokens: int) -> "Pieces":
+        """The same rows of an array in which theirs begins `tokens` later."""
+        return self._replace(starts=np.where(self.starts == MASK_PIECE, MASK_PIECE, self.starts + tokens))
+
+
+MASK_PIECE = -1
+
+
+def stack_pieces(parts: Sequence[Pieces]) -> Pieces:
+    """Puts rows of the same array one after the other; those of fewer pieces get empty ones."""
+    ends = np.cumsum([len(part.starts) for part in parts])
+    starts = np.zeros((ends[-1], max(part.starts.shape[1] for part in parts)), dtype=np.int64)
+    lengths = np.zeros_like(starts)
+    for part, end in zip(parts, ends, strict=True):
+        rows, columns = slice(end - len(part.starts), end), slice(part.starts.shape[1])
+        starts[rows, columns], lengths[rows, columns] = part.starts, part.lengths
+    return Pieces(starts, lengths, np.concatenate([part.first_label for part in parts]))
+
+
+def join_pieces(token_ids: np.ndarray, pieces: Pieces, *, mask_id: int, pad_id: int) -> np.ndarray:
+    """Puts rows together.
 
     Args:
         token_ids: the ids of all documents in one flat array.
-        starts: (N,) where each document begins in it.
-        spans: from `draw_spans`.
+        pieces: of N rows.
         mask_id, pad_id: the two marks.
-        width: of the result; by default that of the longest row.
 
     Returns:
-        (N, width) int64; row i holds `truncated_length[i] + 2` tokens, then PAD.
+        (N, T) int64, as wide as the longest row; shorter ones end in PAD.
 
-    Example: the ids of "abcdef" with span_start 1 and span_length 2 become those of "a⁇def⁇bc".
+    Example: of the ids of "abcdef", the pieces (0, 1), MASK, (3, 3), MASK, (1, 2) make those of "a⁇def⁇bc".
     """
-    n, start, length = (part[:, None] for part in spans)
-    place = np.arange(int(n.max()) + 2 if width is None else width)[None, :]
-    second_mask = n - length + 1
-    source = place - (place > start)  # the prefix stays, the suffix moves one to the right for the first MASK
-    source = source + length * (place > start)  # and back over the gap
-    source = np.where(place > second_mask, place - second_mask - 1 + start, source)
-    source = np.clip(source, 0, np.maximum(n - 1, 0))
-    rows = token_ids[starts[:, None] + source].astype(np.int64)
-    rows[(place == start) | (place == second_mask)] = mask_id
-    rows[place >= n + 2] = pad_id
+    lengths = pieces.lengths.ravel()
+    first_of_piece = np.cumsum(lengths) - lengths
+    source = np.repeat(pieces.starts.ravel() - first_of_piece, lengths)
+    source += np.arange(len(source))
+    row_lengths = pieces.row_lengths
+    rows = np.full((len(row_lengths), row_lengths.max()), pad_id, dtype=np.int64)
+    inside = np.arange(rows.shape[1]) < row_lengths[:, None]
+    rows[inside] = np.where(source < 0, mask_id, token_ids[source])
     return rows
+
+
+def move_spans(starts: np.ndarray, spans: Spans) -> Pieces:
+    """The pieces of `prefix MASK suffix MASK masked_content`, all of it learnt.
+
+    Args:
+        starts: (N,) where each document begins in the flat array.
+        spans: from `draw_spans`.
+    """
+    n, start, length = spans
+    mark, one = np.full_like(starts, MASK_PIECE), np.ones_like(starts)
+    end = start + length
+    return Pieces(
+        np.stack((starts, mark, starts + end, mark, starts + start), axis=1),
+        np.stack((start, one, n - end, one, length), axis=1),
+        np.zeros_like(starts),
+    )
+
+
+class LetterKinds(NamedTuple):
+    """What each token of a vocabulary is; three boolean arrays of shape (V,)."""
+
+    word: np.ndarray  # letters, digits, hyphens and apostrophes
+    upper: np.ndarray
+    digit: np.ndarray
+
+    @classmethod
+    def of(cls, vocabulary: Sequence[str]) -> "LetterKinds":
+        """Args: vocabulary: the character of each token id."""
+        return cls(
+            np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
+            np.array([character.isupper() for character in vocabulary]),
+            np.array([character.isdigit() for character in vocabulary]),
+        )
+
+
+class SalientSpans(NamedTuple):
+    """The names and numbers of N documents, in the documents' order.
+
+    starts, lengths: (M,) their places in the flat array of token ids, and tokens.
+    offsets: (N + 1,): those of document i are `starts[offsets[i]:offsets[i + 1]]`.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    offsets: np.ndarray
+
+
+def find_titles(token_ids: np.ndarray, offsets: np.ndarray, *, title_end: tuple[int, int]) -> np.ndarray:
+    """Tokens of each document's title with the mark that ends it; 0 if there is none.
+
+    Args:
+        token_ids: the ids of N documents in one flat array.
+        offsets: (N + 1,) where each begins and ends.
+        title_end: the ids of the two characters that end a title: of "." and " ".
+    """
+    ends = np.flatnonzero((token_ids[:-1] == title_end[0]) & (token_ids[1:] == title_end[1])) + 2
+    starts = offsets[:-1]
+    first = np.append(ends, len(token_ids) + 1)[np.searchsorted(ends, starts + 2)]
+    return np.where(first <= offsets[1:], first - starts, 0)
+
+
+def find_salient_spans(
+    token_ids: np.ndarray, offsets: np.ndarray, titles: np.ndarray, *, kinds: LetterKinds, space_id: int
+) -> SalientSpans:
+    """Finds capitalised words and numbers after the title; capitalised words with one space between are one span.
+
+    Args:
+        token_ids: the ids of N documents in one flat array.
+        offsets: (N + 1,) where each begins and ends.
+        titles: (N,) from `find_titles`.
+        kinds: of the vocabulary.
+        space_id: of the space.
+
+    Example: "Ada Byron. Byron was born in New York in 1815 ." has the spans "Byron", "New York" and "1815".
+    """
+    is_word = kinds.word[token_ids]
+    before = np.empty_like(is_word)
+    before[1:] = is_word[:-1]
+    before[offsets[:-1]] = False  # a document's first word begins with it
+    after = np.empty_like(is_word)
+    after[:-1] = is_word[1:]
+    after[offsets[1:] - 1] = False
+    starts = np.flatnonzero(is_word & ~before)
+    ends = np.flatnonzero(is_word & ~after) + 1
+    document = np.searchsorted(offsets, starts, side="right") - 1
+
+    upper, digit = kinds.upper[token_ids[starts]], kinds.digit[token_ids[starts]]
+    salient = (upper | digit) & (starts >= (offsets[:-1] + titles)[document])
+    starts, ends, upper, document = (part[salient] for part in (starts, ends, upper, document))
+    joined = np.zeros(len(starts) + 1, dtype=bool)  # whether span i goes on from span i - 1
+    joined[1:-1] = upper[1:] & upper[:-1] & (starts[1:] == ends[:-1] + 1) & (document[1:] == document[:-1])
+    joined[1:-1] &= token_ids[ends[:-1]] == space_id
+    starts, ends, document = starts[~joined[:-1]], ends[~joined[1:]], document[~joined[:-1]]
+    return SalientSpans(starts, ends - starts, np.searchsorted(document, np.arange(len(offsets))))
+
+
+def cut_clozes(
+    offsets: np.ndarray, titles: np.ndarray, spans: SalientSpans, draws: np.ndarray, *, block_size: int
+) -> tuple[Pieces, np.ndarray]:
+    """The pieces of `title context MASK context MASK salient_span MASK`, all of it learnt.
+
+    The span is any of the document's; what is kept before and after it is uniform on all that there is and that the
+    block has room for.
+
+    Args:
+        offsets: (N + 1,) where each document begins and ends.
+        titles: (N,) from `find_titles`.
+        spans: from `find_salient_spans`.
+        draws: (N, 3) uniform numbers in [0, 1).
+        block_size: longest row.
+
+    Returns:
+        The pieces, and (N,) whether a document has such a row: it has a salient span, and room for it.
+    """
+    start, end = offsets[:-1], offsets[1:]
+    number = np.diff(spans.offsets)
+    chosen = spans.offsets[:-1] + (draws[:, 0] * number).astype(np.int64)
+    span_start = np.append(spans.starts, 0)[chosen]
+    length = np.append(spans.lengths, 0)[chosen]
+    room = block_size - titles - length - 3
+    possible = (number > 0) & (room >= 0)
+    room = np.maximum(room, 0)
+    before = (draws[:, 1] * (np.clip(span_start - start - titles, 0, room) + 1)).astype(np.int64)
+    after = (draws[:, 2] * (np.clip(end - span_start - length, 0, room - before) + 1)).astype(np.int64)
+    mark, one = np.full_like(start, MASK_PIECE), np.ones_like(start)
+    pieces = Pieces(
+        np.stack((start, span_start - before, mark, span_start + length, mark, span_start, mark), axis=1),
+        np.stack((titles, before, one, after, one, length, one), axis=1),
+        np.zeros_like(start),
+    )
+    return pieces, possible

@@ -20,8 +20,19 @@ from datasets import Dataset, IterableDataset, load_dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from .birthplaces import IGNORE_ID, Question, answer_labels, join_questions
-from .corruption import Spans, draw_spans, move_spans
+from .birthplaces import IGNORE_ID, Question, answer_starts, join_questions
+from .corruption import (
+    LetterKinds,
+    Pieces,
+    cut_clozes,
+    draw_spans,
+    find_salient_spans,
+    find_titles,
+    join_pieces,
+    move_spans,
+    stack_pieces,
+    uniform_draws,
+)
 from .tokenization_mingpt import (
     MASK,
     MASK_ID,
@@ -152,32 +163,45 @@ class Ragged(NamedTuple):
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
-    def padded(self, order: np.ndarray) -> np.ndarray:
-        """The sequences `order` as rows (len(order), longest), padded on the right with PAD."""
-        lengths = self.lengths[order]
-        place = np.arange(lengths.max())[None, :]
-        inside = place < lengths[:, None]
-        source = np.where(inside, self.offsets[order][:, None] + place, 0)
-        return np.where(inside, self.token_ids[source], PAD_ID).astype(np.int64)
-
 
 def take(dataset: Dataset, index: np.ndarray) -> Ragged:
-    """Reads the sequences `index` of the column "input_ids", out of the memory-mapped Arrow file."""
-    column = dataset.with_format("arrow")[index.tolist()]["input_ids"].combine_chunks()
+    """Reads the sequences `index` of the column "input_ids", out of the memory-mapped Arrow file.
+
+    It is quicker if the dataset has the format "arrow" already.
+    """
+    if dataset.format["type"] != "arrow":
+        dataset = dataset.with_format("arrow")
+    column = dataset[index.tolist()]["input_ids"].combine_chunks()
     offsets = column.offsets.to_numpy().astype(np.int64)
     return Ragged(column.values.to_numpy(), offsets)
 
 
+class Rows(NamedTuple):
+    """What is to be learnt from some examples: rows of pieces of their token ids."""
+
+    token_ids: np.ndarray
+    pieces: Pieces
+
+    def join(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and labels of the rows `order`, each (len(order), longest), padded on the right."""
+        pieces = self.pieces.select(order)
+        ids = join_pieces(self.token_ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
+        place = np.arange(ids.shape[1])
+        learnt = (place >= pieces.first_label[:, None]) & (ids != PAD_ID)
+        return ids, np.where(learnt, ids, IGNORE_ID)
+
+
+def stack_rows(rows: Sequence[Rows]) -> Rows:
+    """Puts the rows of several sources, one after the other, into one."""
+    shifts = itertools.accumulate((len(part.token_ids) for part in rows), initial=0)
+    shifted = [part.pieces.shift(shift) for part, shift in zip(rows, shifts, strict=False)]
+    return Rows(np.concatenate([part.token_ids for part in rows]), stack_pieces(shifted))
+
+
 class Objective(Protocol):
-    """How examples become rows to learn from: `index` is their place in the dataset, `order` that in `examples`."""
+    """How examples become rows to learn from: `index` is their place in the dataset."""
 
-    def lengths(self, examples: Ragged, epoch: int, index: np.ndarray) -> np.ndarray:
-        """Tokens of each row, (N,)."""
-        ...
-
-    def rows(self, examples: Ragged, epoch: int, index: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and labels of the examples `order`, each (len(order), longest)."""
-        ...
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows: ...
 
 
 class SpanCorruption:
@@ -186,35 +210,48 @@ class SpanCorruption:
     def __init__(self, block_size: int, seed: int):
         self.block_size, self.seed = block_size, seed
 
-    def _spans(self, examples: Ragged, epoch: int, index: np.ndarray) -> Spans:
-        return draw_spans(examples.lengths, block_size=self.block_size, seed=self.seed, epoch=epoch, index=index)
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
+        spans = draw_spans(examples.lengths, block_size=self.block_size, seed=self.seed, epoch=epoch, index=index)
+        return Rows(examples.token_ids, move_spans(examples.offsets[:-1], spans))
 
-    def lengths(self, examples: Ragged, epoch: int, index: np.ndarray) -> np.ndarray:
-        return self._spans(examples, epoch, index).truncated_length + 2
 
-    def rows(self, examples, epoch, index, order):
-        spans = Spans(*(part[order] for part in self._spans(examples, epoch, index)))
-        rows = move_spans(examples.token_ids, examples.offsets[:-1][order], spans, mask_id=MASK_ID, pad_id=PAD_ID)
-        return rows, np.where(rows == PAD_ID, IGNORE_ID, rows)
+class SalientCorruption(SpanCorruption):
+    """Span corruption, where a share of the draws becomes a cloze of a name or a number.
+
+    A document without a salient span is always span corrupted.
+    """
+
+    def __init__(self, block_size: int, seed: int, *, share: float, tokenizer: PreTrainedTokenizerBase):
+        super().__init__(block_size, seed)
+        self.share = share
+        self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+        self.stop_id, self.space_id = tokenizer.convert_tokens_to_ids([".", " "])
+
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
+        ids, offsets = examples
+        titles = find_titles(ids, offsets, title_end=(self.stop_id, self.space_id))
+        spans = find_salient_spans(ids, offsets, titles, kinds=self.kinds, space_id=self.space_id)
+        draws = uniform_draws(self.seed + 1, epoch, index, 4)  # not those of span corruption
+        clozes, possible = cut_clozes(offsets, titles, spans, draws[:, 1:], block_size=self.block_size)
+        both = stack_pieces([super().__call__(examples, epoch, index).pieces, clozes])
+        is_cloze = possible & (draws[:, 0] < self.share)
+        return Rows(ids, both.select(np.arange(len(index)) + len(index) * is_cloze))
 
 
 class NextToken:
     """Plain language modelling: every token of a block is learnt."""
 
-    def lengths(self, examples: Ragged, epoch: int, index: np.ndarray) -> np.ndarray:
-        return examples.lengths
-
-    def rows(self, examples, epoch, index, order):
-        rows = examples.padded(order)
-        return rows, np.where(rows == PAD_ID, IGNORE_ID, rows)
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
+        starts, lengths = examples.offsets[:-1, None], examples.lengths[:, None]
+        return Rows(examples.token_ids, Pieces(starts, lengths, np.zeros_like(examples.lengths)))
 
 
 class Answers(NextToken):
-    """Finetuning: of `question MASK answer MASK` only the part from the first MASK on is learnt."""
+    """Questions: of `question MASK answer MASK` only the part from the first MASK on is learnt."""
 
-    def rows(self, examples, epoch, index, order):
-        rows = examples.padded(order)
-        return rows, answer_labels(rows, mask_id=MASK_ID, pad_id=PAD_ID)
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
+        ids, (starts, lengths, _) = super().__call__(examples, epoch, index)
+        return Rows(ids, Pieces(starts, lengths, answer_starts(ids, examples.offsets, mask_id=MASK_ID)))
 
 
 class BatchShape(NamedTuple):
@@ -234,27 +271,27 @@ class BatchShape(NamedTuple):
 MicroBatch = dict[str, torch.Tensor]
 
 
-def deal(examples: Ragged, objective: Objective, epoch: int, index: np.ndarray, shape: BatchShape) -> list[MicroBatch]:
-    """Makes this process's micro-batches of one step.
+def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
+    """Makes this process's micro-batches of the rows of one step.
 
-    The N examples are sorted by the length of their rows and cut into chunks of `per_device_batch_size *
-    num_processes`, of which each process takes every `num_processes`-th. All processes get the same number of
-    micro-batches: where a short last chunk leaves nothing for one, it gets a row without labels.
+    The N rows are sorted by length and cut into chunks of `per_device_batch_size * num_processes`, of which each
+    process takes every `num_processes`-th. All processes get the same number of micro-batches: where a short last
+    chunk leaves nothing for one, it gets a row without labels.
 
     Returns:
         Dicts of `input_ids` and `labels`, each (B, T) int64, longest rows first. There is no attention mask: PAD is on
         the right, where no token before it looks, and a broadcast causal mask is the cheaper one.
     """
-    by_length = np.argsort(-objective.lengths(examples, epoch, index), kind="stable")
+    by_length = np.argsort(-rows.pieces.row_lengths, kind="stable")
     chunk_size = shape.per_device_batch_size * shape.num_processes
     batches = []
     for start in range(0, len(by_length), chunk_size):
         chunk = by_length[start : start + chunk_size]
         share = chunk[shape.process_index :: shape.num_processes]
-        rows, labels = objective.rows(examples, epoch, index, share if len(share) else chunk[:1])
+        ids, labels = rows.join(share if len(share) else chunk[:1])
         if not len(share):
             labels = np.full_like(labels, IGNORE_ID)
-        batches.append({"input_ids": torch.from_numpy(rows), "labels": torch.from_numpy(labels)})
+        batches.append({"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)})
     return batches
 
 
@@ -264,18 +301,60 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
 
 
+class Mixture:
+    """Examples that join the documents of every step: `share` of the step's rows are theirs."""
+
+    def __init__(self, dataset: Dataset, objective: Objective, share: float, *, seed: int):
+        self.dataset, self.objective, self.share, self.seed = dataset.with_format("arrow"), objective, share, seed
+
+    def count(self, shape: BatchShape) -> int:
+        """How many examples of theirs a step has.
+
+        Raises:
+            ValueError: if that is none, or the whole step.
+        """
+        count = round(self.share * shape.total)
+        if not 0 < count < shape.total:
+            raise ValueError(f"A share of {self.share} of the {shape.total} examples of a step is {count}: change it.")
+        return count
+
+    def rows(self, step: int, shape: BatchShape) -> Rows:
+        """The rows that join a step: the next ones of an endless series of epochs, each in an order of its own."""
+        number, size = self.count(shape), len(self.dataset)
+        places = np.arange(step * number, (step + 1) * number)
+        parts = []
+        for epoch in range(places[0] // size, places[-1] // size + 1):
+            index = epoch_order(size, self.seed, epoch)[places[places // size == epoch] % size]
+            parts.append(self.objective(take(self.dataset, index), epoch, index))
+        return stack_rows(parts)
+
+
 class TrainingSteps(torch.utils.data.Dataset):
     """Maps the number of an optimizer step to this process's micro-batches; it has no state."""
 
-    def __init__(self, dataset: Dataset, objective: Objective, shape: BatchShape, *, seed: int, shuffle: bool = True):
-        self.dataset, self.objective, self.shape, self.seed, self.shuffle = dataset, objective, shape, seed, shuffle
-        self.steps_per_epoch = -(-len(dataset) // shape.total)
+    def __init__(
+        self,
+        dataset: Dataset,
+        objective: Objective,
+        shape: BatchShape,
+        *,
+        seed: int,
+        shuffle: bool = True,
+        mixture: Mixture | None = None,
+    ):
+        self.dataset, self.objective, self.shape = dataset.with_format("arrow"), objective, shape
+        self.seed, self.shuffle, self.mixture = seed, shuffle, mixture
+        self.documents_per_step = shape.total - (mixture.count(shape) if mixture else 0)
+        self.steps_per_epoch = -(-len(dataset) // self.documents_per_step)
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         order = epoch_order(len(self.dataset), self.seed, epoch) if self.shuffle else np.arange(len(self.dataset))
-        index = order[step_of_epoch * self.shape.total : (step_of_epoch + 1) * self.shape.total]
-        return deal(take(self.dataset, index), self.objective, epoch, index, self.shape)
+        index = order[step_of_epoch * self.documents_per_step : (step_of_epoch + 1) * self.documents_per_step]
+        rows = [self.objective(take(self.dataset, index), epoch, index)]
+        if self.mixture:
+            rows.append(self.mixture.rows(step, self.shape))
+        return deal(stack_rows(rows), self.shape)
 
 
 class StreamedSteps(torch.utils.data.IterableDataset):
@@ -286,17 +365,24 @@ class StreamedSteps(torch.utils.data.IterableDataset):
 
     steps_per_epoch = None  # not known before the stream has ended
 
-    def __init__(self, dataset: IterableDataset, objective: Objective, shape: BatchShape):
-        self.dataset, self.objective, self.shape = dataset, objective, shape
+    def __init__(
+        self, dataset: IterableDataset, objective: Objective, shape: BatchShape, *, mixture: Mixture | None = None
+    ):
+        self.dataset, self.objective, self.shape, self.mixture = dataset, objective, shape, mixture
+        self.documents_per_step = shape.total - (mixture.count(shape) if mixture else 0)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
+        step = 0
         for epoch in itertools.count():
             documents = enumerate(example["input_ids"] for example in self.dataset)
-            while chunk := list(itertools.islice(documents, self.shape.total)):
+            while chunk := list(itertools.islice(documents, self.documents_per_step)):
                 index, texts = zip(*chunk, strict=True)
                 offsets = np.concatenate(([0], np.cumsum([len(text) for text in texts])))
-                examples = Ragged(np.concatenate(texts), offsets)
-                yield deal(examples, self.objective, epoch, np.asarray(index), self.shape)
+                rows = [self.objective(Ragged(np.concatenate(texts), offsets), epoch, np.asarray(index))]
+                if self.mixture:
+                    rows.append(self.mixture.rows(step, self.shape))
+                yield deal(stack_rows(rows), self.shape)
+                step += 1
 
 
 def step_loader(

@@ -46,10 +46,10 @@ def eager_attention_forward(
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention written out: softmax(q k^T * scaling + mask) v. query (B, nh, T, hs) -> (B, T, nh, hs) and weights."""
-    weights = torch.matmul(query, key.transpose(-2, -1)) * scaling  # (B, nh, T, S)
+    weights = torch.matmul(query * scaling, key.transpose(-2, -1))  # (B, nh, T, S)
     if attention_mask is not None:
         weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(value.dtype)
+    weights = nn.functional.softmax(weights, dim=-1).to(value.dtype)  # inside, in float32
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
@@ -262,13 +262,13 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
         if position_ids is None:
             num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_past).unsqueeze(0)
-        causal_mask = create_causal_mask(
-            self.config, inputs_embeds, attention_mask, past_key_values=past_key_values, position_ids=position_ids
-        )
         if self.embed_positions is not None:
             self.check_positions(position_ids)
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
         hidden_states = self.dropout(inputs_embeds)
+        causal_mask = create_causal_mask(
+            self.config, hidden_states, attention_mask, past_key_values=past_key_values, position_ids=position_ids
+        )
         rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
 
         for layer in self.layers:

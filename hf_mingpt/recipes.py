@@ -139,6 +139,9 @@ class PretrainRecipe(TrainingRecipe):
     tokenizer_name: str | None = _flag(None, "Folder or Hub name of a character tokenizer; None: from the corpus.")
     vocabulary_file: str | None = _flag(None, "Text whose characters join the corpus's: of the questions to come.")
     objective: str = _flag("span_corruption", f"One of {OBJECTIVES}.")
+    salient_share: float = _flag(0.0, "Share of the documents' draws that become a cloze of a name or a number.")
+    questions_file: str | None = _flag(None, "TSV of training questions with answers, read along with the text.")
+    questions_share: float = _flag(0.25, "Their share of the examples of each step.")
     model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
     attention_type: str | None = _flag(None, "'dot_product' or 'synthesizer'; None: as the model preset has it.")
     position_embedding_type: str | None = _flag(None, "'learned' or 'rope'; None: as the model preset has it.")
@@ -149,6 +152,15 @@ class PretrainRecipe(TrainingRecipe):
         super().__post_init__()
         _check_choice("objective", self.objective, OBJECTIVES)
         _check_choice("model_preset", self.model_preset, MODEL_PRESETS)
+        for name in ("salient_share", "questions_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1.")
+        if self.salient_share and self.objective != "span_corruption":
+            raise ValueError(f"salient_share {self.salient_share} goes with the objective 'span_corruption' only.")
+        if self.questions_file and not 0 < self.questions_share < 1:
+            raise ValueError(
+                f"questions_share is {self.questions_share}: with a questions_file it is over 0 and under 1."
+            )
         if self.streaming and (self.max_steps is None or self.tokenizer_name is None):
             raise ValueError("A stream has no known length or vocabulary: give max_steps and tokenizer_name with it.")
         if self.streaming and self.dataloader_num_workers > 1:

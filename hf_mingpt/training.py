@@ -11,7 +11,8 @@ import math
 import signal
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,6 +83,20 @@ def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator) -> BatchShape:
 def attention_for(device: torch.device) -> str:
     """The attention implementation to train with: on CPU, sdpa's backward pass is several times slower than eager."""
     return "eager" if device.type == "cpu" else "sdpa"
+
+
+@contextmanager
+def bf16_residual_stream(model: PreTrainedModel) -> Iterator[None]:
+    """Within it, the residual stream of a model under autocast is bf16, where it would be promoted to float32.
+
+    Autocast makes the matrix products bf16, but adds them to a float32 stream, which each projection then casts anew.
+    If the stream is bf16, nothing is cast: the norms read and write bf16 (with float32 weights).
+    """
+    handle = model.base_model.dropout.register_forward_hook(lambda module, args, output: output.bfloat16())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> list[torch.optim.Optimizer]:
@@ -291,7 +306,8 @@ def train(
         log.resume(state)
         accelerator.wait_for_everyone()
     loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start)
-    with StopSignal() as stop:
+    stream = bf16_residual_stream(model) if accelerator.mixed_precision == "bf16" else nullcontext()
+    with StopSignal() as stop, stream:
         for step, batches in enumerate(loader, start=start + 1):
             # Dropout too is a function of its address: seed, step, process.
             torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)

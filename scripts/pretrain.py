@@ -1,6 +1,8 @@
 """Pretrains a minGPT on text: span corruption, or plain next-character prediction.
 
     accelerate launch scripts/pretrain.py --train_file wiki.txt --position_embedding_type rope --output_dir runs/rope
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset facts --questions_file birth_places_train.tsv \
+        --output_dir runs/facts
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset assignment --output_dir runs/assignment
     accelerate launch scripts/pretrain.py --train_file book.txt --preset causal --output_dir runs/book
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 scripts/pretrain.py --use_cpu \
@@ -17,14 +19,19 @@ from accelerate.utils import set_seed
 from transformers import AutoTokenizer
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
+from hf_mingpt.birthplaces import read_questions
 from hf_mingpt.checkpoints import find_checkpoint
 from hf_mingpt.data import (
+    Answers,
+    Mixture,
     NextToken,
+    SalientCorruption,
     SpanCorruption,
     StreamedSteps,
     TrainingSteps,
     build_corpus_tokenizer,
     encode_documents,
+    encode_questions,
     group_into_blocks,
     load_texts,
 )
@@ -37,6 +44,7 @@ def main() -> None:
     recipe = parse_recipe(PretrainRecipe, PRETRAIN_PRESETS)
     with user_errors():
         check_destination(recipe)
+        questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
         accelerator = build_accelerator(recipe)
         with accelerator.main_process_first():
             texts = load_texts(
@@ -52,7 +60,7 @@ def main() -> None:
                 block_size = MinGPTConfig.max_position_embeddings
                 tokenizer = build_corpus_tokenizer(texts, block_size, recipe.vocabulary_file)
             config = build_config(recipe, len(tokenizer))
-            steps = build_steps(recipe, encode_documents(texts, tokenizer), tokenizer, config, accelerator)
+            steps = build_steps(recipe, encode_documents(texts, tokenizer), questions, tokenizer, config, accelerator)
         if recipe.resume_from_checkpoint:
             find_checkpoint(recipe, steps.shape.total)
     set_seed(recipe.seed)
@@ -62,20 +70,26 @@ def main() -> None:
     start_run(recipe, accelerator)
     started = time.perf_counter()
     model = train(model, steps, recipe, accelerator)
-    finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=False)
+    finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=bool(questions))
 
 
-def build_steps(recipe: PretrainRecipe, documents, tokenizer, config, accelerator: Accelerator):
+def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config, accelerator: Accelerator):
     block_size = recipe.block_size or config.max_position_embeddings
     if recipe.objective == "causal":
         documents = group_into_blocks(documents, block_size, tokenizer.convert_tokens_to_ids("\n"))
         objective = NextToken()
+    elif recipe.salient_share:
+        objective = SalientCorruption(block_size, recipe.seed, share=recipe.salient_share, tokenizer=tokenizer)
     else:
         objective = SpanCorruption(block_size, recipe.seed)
     shape = batch_shape(recipe, accelerator)
+    mixture = None
+    if questions:
+        examples = encode_questions(questions, tokenizer, block_size)
+        mixture = Mixture(examples, Answers(), recipe.questions_share, seed=recipe.seed)
     if recipe.streaming:
-        return StreamedSteps(documents, objective, shape)
-    return TrainingSteps(documents, objective, shape, seed=recipe.seed, shuffle=recipe.shuffle)
+        return StreamedSteps(documents, objective, shape, mixture=mixture)
+    return TrainingSteps(documents, objective, shape, seed=recipe.seed, shuffle=recipe.shuffle, mixture=mixture)
 
 
 if __name__ == "__main__":

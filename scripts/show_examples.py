@@ -57,7 +57,7 @@ def main() -> None:
         index = np.arange(min(recipe.num_examples, len(dataset)))
         print(f"\n{name}")
         for i in index:
-            (batch,) = deal(take(dataset, index[i : i + 1]), objective, recipe.epoch, index[i : i + 1], BatchShape(1))
+            (batch,) = deal(objective(take(dataset, index[i : i + 1]), recipe.epoch, index[i : i + 1]), BatchShape(1))
             x, y = batch["input_ids"][0, :-1], batch["labels"][0, 1:]
             print("x:", tokenizer.decode(x).replace("\n", "⏎"))
             print("y:", tokenizer.decode(y.where(y != IGNORE_ID, PAD_ID)).replace("\n", "⏎"))

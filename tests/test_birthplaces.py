@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hf_mingpt.birthplaces import Question, answer_labels, extract_prediction, join_questions, read_questions
+from hf_mingpt.birthplaces import Question, answer_starts, extract_prediction, join_questions, read_questions
 
 
 def write(tmp_path, content: bytes):
@@ -56,10 +56,9 @@ def test_format():
     assert join_questions([Question("Q?", "Rome")], "⁇") == ["Q?⁇Rome⁇"]
 
 
-def test_labels_are_mask_answer_mask():
-    rows = np.array([[5, 6, 1, 7, 1, 0], [5, 1, 7, 8, 9, 1]])
-    expected = [[-100, -100, 1, 7, 1, -100], [-100, 1, 7, 8, 9, 1]]
-    assert answer_labels(rows, mask_id=1, pad_id=0).tolist() == expected
+def test_what_is_learnt_starts_at_the_first_mask():
+    examples = np.array([5, 6, 1, 7, 1, 5, 1, 7, 8, 9, 1])
+    assert answer_starts(examples, np.array([0, 5, 11]), mask_id=1).tolist() == [2, 1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_mingpt.birthplaces import Question
-from hf_mingpt.corruption import draw_spans, move_spans
+from hf_mingpt.corruption import draw_spans, join_pieces, move_spans
 from hf_mingpt.data import (
     Answers,
     BatchShape,
@@ -115,11 +115,12 @@ def rows_of(batches, name="input_ids"):
 class TestObjectives:
     def test_span_corruption_is_the_pure_function(self, documents):
         index = np.array([40, 3, 17])
-        (batch,) = deal(take(documents, index), SpanCorruption(48, seed=9), 5, index, BatchShape(4))
+        (batch,) = deal(SpanCorruption(48, seed=9)(take(documents, index), 5, index), BatchShape(4))
         for i in index:
             ids = np.array(documents[int(i)]["input_ids"])
             spans = draw_spans(np.array([len(ids)]), block_size=48, seed=9, epoch=5, index=np.array([i]))
-            row = move_spans(ids, np.array([0]), spans, mask_id=MASK_ID, pad_id=PAD_ID)[0]
+            pieces = move_spans(np.array([0]), spans)
+            row = join_pieces(ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID)[0]
             assert tuple(row) in rows_of([batch])
         assert torch.equal(batch["labels"], batch["input_ids"].masked_fill(batch["input_ids"] == PAD_ID, -100))
 
@@ -127,19 +128,19 @@ class TestObjectives:
         index = np.arange(64)
         examples = take(documents, index)
         first, again, second = (
-            rows_of(deal(examples, SpanCorruption(48, 0), epoch, index, BatchShape(64))) for epoch in (0, 0, 1)
+            rows_of(deal(SpanCorruption(48, 0)(examples, epoch, index), BatchShape(64))) for epoch in (0, 0, 1)
         )
         assert first == again != second
 
     def test_answers_have_labels_on_the_answer_only(self, tokenizer):
         dataset = encode_questions([Question("Where was Ada born?", "Rome".replace("R", "L"))], tokenizer, 48)
-        (batch,) = deal(take(dataset, np.array([0])), Answers(), 0, np.array([0]), BatchShape(1))
+        (batch,) = deal(Answers()(take(dataset, np.array([0])), 0, np.array([0])), BatchShape(1))
         labels = batch["labels"][0]
         assert tokenizer.decode(labels[labels != -100]) == f"{MASK}Lome{MASK}"
         assert (labels[:19] == -100).all()
 
     def test_next_token_learns_all(self, documents):
-        (batch,) = deal(take(documents, np.array([9])), NextToken(), 0, np.array([9]), BatchShape(1))
+        (batch,) = deal(NextToken()(take(documents, np.array([9])), 0, np.array([9])), BatchShape(1))
         assert torch.equal(batch["labels"], batch["input_ids"])
 
 
@@ -149,9 +150,9 @@ class TestDealing:
     def test_every_example_is_dealt_once_to_equally_many_batches(self, documents, number, processes):
         index = np.arange(number)
         examples = take(documents, index)
-        alone = deal(examples, SpanCorruption(48, 0), 0, index, BatchShape(64))
+        alone = deal(SpanCorruption(48, 0)(examples, 0, index), BatchShape(64))
         shares = [
-            deal(examples, SpanCorruption(48, 0), 0, index, BatchShape(2, 3, processes, rank))
+            deal(SpanCorruption(48, 0)(examples, 0, index), BatchShape(2, 3, processes, rank))
             for rank in range(processes)
         ]
         assert len({len(share) for share in shares}) == 1
@@ -162,7 +163,7 @@ class TestDealing:
         examples = take(documents, index)
         share = []
         for size in (64, 8):
-            batches = deal(examples, SpanCorruption(48, 0), 0, index, BatchShape(size, 64 // size))
+            batches = deal(SpanCorruption(48, 0)(examples, 0, index), BatchShape(size, 64 // size))
             total = sum(b["input_ids"].numel() for b in batches)
             share.append(1 - sum(int((b["input_ids"] != PAD_ID).sum()) for b in batches) / total)
         assert share[0] > 0.3
