@@ -144,16 +144,19 @@ def stack_pieces(parts: Sequence[Pieces]) -> Pieces:
     return Pieces(starts, lengths, np.concatenate([part.first_label for part in parts]))
 
 
-def join_pieces(token_ids: np.ndarray, pieces: Pieces, *, mask_id: int, pad_id: int) -> np.ndarray:
+def join_pieces(
+    token_ids: np.ndarray, pieces: Pieces, *, mask_id: int, pad_id: int, pad_to_multiple_of: int = 1
+) -> np.ndarray:
     """Puts rows together.
 
     Args:
         token_ids: the ids of all documents in one flat array.
         pieces: of N rows.
         mask_id, pad_id: the two marks.
+        pad_to_multiple_of: of the width.
 
     Returns:
-        (N, T) int64, as wide as the longest row; shorter ones end in PAD.
+        (N, T) int64, as wide as the longest row, rounded up; shorter ones end in PAD.
 
     Example: of the ids of "abcdef", the pieces (0, 1), MASK, (3, 3), MASK, (1, 2) make those of "a⁇def⁇bc".
     """
@@ -162,8 +165,9 @@ def join_pieces(token_ids: np.ndarray, pieces: Pieces, *, mask_id: int, pad_id: 
     source = np.repeat(pieces.starts.ravel() - first_of_piece, lengths)
     source += np.arange(len(source))
     row_lengths = pieces.row_lengths
-    rows = np.full((len(row_lengths), row_lengths.max()), pad_id, dtype=np.int64)
-    inside = np.arange(rows.shape[1]) < row_lengths[:, None]
+    width = -(-row_lengths.max() // pad_to_multiple_of) * pad_to_multiple_of
+    rows = np.full((len(row_lengths), width), pad_id, dtype=np.int64)
+    inside = np.arange(width) < row_lengths[:, None]
     rows[inside] = np.where(source < 0, mask_id, token_ids[source])
     return rows
 

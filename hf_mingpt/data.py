@@ -182,10 +182,10 @@ class Rows(NamedTuple):
     token_ids: np.ndarray
     pieces: Pieces
 
-    def join(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def join(self, order: np.ndarray, pad_to_multiple_of: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and labels of the rows `order`, each (len(order), longest), padded on the right."""
         pieces = self.pieces.select(order)
-        ids = join_pieces(self.token_ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
+        ids = join_pieces(self.token_ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID, pad_to_multiple_of=pad_to_multiple_of)
         place = np.arange(ids.shape[1])
         learnt = (place >= pieces.first_label[:, None]) & (ids != PAD_ID)
         return ids, np.where(learnt, ids, IGNORE_ID)
@@ -261,6 +261,7 @@ class BatchShape(NamedTuple):
     gradient_accumulation_steps: int = 1
     num_processes: int = 1
     process_index: int = 0
+    pad_to_multiple_of: int = 1
 
     @property
     def total(self) -> int:
@@ -280,7 +281,8 @@ def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
 
     Returns:
         Dicts of `input_ids` and `labels`, each (B, T) int64, longest rows first. There is no attention mask: PAD is on
-        the right, where no token before it looks, and a broadcast causal mask is the cheaper one.
+        the right, where no token before it looks, and a broadcast causal mask is the cheaper one. T is a multiple of
+        `pad_to_multiple_of`, so that few shapes occur and compiled kernels are found again.
     """
     by_length = np.argsort(-rows.pieces.row_lengths, kind="stable")
     chunk_size = shape.per_device_batch_size * shape.num_processes
@@ -288,7 +290,7 @@ def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
     for start in range(0, len(by_length), chunk_size):
         chunk = by_length[start : start + chunk_size]
         share = chunk[shape.process_index :: shape.num_processes]
-        ids, labels = rows.join(share if len(share) else chunk[:1])
+        ids, labels = rows.join(share if len(share) else chunk[:1], shape.pad_to_multiple_of)
         if not len(share):
             labels = np.full_like(labels, IGNORE_ID)
         batches.append({"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)})

@@ -70,13 +70,18 @@ def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
     )
 
 
-def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator) -> BatchShape:
-    """How the recipe's batches are dealt out to the processes that there are."""
+def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator, block_size: int) -> BatchShape:
+    """How the recipe's batches are dealt out to the processes that there are, for a model of that block.
+
+    Widths are multiples of 8: oneDNN compiles and keeps a kernel for every shape, which for all the widths of a corpus
+    takes a gigabyte, and tensor cores want it so too.
+    """
     return BatchShape(
         recipe.per_device_train_batch_size,
         recipe.gradient_accumulation_steps,
         accelerator.num_processes,
         accelerator.process_index,
+        pad_to_multiple_of=math.gcd(8, block_size),  # and no row gets longer than the block
     )
 
 

@@ -30,7 +30,7 @@ def main() -> None:
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision, **dropout)
         examples = encode_questions(questions, tokenizer, model.config.max_position_embeddings)
         accelerator = build_accelerator(recipe)
-        shape = batch_shape(recipe, accelerator)
+        shape = batch_shape(recipe, accelerator, model.config.max_position_embeddings)
         if recipe.resume_from_checkpoint:
             find_checkpoint(recipe, shape.total)
     set_seed(recipe.seed)

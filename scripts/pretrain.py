@@ -70,7 +70,9 @@ def main() -> None:
     start_run(recipe, accelerator)
     started = time.perf_counter()
     model = train(model, steps, recipe, accelerator)
-    finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=bool(questions))
+    finish_run(
+        recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=bool(questions)
+    )
 
 
 def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config, accelerator: Accelerator):
@@ -82,7 +84,7 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
         objective = SalientCorruption(block_size, recipe.seed, share=recipe.salient_share, tokenizer=tokenizer)
     else:
         objective = SpanCorruption(block_size, recipe.seed)
-    shape = batch_shape(recipe, accelerator)
+    shape = batch_shape(recipe, accelerator, config.max_position_embeddings)
     mixture = None
     if questions:
         examples = encode_questions(questions, tokenizer, block_size)

@@ -201,9 +201,7 @@ class TestClozes:
 
     def cloze(self, draws: list[float], text: str = text, block_size: int = 48) -> tuple[str, bool]:
         flat, offsets = flatten([text])
-        pieces, possible = cut_clozes(
-            offsets, *titles_and_spans([text]), np.array([draws]), block_size=block_size
-        )
+        pieces, possible = cut_clozes(offsets, *titles_and_spans([text]), np.array([draws]), block_size=block_size)
         (row,) = join_pieces(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
         assert len(row) <= block_size or not possible[0]
         return "".join("⁇" if i == MASK_ID else chr(i) for i in row), bool(possible[0])

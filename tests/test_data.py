@@ -1,3 +1,5 @@
+from collections import Counter
+
 import datasets
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from hf_mingpt.corruption import draw_spans, join_pieces, move_spans
 from hf_mingpt.data import (
     Answers,
     BatchShape,
+    Mixture,
     NextToken,
+    SalientCorruption,
     SpanCorruption,
     StreamedSteps,
     TrainingSteps,
@@ -158,6 +162,14 @@ class TestDealing:
         assert len({len(share) for share in shares}) == 1
         assert rows_of([b for share in shares for b in share], "labels")[-number:] == rows_of(alone, "labels")
 
+    def test_widths_can_be_rounded_up(self, documents):
+        rows = SpanCorruption(48, 0)(take(documents, np.arange(64)), 0, np.arange(64))
+        exact, rounded = (deal(rows, BatchShape(8, 8, pad_to_multiple_of=n)) for n in (1, 8))
+        assert {batch["input_ids"].shape[1] % 8 for batch in rounded} == {0}
+        assert max(batch["input_ids"].shape[1] for batch in rounded) <= 48
+        for name in ("input_ids", "labels"):
+            assert rows_of(exact, name) == rows_of(rounded, name)
+
     def test_grouping_by_length_saves_padding(self, documents):
         index = np.arange(64)
         examples = take(documents, index)
@@ -168,6 +180,66 @@ class TestDealing:
             share.append(1 - sum(int((b["input_ids"] != PAD_ID).sum()) for b in batches) / total)
         assert share[0] > 0.3
         assert share[1] < 0.12
+
+
+class TestMixture:
+    """Questions that join the documents of every step."""
+
+    shape = BatchShape(5, 2)
+
+    def questions(self, tokenizer, number=7):
+        names = [TEXT[i : i + 3].replace("⁇", "a") for i in range(number)]
+        return encode_questions([Question(f"Where was {name} born?", "London") for name in names], tokenizer, 48)
+
+    def test_every_question_comes_as_often_as_the_others(self, documents, tokenizer):
+        mixture = Mixture(self.questions(tokenizer), Answers(), 0.3, seed=1)
+        steps = TrainingSteps(documents, NextToken(), self.shape, seed=3, mixture=mixture)
+        assert steps.steps_per_epoch == 10  # seven documents and three questions each
+        rows = [row for step in range(14) for row in rows_of(steps[step])]
+        asked = Counter(row for row in rows if MASK_ID in row)
+        assert set(asked.values()) == {6}
+        assert len(asked) == 7
+        first_epoch = [row for step in range(10) for row in rows_of(steps[step]) if MASK_ID not in row]
+        assert sorted(first_epoch) == sorted(tuple(row) for row in documents["input_ids"])
+
+    def test_of_questions_the_answer_is_learnt_and_of_documents_all(self, documents, tokenizer):
+        mixture = Mixture(self.questions(tokenizer), Answers(), 0.5, seed=1)
+        for batch in TrainingSteps(documents, NextToken(), self.shape, seed=3, mixture=mixture)[0]:
+            for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+                learnt = tokenizer.decode(labels[labels != -100])
+                expected = f"{MASK}London{MASK}" if MASK_ID in ids else tokenizer.decode(ids[ids != PAD_ID])
+                assert learnt == expected
+
+    def test_a_stream_is_joined_in_the_same_way(self, text_file, tokenizer, documents):
+        mixture = Mixture(self.questions(tokenizer), Answers(), 0.3, seed=1)
+        stream = encode_documents(load_texts(str(text_file), streaming=True), tokenizer)
+        streamed = step_loader(StreamedSteps(stream, NextToken(), self.shape, mixture=mixture), 12)
+        steps = TrainingSteps(documents, NextToken(), self.shape, seed=3, shuffle=False, mixture=mixture)
+        assert [rows_of(batches) for batches in streamed] == [rows_of(steps[step]) for step in range(12)]
+
+    @pytest.mark.parametrize("share", [0.01, 0.99])
+    def test_a_share_that_is_nothing_or_all_is_an_error(self, documents, tokenizer, share):
+        mixture = Mixture(self.questions(tokenizer), Answers(), share, seed=1)
+        with pytest.raises(ValueError, match=f"share of {share}"):
+            TrainingSteps(documents, NextToken(), self.shape, seed=3, mixture=mixture)
+
+
+class TestClozes:
+    def test_share_of_the_draws(self, documents, tokenizer):
+        examples, index = take(documents, np.arange(64)), np.arange(64)
+
+        def clozes(share, epoch):
+            rows = SalientCorruption(48, 0, share=share, tokenizer=tokenizer)(examples, epoch, index)
+            return [row for row in rows_of(deal(rows, BatchShape(64))) if row.count(MASK_ID) == 3]
+
+        plain = rows_of(deal(SpanCorruption(48, 0)(examples, 2, index), BatchShape(64)))
+        assert (
+            rows_of(deal(SalientCorruption(48, 0, share=0, tokenizer=tokenizer)(examples, 2, index), BatchShape(64)))
+            == plain
+        )
+        assert len(clozes(1, 2)) > 50  # those that have a name
+        assert 0.3 < np.mean([len(clozes(0.5, epoch)) for epoch in range(20)]) / len(clozes(1, 2)) < 0.7
+        assert clozes(1, 2) == clozes(1, 2) != clozes(1, 3)
 
 
 class TestSteps:

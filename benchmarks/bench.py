@@ -1,0 +1,292 @@
+"""Measures ours beside what one would use instead, in one run, and writes the table: `make bench`.
+
+    python benchmarks/bench.py --corpus_file wiki.txt --answers_run runs/demo/answers \
+        --questions_file runs/demo/data/birth_dev.tsv
+
+- Training: `benchmarks/contenders.py`, each in a process of its own, taking turns; medians over the rounds.
+- Utilisation: 6 x parameters x useful tokens/s over the rate of bf16 matrix products at the model's shapes, which takes
+  its turn in every round.
+- Data: text encoded, and rows made, on one core.
+- Answers: questions answered in batches with a cache, one at a time without (the assignment's way), and by GPT-2.
+- Start-up: from nothing to the end of the first step, as a user starts it.
+
+Other work on the machine makes all of it worthless: nothing else should run.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from contenders import BLOCK_SIZE, CONTENDERS, Contender, build_gpt2
+
+from hf_mingpt.birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, read_questions
+from hf_mingpt.data import (
+    Answers,
+    BatchShape,
+    Mixture,
+    SalientCorruption,
+    SpanCorruption,
+    TrainingSteps,
+    build_corpus_tokenizer,
+    encode_documents,
+    encode_questions,
+    load_texts,
+)
+from hf_mingpt.evaluation import answer_questions
+from hf_mingpt.hub import load_run, run_record, write_json
+from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts
+
+HERE = Path(__file__).parent
+OURS = next(iter(CONTENDERS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRecipe:
+    corpus_file: str = field(metadata={"help": "Text file, a document a line."})
+    answers_run: str = field(metadata={"help": "Finetuned run folder, to ask."})
+    questions_file: str = field(metadata={"help": "TSV of questions with answers, to ask and to mix in."})
+    output_dir: str = field(default="runs/bench", metadata={"help": "Where bench.json and bench.md go."})
+    rounds: int = field(default=5, metadata={"help": "Turns of every contender."})
+    steps_per_round: int = field(default=4, metadata={"help": "Optimizer steps of one turn."})
+    num_questions: int = field(default=500, metadata={"help": "Questions to ask; the file's are repeated."})
+
+
+def main() -> None:
+    recipe = parse_recipe(BenchRecipe)
+    with user_errors():
+        questions = read_questions(recipe.questions_file, answers=True)
+        run = load_run(recipe.answers_run)
+        load_texts(recipe.corpus_file)
+    results = {
+        "machine": {
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "date": date.today().isoformat(),
+        },
+        "startup_seconds": measure_startup(recipe.corpus_file),
+        "training": measure_training(recipe),
+        "data": measure_data(recipe.corpus_file, questions),
+        "answers": measure_answers(run, questions, recipe.num_questions),
+        **run_record(),
+    }
+    folder = Path(recipe.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "bench.json", results)
+    table = render(results)
+    (folder / "bench.md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+def processor_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def measure_startup(corpus: str) -> float:
+    """Seconds from starting scripts/pretrain.py to its first optimizer step, without the time of that step."""
+    with TemporaryDirectory() as folder:
+        output_dir = f"{folder}/run"
+        flags = ["--max_steps", "1", "--logging_steps", "1", "--output_dir", output_dir, "--use_cpu", "true"]
+        process = subprocess.Popen(
+            [sys.executable, str(HERE.parent / "scripts" / "pretrain.py"), "--train_file", corpus, *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        started = time.perf_counter()
+        metrics = Path(output_dir, "metrics.jsonl")
+        while process.poll() is None and not metrics.exists():
+            time.sleep(0.02)
+        seconds = time.perf_counter() - started
+        process.wait()
+        return seconds - json.loads(metrics.read_text())["seconds"]
+
+
+def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
+    """Useful tokens/s, peak memory and utilisation of every contender, and the rate of matrix products."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, str(HERE / "contenders.py"), name, recipe.corpus_file],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        for name in CONTENDERS
+    }
+
+    def turn(name: str, steps: int) -> dict[str, float]:
+        process = processes[name]
+        process.stdin.write(f"{steps}\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{name} died: run benchmarks/contenders.py by hand to see why.")
+        return json.loads(line)
+
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+    products = []
+    for round_number in range(recipe.rounds + 1):
+        products.append(matrix_product_rate())
+        for name in CONTENDERS:
+            print(f"round {round_number} of {recipe.rounds}: {name}", file=sys.stderr)
+            turns[name].append(turn(name, recipe.steps_per_round if round_number else 1))  # the first one warms up
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+
+    rows = {}
+    for name, records in turns.items():
+        rates = [record["useful_tokens"] / record["seconds"] for record in records]
+        ours = [record["useful_tokens"] / record["seconds"] for record in turns[OURS]]
+        parameters = records[0]["parameters"]
+        utilisation = [6 * parameters * rate / product for rate, product in zip(rates, products, strict=True)]
+        rows[name] = {
+            "useful_tokens_per_second": statistics.median(rates[1:]),
+            "slowest": min(rates[1:]),
+            "fastest": max(rates[1:]),
+            "utilisation": statistics.median(utilisation[1:]),
+            "ours_is_times_faster": statistics.median([a / b for a, b in zip(ours[1:], rates[1:], strict=True)]),
+            "peak_megabytes": records[-1]["peak_bytes"] / 2**20,
+            "parameters": parameters,
+        }
+    rows["matrix products"] = {"gigaflops": statistics.median(products[1:]) / 1e9}
+    return rows
+
+
+def matrix_product_rate(rows: int = 2048, repeats: int = 20) -> float:
+    """FLOP/s of bf16 matrix products at the shapes of the assignment's blocks, in the shares in which they occur."""
+    shapes = [(256, 256)] * 4 + [(256, 1024), (1024, 256)]
+    inputs = {width: torch.randn(rows, width).bfloat16() for width in (256, 1024)}
+    weights = [torch.randn(shape).bfloat16() for shape in shapes]
+    seconds = median_seconds(lambda: [inputs[weight.shape[0]] @ weight for weight in weights], repeats)
+    return sum(2 * rows * a * b for a, b in shapes) / seconds
+
+
+def median_seconds(function: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats + 2):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[2:])
+
+
+def measure_data(corpus: str, questions: list[Question]) -> dict[str, float]:
+    """Megabytes of text encoded a second, and useful tokens a second made into micro-batches, on one core."""
+    texts = load_texts(corpus)
+    tokenizer = build_corpus_tokenizer(texts, BLOCK_SIZE)
+    lines = texts["text"][:]
+    table = character_table(tokenizer)
+    size = sum(len(line.encode()) for line in lines)
+    rates = {"encoded_megabytes_per_second": size / 1e6 / median_seconds(lambda: encode_texts(lines, table), 20)}
+    documents = encode_documents(texts, tokenizer)
+    known = set(tokenizer.get_vocab())
+    pairs = [question for question in questions if set(question.question + question.answer) <= known]
+    mixture = Mixture(encode_questions(pairs, tokenizer, BLOCK_SIZE), Answers(), 0.25, seed=0)
+    clozes = SalientCorruption(BLOCK_SIZE, 0, share=0.5, tokenizer=tokenizer)
+    for name, objective, mixed in (
+        ("span corruption", SpanCorruption(BLOCK_SIZE, 0), None),
+        ("clozes and questions", clozes, mixture),
+    ):
+        for micro_batches in (4, 32):
+            steps = TrainingSteps(documents, objective, BatchShape(32, micro_batches), seed=0, mixture=mixed)
+            made = [steps[i] for i in range(4)]
+            tokens = np.mean([sum(int((batch["input_ids"] != PAD_ID).sum()) for batch in step) for step in made])
+            seconds = median_seconds(lambda steps=steps: steps[5], 50)
+            rates[f"{name}, steps of {32 * micro_batches}: tokens_per_second"] = float(tokens) / seconds
+    return rates
+
+
+def measure_answers(run, questions: list[Question], number: int) -> dict[str, dict[str, float]]:
+    """Questions a second: ours, ours in the assignment's way, and GPT-2's generate, with and without a cache."""
+    model, tokenizer = run
+    model.eval()
+    asked = [questions[i % len(questions)] for i in range(number)]
+    few = asked[: max(10, number // 20)]
+    gpt2 = build_gpt2(Contender("plain", "float32", "sdpa"), model.config.vocab_size).eval()
+    gpt2.config.use_cache = True
+    prompts = [question.question + MASK for question in asked]
+
+    def gpt2_batches() -> None:
+        for start in range(0, number, 128):
+            batch = tokenizer(prompts[start : start + 128], padding=True, return_tensors="pt")
+            gpt2.generate(
+                **batch, max_new_tokens=MAX_ANSWER_TOKENS, do_sample=False, eos_token_id=MASK_ID, pad_token_id=PAD_ID
+            )
+
+    answers = answer_questions(model, tokenizer, asked)
+    if answers[: len(few)] != one_at_a_time(model, tokenizer, few):
+        raise RuntimeError("Answers in batches differ from answers one at a time.")
+    repeats = 3
+    rates = {
+        "ours, in batches with a cache": number
+        / median_seconds(lambda: answer_questions(model, tokenizer, asked), repeats),
+        "ours, one at a time without a cache": len(few)
+        / median_seconds(lambda: one_at_a_time(model, tokenizer, few), 1),
+        "GPT-2 (untrained), generate in batches": number / median_seconds(gpt2_batches, repeats),
+    }
+    best = rates["ours, in batches with a cache"]
+    return {name: {"questions_per_second": rate, "ours_is_times_faster": best / rate} for name, rate in rates.items()}
+
+
+@torch.inference_mode()
+def one_at_a_time(model, tokenizer, questions: list[Question]) -> list[str]:
+    """The assignment's way: 32 tokens for each question, from the whole text so far each time."""
+    predictions = []
+    for question in questions:
+        ids = tokenizer(question.question + MASK, return_tensors="pt")["input_ids"]
+        for _ in range(MAX_ANSWER_TOKENS):
+            window = ids[:, -model.config.max_position_embeddings :]
+            logits = model(window, use_cache=False).logits[:, -1]
+            ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), dim=1)
+        predictions.append(extract_prediction(tokenizer.decode(ids[0]), MASK))
+    return predictions
+
+
+def render(results: dict) -> str:
+    """The results as a page."""
+    machine, training = results["machine"], dict(results["training"])
+    products = training.pop("matrix products")["gigaflops"]
+    lines = [
+        f"# Benchmark, {machine['date']}",
+        "",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads; commit {results['commit']}; "
+        + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+        + f". bf16 matrix products at this model's shapes: {products:.0f} GFLOP/s.",
+        "",
+        "| training, 128 documents a step | tokens/s | slowest to fastest | ours is faster | utilisation | peak |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in training.items():
+        lines.append(
+            f"| {name} | {row['useful_tokens_per_second']:,.0f} | {row['slowest']:,.0f} to {row['fastest']:,.0f} "
+            f"| {row['ours_is_times_faster']:.1f} x | {row['utilisation']:.1%} | {row['peak_megabytes']:,.0f} MB |"
+        )
+    lines += ["", "| answers | questions/s | ours is faster |", "|---|---|---|"]
+    for name, row in results["answers"].items():
+        lines.append(f"| {name} | {row['questions_per_second']:,.1f} | {row['ours_is_times_faster']:.1f} x |")
+    lines += ["", "| data, one core | |", "|---|---|"]
+    for name, rate in results["data"].items():
+        lines.append(f"| {name} | {rate:,.0f} |")
+    lines += ["", f"Start-up, to the first step: {results['startup_seconds']:.1f} s.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""One contender of the training benchmark: trains in its own process, as many steps at a time as it is told.
+
+    python benchmarks/contenders.py NAME CORPUS.txt
+
+Protocol: it reads the number of steps from standard input, a line at a time, trains so many, and answers with a line of
+JSON: seconds, useful_tokens (not padding), parameters, peak_bytes (of the process). `benchmarks/bench.py` speaks it.
+
+The peers train transformers' GPT2LMHeadModel at the size of the assignment's model on the same text, corrupted the way
+the assignment's code does it: one document after the other, as strings, padded to the block.
+"""
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+
+from hf_mingpt import MinGPTForCausalLM
+from hf_mingpt.data import SpanCorruption, TrainingSteps, build_corpus_tokenizer, encode_documents, load_texts
+from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config
+from hf_mingpt.training import batch_shape, build_accelerator, train
+
+BLOCK_SIZE = 128
+BATCH_SIZE = 128  # documents of an optimizer step, for all
+MANY_STEPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is trained, and how."""
+
+    loop: str  # "ours", "plain" (a loop written out) or "trainer" (transformers.Trainer)
+    precision: str  # "float32" or "bf16"
+    attention: str  # "eager" or "sdpa"
+    optimizer: str = "adamw"
+
+
+CONTENDERS = {
+    "hf_mingpt, preset fast": Contender("ours", "bf16", "eager", "muon"),
+    "hf_mingpt, AdamW": Contender("ours", "bf16", "eager"),
+    "hf_mingpt, float32": Contender("ours", "float32", "eager"),
+    **{
+        f"GPT-2, {loop}, {precision}, {attention}": Contender(loop, precision, attention)
+        for loop in ("plain", "trainer")
+        for precision in ("float32", "bf16")
+        for attention in ("eager", "sdpa")
+    },
+}
+
+
+class Gate:
+    """Stands before every step: lets as many pass as were asked for, then reports and waits."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.steps_left = 0
+        self.started: float | None = None
+        self.useful_tokens = 0
+        model.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module, args, kwargs) -> None:
+        self.useful_tokens += int((kwargs["input_ids"] != 0).sum())  # PAD is 0
+
+    def __call__(self) -> None:
+        if not self.steps_left:
+            if self.started is not None:
+                record = {
+                    "seconds": time.perf_counter() - self.started,
+                    "useful_tokens": self.useful_tokens,
+                    "parameters": self.parameters,
+                    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                }
+                print(json.dumps(record), flush=True)
+            line = sys.stdin.readline()
+            if not line:
+                raise SystemExit
+            self.steps_left, self.useful_tokens, self.started = int(line), 0, time.perf_counter()
+        self.steps_left -= 1
+
+
+class GatedSteps(TrainingSteps):
+    """Our steps, with the gate before each."""
+
+    gate: Gate
+
+    def __getitem__(self, step: int):
+        self.gate()
+        return super().__getitem__(step)
+
+
+def train_ours(contender: Contender, corpus: str, output_dir: str) -> None:
+    """The training loop of the package, as scripts/pretrain.py runs it with the preset `fast`."""
+    flags = PRETRAIN_PRESETS["fast"] | {
+        "optim": contender.optimizer,
+        "max_steps": MANY_STEPS,
+        "mixed_precision": "bf16" if contender.precision == "bf16" else "no",
+        "per_device_train_batch_size": 32,
+        "gradient_accumulation_steps": BATCH_SIZE // 32,
+        "position_embedding_type": "learned",
+    }
+    recipe = PretrainRecipe(train_file=corpus, output_dir=output_dir, **flags)
+    accelerator = build_accelerator(recipe)
+    texts = load_texts(corpus)
+    tokenizer = build_corpus_tokenizer(texts, BLOCK_SIZE)
+    model = MinGPTForCausalLM(build_config(recipe, len(tokenizer)))
+    objective = SpanCorruption(BLOCK_SIZE, recipe.seed)
+    shape = batch_shape(recipe, accelerator, BLOCK_SIZE)
+    steps = GatedSteps(encode_documents(texts, tokenizer), objective, shape, seed=0)
+    steps.gate = Gate(model)
+    train(model, steps, recipe, accelerator)
+
+
+class CharacterCorruption(torch.utils.data.Dataset):
+    """Documents corrupted one by one as strings and padded to the block, as the assignment's dataset does it."""
+
+    def __init__(self, corpus: str):
+        self.documents = [line for line in Path(corpus).read_text(encoding="utf-8").split("\n") if line]
+        self.vocabulary = ["□", "⁇", *sorted({character for line in self.documents for character in line})]
+        self.ids = {character: i for i, character in enumerate(self.vocabulary)}
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        text = self.documents[index][: random.randint(4, BLOCK_SIZE * 7 // 8)]
+        length = random.randint(1, max(1, len(text) // 2 - 1))
+        start = random.randint(0, max(0, len(text) - length))
+        span = text[start : start + length]
+        text = text[:start] + "⁇" + text[start + length :] + "⁇" + span
+        text += "□" * (BLOCK_SIZE - len(text))
+        ids = torch.tensor([self.ids[character] for character in text])
+        return {"input_ids": ids, "labels": ids.masked_fill(ids == 0, -100)}
+
+
+def build_gpt2(contender: Contender, vocab_size: int) -> GPT2LMHeadModel:
+    """transformers' GPT-2 at the assignment's size; without dropout, as ours."""
+    no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    shape = {"n_layer": 4, "n_head": 8, "n_embd": 256, "n_positions": BLOCK_SIZE, "tie_word_embeddings": False}
+    config = GPT2Config(vocab_size=vocab_size, use_cache=False, **shape, **no_dropout)
+    return GPT2LMHeadModel._from_config(config, attn_implementation=contender.attention)
+
+
+def train_plain(contender: Contender, corpus: str, output_dir: str) -> None:
+    """A loop as one writes it by hand, with the assignment's batches."""
+    dataset = CharacterCorruption(corpus)
+    model = build_gpt2(contender, len(dataset.vocabulary)).train()
+    gate = Gate(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95))
+
+    def batches() -> Iterator[dict[str, torch.Tensor]]:
+        while True:
+            yield from torch.utils.data.DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
+
+    endless = batches()
+    while True:
+        gate()
+        with torch.autocast("cpu", torch.bfloat16, enabled=contender.precision == "bf16"):
+            loss = model(**next(endless)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+
+class GateCallback(TrainerCallback):
+    """The gate, before each of Trainer's steps."""
+
+    def __init__(self, gate: Gate):
+        self.gate = gate
+
+    def on_step_begin(self, *args, **kwargs) -> None:
+        self.gate()
+
+
+def train_with_trainer(contender: Contender, corpus: str, output_dir: str) -> None:
+    """transformers.Trainer with its defaults."""
+    dataset = CharacterCorruption(corpus)
+    model = build_gpt2(contender, len(dataset.vocabulary))
+    arguments = TrainingArguments(
+        output_dir=output_dir,
+        per_device_train_batch_size=BATCH_SIZE,
+        max_steps=MANY_STEPS,
+        bf16=contender.precision == "bf16",
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+        dataloader_drop_last=True,
+    )
+    Trainer(model, arguments, train_dataset=dataset, callbacks=[GateCallback(Gate(model))]).train()
+
+
+LOOPS = {"ours": train_ours, "plain": train_plain, "trainer": train_with_trainer}
+
+
+def main() -> None:
+    name, corpus = sys.argv[1:]
+    torch.manual_seed(0)
+    random.seed(0)
+    with TemporaryDirectory() as folder:
+        LOOPS[CONTENDERS[name].loop](CONTENDERS[name], corpus, folder)
+
+
+if __name__ == "__main__":
+    main()
