@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset, IterableDataset, load_dataset
 from torch.utils.data import DataLoader
@@ -45,6 +46,28 @@ from .tokenization_mingpt import (
 )
 
 _FILE_FORMATS = {".txt": "text", ".tsv": "csv", ".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+class Ragged(NamedTuple):
+    """N sequences of token ids: sequence i is `token_ids[offsets[i]:offsets[i + 1]]`; offsets has shape (N + 1,)."""
+
+    token_ids: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "Ragged":
+        """Reads the column "input_ids"."""
+        column = table["input_ids"].combine_chunks()
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        return cls(column.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def to_table(self) -> pa.Table:
+        """Makes the column "input_ids"."""
+        return pa.table({"input_ids": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.token_ids))})
 
 
 def load_texts(
@@ -92,8 +115,8 @@ def build_corpus_tokenizer(
         OSError: if that file cannot be read.
         ValueError: if a text contains one of the reserved marks.
     """
-    corpus = (text for batch in texts.iter(1000) for text in batch["text"])
-    extra = [Path(vocabulary_file).read_text(encoding="utf-8")] if vocabulary_file else []
+    corpus = (batch["text"].combine_chunks() for batch in texts.with_format("arrow").iter(10_000))
+    extra = [[Path(vocabulary_file).read_text(encoding="utf-8")]] if vocabulary_file else []
     return build_tokenizer(build_vocabulary(itertools.chain(corpus, extra)), block_size)
 
 
@@ -108,16 +131,19 @@ def encode_documents(
     """
     table = character_table(tokenizer)
 
-    def encode(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
-        if problem := find_bad_character(batch["text"], table):
-            document, message = problem
+    def encode(batch: pa.Table, rows: list[int]) -> pa.Table:
+        texts = batch["text"].combine_chunks()
+        ids, offsets = encode_texts(texts, table)
+        if (ids <= MASK_ID).any():
+            document, message = find_bad_character(texts.to_pylist(), table) or (0, "")
             raise ValueError(
                 f"Document {rows[document] + 1}: {message}: replace it, or take the vocabulary of this corpus."
             )
-        ids, offsets = encode_texts(batch["text"], table)
-        return {"input_ids": [ids[a:b] for a, b in itertools.pairwise(offsets) if b > a]}
+        small = np.min_scalar_type(len(tokenizer) - 1)  # a byte a token for up to 256 characters
+        return Ragged(ids.astype(small), np.unique(offsets)).to_table()
 
-    return dataset.map(encode, with_indices=True, batched=True, remove_columns=["text"])
+    encoded = dataset.with_format("arrow").map(encode, with_indices=True, batched=True, remove_columns=["text"])
+    return encoded.with_format(None)
 
 
 def group_into_blocks(
@@ -125,12 +151,13 @@ def group_into_blocks(
 ) -> Dataset | IterableDataset:
     """Joins documents with line ends and cuts the text into contiguous blocks of `block_size` tokens."""
 
-    def group(batch: dict[str, list]) -> dict[str, list]:
-        ids = np.concatenate([np.append(document, newline_id) for document in batch["input_ids"]])
-        blocks = [ids[start : start + block_size] for start in range(0, len(ids), block_size)]
-        return {"input_ids": [block for block in blocks if len(block) > 1]}
+    def group(batch: pa.Table) -> pa.Table:
+        documents = Ragged.from_table(batch)
+        ids = np.insert(documents.token_ids, documents.offsets[1:], newline_id)
+        ids = ids[: len(ids) - (len(ids) % block_size == 1)]  # of one token nothing can be learnt
+        return Ragged(ids, np.append(np.arange(0, len(ids), block_size), len(ids))).to_table()
 
-    return dataset.map(group, batched=True)
+    return dataset.with_format("arrow").map(group, batched=True).with_format(None)
 
 
 def encode_questions(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Dataset:
@@ -149,19 +176,7 @@ def encode_questions(questions: Sequence[Question], tokenizer: PreTrainedTokeniz
             )
         if problem := find_bad_character([text], table):
             raise ValueError(f"Question {number}, {question!r}: {problem[1]}: replace it.")
-    ids, offsets = encode_texts(join_questions(questions, MASK), table)
-    return Dataset.from_dict({"input_ids": [ids[a:b] for a, b in itertools.pairwise(offsets)]})
-
-
-class Ragged(NamedTuple):
-    """N sequences of token ids: sequence i is `token_ids[offsets[i]:offsets[i + 1]]`; offsets has shape (N + 1,)."""
-
-    token_ids: np.ndarray
-    offsets: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
+    return Dataset(Ragged(*encode_texts(join_questions(questions, MASK), table)).to_table())
 
 
 def take(dataset: Dataset, index: np.ndarray) -> Ragged:
@@ -171,9 +186,7 @@ def take(dataset: Dataset, index: np.ndarray) -> Ragged:
     """
     if dataset.format["type"] != "arrow":
         dataset = dataset.with_format("arrow")
-    column = dataset[index.tolist()]["input_ids"].combine_chunks()
-    offsets = column.offsets.to_numpy().astype(np.int64)
-    return Ragged(column.values.to_numpy(), offsets)
+    return Ragged.from_table(dataset[index.tolist()])
 
 
 class Rows(NamedTuple):
@@ -370,17 +383,17 @@ class StreamedSteps(torch.utils.data.IterableDataset):
     def __init__(
         self, dataset: IterableDataset, objective: Objective, shape: BatchShape, *, mixture: Mixture | None = None
     ):
-        self.dataset, self.objective, self.shape, self.mixture = dataset, objective, shape, mixture
+        self.dataset, self.objective, self.shape = dataset.with_format("arrow"), objective, shape
+        self.mixture = mixture
         self.documents_per_step = shape.total - (mixture.count(shape) if mixture else 0)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         step = 0
         for epoch in itertools.count():
-            documents = enumerate(example["input_ids"] for example in self.dataset)
-            while chunk := list(itertools.islice(documents, self.documents_per_step)):
-                index, texts = zip(*chunk, strict=True)
-                offsets = np.concatenate(([0], np.cumsum([len(text) for text in texts])))
-                rows = [self.objective(Ragged(np.concatenate(texts), offsets), epoch, np.asarray(index))]
+            first = 0
+            for table in self.dataset.iter(self.documents_per_step):
+                index = np.arange(first, first := first + len(table))
+                rows = [self.objective(Ragged.from_table(table), epoch, index)]
                 if self.mixture:
                     rows.append(self.mixture.rows(step, self.shape))
                 yield deal(stack_rows(rows), self.shape)

@@ -11,6 +11,8 @@ the model never learns to predict PAD. `find_bad_character` finds such character
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
@@ -21,22 +23,26 @@ PAD_ID, MASK_ID = 0, 1
 _CODE_POINTS = 0x110000
 
 
-def build_vocabulary(texts: Iterable[str]) -> list[str]:
+def build_vocabulary(batches: Iterable[Sequence[str] | pa.Array]) -> list[str]:
     """Lists the tokens by id: PAD, MASK, and the sorted characters of all texts and of the line end.
+
+    Args:
+        batches: of texts.
 
     Raises:
         ValueError: if a text contains PAD or MASK, which are reserved.
     """
-    characters = {"\n"}
-    for text in texts:
-        characters.update(text)
+    seen = np.zeros(_CODE_POINTS, dtype=bool)
+    seen[ord("\n")] = True
+    for texts in batches:
+        seen[code_points(texts)[0]] = True
     for reserved in (PAD, MASK):
-        if reserved in characters:
+        if seen[ord(reserved)]:
             raise ValueError(
                 f"The corpus contains {reserved!r} (U+{ord(reserved):04X}), which is reserved as a mark of the data "
                 "format: replace it in the text."
             )
-    return [PAD, MASK, *sorted(characters)]
+    return [PAD, MASK, *map(chr, np.flatnonzero(seen))]
 
 
 def build_tokenizer(vocabulary: Sequence[str], block_size: int) -> TokenizersBackend:
@@ -68,21 +74,38 @@ def character_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return table
 
 
-def encode_texts(texts: Sequence[str], table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes many texts at once, to the ids that the tokenizer gives, without a loop over characters.
+def code_points(texts: Sequence[str] | pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Takes many texts apart at once, without a loop over texts or characters.
 
     Args:
-        texts: N strings.
+        texts: N of them; nulls are empty.
+
+    Returns:
+        The Unicode code points of all texts one after the other (uint32), and offsets (N + 1,): those of text i are
+        `code_points[offsets[i]:offsets[i + 1]]`.
+    """
+    array = pc.fill_null(pa.array(texts, pa.large_string()), "")
+    offsets = np.zeros(len(array) + 1, dtype=np.int64)
+    np.cumsum(pc.utf8_length(array).to_numpy(), out=offsets[1:])
+    _, byte_offsets, characters = array.buffers()
+    first, last = np.frombuffer(byte_offsets, dtype=np.int64)[[array.offset, array.offset + len(array)]]
+    text = str(memoryview(characters)[first:last], "utf-8") if last > first else ""
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32), offsets
+
+
+def encode_texts(texts: Sequence[str] | pa.Array, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes many texts at once, to the ids that the tokenizer gives.
+
+    Args:
+        texts: N of them.
         table: from `character_table`.
 
     Returns:
         All token ids one after the other (int32), and offsets (N + 1,): text i is `ids[offsets[i]:offsets[i + 1]]`.
         A character without a token has id -1: the caller decides its fate.
     """
-    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    code_points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    return table[code_points], offsets
+    points, offsets = code_points(texts)
+    return table[points], offsets
 
 
 def find_bad_character(texts: Sequence[str], table: np.ndarray) -> tuple[int, str] | None:

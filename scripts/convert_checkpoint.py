@@ -73,7 +73,7 @@ def read_file(recipe: ConversionRecipe):
         tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name)
     else:
         text = Path(recipe.vocabulary_file).read_text(encoding="utf-8")
-        tokenizer = build_tokenizer(build_vocabulary([text]), model.config.max_position_embeddings)
+        tokenizer = build_tokenizer(build_vocabulary([[text]]), model.config.max_position_embeddings)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(
             f"The vocabulary has {len(tokenizer)} tokens, the checkpoint {model.config.vocab_size}: give the text, or "

@@ -42,7 +42,7 @@ def variant(request) -> str:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return build_tokenizer(build_vocabulary([TEXT]), 48)
+    return build_tokenizer(build_vocabulary([[TEXT]]), 48)
 
 
 @pytest.fixture(autouse=True)

@@ -81,7 +81,7 @@ class AssignmentModel(nn.Module):
 @pytest.fixture(params=["vanilla", "rope", "synthesizer"])
 def assignment(request):
     torch.manual_seed(0)
-    return AssignmentModel(request.param, len(build_vocabulary([TEXT])))
+    return AssignmentModel(request.param, len(build_vocabulary([[TEXT]])))
 
 
 def assert_same(logits: torch.Tensor, expected: torch.Tensor):

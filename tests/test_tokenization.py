@@ -20,13 +20,13 @@ from .conftest import TEXT
 
 
 def test_vocabulary_is_pad_mask_and_the_sorted_characters():
-    assert build_vocabulary(["ba", "é\n", "a"]) == [PAD, MASK, "\n", "a", "b", "é"]
+    assert build_vocabulary([["ba", "é\n", "a"]]) == [PAD, MASK, "\n", "a", "b", "é"]
 
 
 @pytest.mark.parametrize("reserved", [PAD, MASK])
 def test_reserved_characters_in_the_corpus_are_an_error(reserved):
     with pytest.raises(ValueError, match=f"U\\+{ord(reserved):04X}"):
-        build_vocabulary(["fine", f"not {reserved} fine"])
+        build_vocabulary([["fine", f"not {reserved} fine"]])
 
 
 def test_auto_tokenizer_loads_it_without_our_code(tokenizer, tmp_path):
@@ -42,13 +42,13 @@ def test_auto_tokenizer_loads_it_without_our_code(tokenizer, tmp_path):
 
 @given(st.text(st.sampled_from([*sorted(set(TEXT)), MASK, PAD])))
 def test_decoding_gives_back_what_was_encoded(text):
-    tokenizer = build_tokenizer(build_vocabulary([TEXT]), 48)
+    tokenizer = build_tokenizer(build_vocabulary([[TEXT]]), 48)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 @given(st.text())
 def test_any_text_has_one_token_a_character_and_unknown_ones_are_pad(text):
-    tokenizer = build_tokenizer(build_vocabulary([TEXT]), 48)
+    tokenizer = build_tokenizer(build_vocabulary([[TEXT]]), 48)
     ids = tokenizer(text)["input_ids"]
     known = set(TEXT) | {MASK}
     assert [i == PAD_ID for i in ids] == [character not in known for character in text]
@@ -56,7 +56,7 @@ def test_any_text_has_one_token_a_character_and_unknown_ones_are_pad(text):
 
 @given(st.lists(st.text(st.sampled_from([*sorted(set(TEXT)), MASK]))))
 def test_encoding_by_table_is_the_tokenizer(texts):
-    tokenizer = build_tokenizer(build_vocabulary([TEXT]), 48)
+    tokenizer = build_tokenizer(build_vocabulary([[TEXT]]), 48)
     ids, offsets = encode_texts(texts, character_table(tokenizer))
     for text, start, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
         assert ids[start:end].tolist() == tokenizer(text)["input_ids"]
@@ -83,5 +83,5 @@ def test_offsets_count_characters(tokenizer):
 
 
 def test_it_knows_words():
-    tokenizer = build_tokenizer(build_vocabulary(["Ada was born."]), 32)
+    tokenizer = build_tokenizer(build_vocabulary([["Ada was born."]]), 32)
     assert tokenizer("Ada was born.").word_ids() == [0] * 3 + [1] * 4 + [2] * 6

@@ -18,7 +18,7 @@ class CharacterTokenizer:
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(cls.folder.cleanup)
-        build_tokenizer(build_vocabulary([string.printable]), 128).save_pretrained(cls.folder.name)
+        build_tokenizer(build_vocabulary([[string.printable]]), 128).save_pretrained(cls.folder.name)
         cls.from_pretrained_id = cls.folder.name
         super().setUpClass()
 
