@@ -195,13 +195,29 @@ class Rows(NamedTuple):
     token_ids: np.ndarray
     pieces: Pieces
 
-    def join(self, order: np.ndarray, pad_to_multiple_of: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and labels of the rows `order`, each (len(order), longest), padded on the right."""
+    def join(self, order: np.ndarray, pad_to_multiple_of: int = 1) -> dict[str, np.ndarray]:
+        """`input_ids` and `labels` of the rows `order`, each (len(order), longest), padded on the right."""
         pieces = self.pieces.select(order)
         ids = join_pieces(self.token_ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID, pad_to_multiple_of=pad_to_multiple_of)
         place = np.arange(ids.shape[1])
         learnt = (place >= pieces.first_label[:, None]) & (ids != PAD_ID)
-        return ids, np.where(learnt, ids, IGNORE_ID)
+        return {"input_ids": ids, "labels": np.where(learnt, ids, IGNORE_ID)}
+
+    def join_flat(self, order: np.ndarray, pad_to_multiple_of: int = 1) -> dict[str, np.ndarray]:
+        """The same rows one after the other as a single one, (1, T), told apart by `position_ids` that start anew.
+
+        Padding at the end, if there is any, is one more row.
+        """
+        batch = self.join(order)
+        inside = batch["input_ids"] != PAD_ID
+        place = np.broadcast_to(np.arange(inside.shape[1]), inside.shape)
+        batch["labels"][:, 0] = IGNORE_ID  # nothing before it to be predicted from
+        flat = {name: rows[inside] for name, rows in {**batch, "position_ids": place}.items()}
+        padding = np.arange(-inside.sum() % pad_to_multiple_of)
+        ends = {"input_ids": np.full_like(padding, PAD_ID), "labels": np.full_like(padding, IGNORE_ID)}
+        return {
+            name: np.concatenate((row, {**ends, "position_ids": padding}[name]))[None] for name, row in flat.items()
+        }
 
 
 def stack_rows(rows: Sequence[Rows]) -> Rows:
@@ -275,6 +291,7 @@ class BatchShape(NamedTuple):
     num_processes: int = 1
     process_index: int = 0
     pad_to_multiple_of: int = 1
+    padding_free: bool = False
 
     @property
     def total(self) -> int:
@@ -295,7 +312,8 @@ def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
     Returns:
         Dicts of `input_ids` and `labels`, each (B, T) int64, longest rows first. There is no attention mask: PAD is on
         the right, where no token before it looks, and a broadcast causal mask is the cheaper one. T is a multiple of
-        `pad_to_multiple_of`, so that few shapes occur and compiled kernels are found again.
+        `pad_to_multiple_of`, so that few shapes occur and compiled kernels are found again. With `padding_free`, the
+        rows of a micro-batch are one, (1, T), and `position_ids` keep them apart.
     """
     by_length = np.argsort(-rows.pieces.row_lengths, kind="stable")
     chunk_size = shape.per_device_batch_size * shape.num_processes
@@ -303,10 +321,11 @@ def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
     for start in range(0, len(by_length), chunk_size):
         chunk = by_length[start : start + chunk_size]
         share = chunk[shape.process_index :: shape.num_processes]
-        ids, labels = rows.join(share if len(share) else chunk[:1], shape.pad_to_multiple_of)
+        join = rows.join_flat if shape.padding_free else rows.join
+        batch = join(share if len(share) else chunk[:1], shape.pad_to_multiple_of)
         if not len(share):
-            labels = np.full_like(labels, IGNORE_ID)
-        batches.append({"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)})
+            batch["labels"][:] = IGNORE_ID
+        batches.append({name: torch.from_numpy(array) for name, array in batch.items()})
     return batches
 
 

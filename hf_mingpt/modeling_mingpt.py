@@ -232,14 +232,12 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def check_positions(self, position_ids: torch.Tensor):
-        """Raises a ValueError past the last learned position. While training it reads no values, only the shape."""
+    def check_positions(self, position_ids: torch.Tensor, length: int):
+        """Raises a ValueError past the last learned position. While training it reads no values, only the length."""
         block = self.config.max_position_embeddings
         look = not self.training and not torch.compiler.is_compiling()
-        if position_ids.shape[-1] > block or (look and bool(position_ids.max() >= block)):
-            raise ValueError(
-                f"The sequence is over the {block} learned positions (max_position_embeddings): shorten it."
-            )
+        if length > block or (look and bool(position_ids.max() >= block)):
+            raise ValueError(f"Longer than the {block} learned positions (max_position_embeddings): shorten it.")
 
     @merge_with_config_defaults
     @capture_outputs
@@ -259,11 +257,12 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        length = inputs_embeds.shape[1] if position_ids is None else 0  # positions that are given may start anew
         if position_ids is None:
             num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_past).unsqueeze(0)
         if self.embed_positions is not None:
-            self.check_positions(position_ids)
+            self.check_positions(position_ids, length)
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
         hidden_states = self.dropout(inputs_embeds)
         causal_mask = create_causal_mask(

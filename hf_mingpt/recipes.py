@@ -97,6 +97,8 @@ class TrainingRecipe:
     dropout: float = _flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
     mixed_precision: str | None = _flag(None, "'no' or 'bf16'; None: bf16 where the hardware gains from it.")
     attn_implementation: str | None = _flag(None, "'eager', 'sdpa' or another of transformers; None: the fastest here.")
+    padding_free: bool = _flag(False, "Join the rows of a micro-batch into one, for flash and flex attention.")
+    torch_compile: bool = _flag(False, "Compile the model; the first steps take minutes.")
     use_cpu: bool = _flag(False, "Stay on the CPU, with one process or several.")
     dataloader_num_workers: int = _flag(0, "Processes that prepare batches ahead.")
     logging_steps: int = _flag(10, "Steps between two lines of metrics.jsonl.")

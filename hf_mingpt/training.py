@@ -82,6 +82,7 @@ def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator, block_size: in
         accelerator.num_processes,
         accelerator.process_index,
         pad_to_multiple_of=math.gcd(8, block_size),  # and no row gets longer than the block
+        padding_free=recipe.padding_free,
     )
 
 
@@ -299,6 +300,8 @@ def train(
     model.config.use_cache = False
     optimizers = build_optimizers(model, recipe)
     schedulers = [build_scheduler(optimizer, recipe, max_steps, decay_steps) for optimizer in optimizers]
+    if recipe.torch_compile:
+        model.compile(dynamic=True)
     wrapped, *optimizers = accelerator.prepare(model, *optimizers)
     wrapped.train()
 

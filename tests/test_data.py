@@ -170,6 +170,16 @@ class TestDealing:
         for name in ("input_ids", "labels"):
             assert rows_of(exact, name) == rows_of(rounded, name)
 
+    def test_padding_free_is_the_same_rows_in_one(self, documents):
+        rows = SpanCorruption(48, 0)(take(documents, np.arange(10)), 0, np.arange(10))
+        (batch,) = deal(rows, BatchShape(10, pad_to_multiple_of=8, padding_free=True))
+        assert batch["input_ids"].shape[1] % 8 == 0
+        starts = np.flatnonzero(batch["position_ids"][0] == 0)
+        flat = [tuple(row[row != PAD_ID].tolist()) for row in np.split(batch["input_ids"][0].numpy(), starts)]
+        assert sorted(row for row in flat if row) == rows_of(deal(rows, BatchShape(10)))
+        learnt = batch["input_ids"].masked_fill((batch["position_ids"] == 0) | (batch["input_ids"] == PAD_ID), -100)
+        assert torch.equal(batch["labels"], learnt)
+
     def test_grouping_by_length_saves_padding(self, documents):
         index = np.arange(64)
         examples = take(documents, index)

@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+from shutil import which
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from hf_mingpt.training import (
     train,
 )
 
-from .conftest import small_model
+from .conftest import VARIANTS, small_model
 
 
 def recipe(tmp_path, **changes) -> PretrainRecipe:
@@ -38,9 +39,10 @@ def dataset():
 
 def run(tmp_path, dataset, shape, **changes):
     tmp_path.mkdir(exist_ok=True)
-    r = recipe(tmp_path, max_steps=8, **changes)
+    model = small_model(changes.pop("variant", "rope"), num_hidden_layers=changes.pop("num_hidden_layers", 2))
+    r = recipe(tmp_path, **{"max_steps": 8, **changes})
     steps = TrainingSteps(dataset, NextToken(), shape, seed=0)
-    model = train(small_model(changes.pop("variant", "rope")), steps, r, Accelerator(cpu=True))
+    model = train(model, steps, r, Accelerator(cpu=True))
     return model, [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -54,6 +56,45 @@ def test_accumulation_changes_nothing(tmp_path, dataset, optim):
         if optim == "adamw":  # Muon's own bf16 arithmetic magnifies the last digit
             for ours, theirs in zip(whole.parameters(), parts.parameters(), strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_padding_free_changes_nothing(tmp_path, dataset, variant, attention):
+    """Rows that lie in one do not see each other."""
+    options = {"variant": variant, "attn_implementation": attention}
+    _, log = run(tmp_path / "a", dataset, BatchShape(4, 2, pad_to_multiple_of=8), **options)
+    shape = BatchShape(4, 2, pad_to_multiple_of=8, padding_free=True)
+    _, log_of_flat = run(tmp_path / "b", dataset, shape, **options)
+    np.testing.assert_allclose([r["loss"] for r in log], [r["loss"] for r in log_of_flat], rtol=1e-4)
+
+
+@pytest.mark.skipif(which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiling_changes_nothing(tmp_path, dataset):
+    options = {"num_hidden_layers": 1, "max_steps": 3}
+    plain, log = run(tmp_path / "a", dataset, BatchShape(8, pad_to_multiple_of=8), **options)
+    options["torch_compile"] = True
+    compiled, log_of_compiled = run(tmp_path / "b", dataset, BatchShape(8, pad_to_multiple_of=8), **options)
+    np.testing.assert_allclose([r["loss"] for r in log], [r["loss"] for r in log_of_compiled], rtol=2e-4)
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bf16_is_close_and_stays_within_the_run(tmp_path, dataset, variant):
+    _, log = run(tmp_path / "a", dataset, BatchShape(8), variant=variant)
+    r = recipe(tmp_path / "b", max_steps=8, mixed_precision="bf16")
+    (tmp_path / "b").mkdir()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = build_accelerator(r)
+    model = small_model(variant)
+    types = []
+    model.model.norm.register_forward_hook(lambda module, args, output: types.append((args[0].dtype, output.dtype)))
+    model = train(model, TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0), r, accelerator)
+    assert set(types) == {(torch.bfloat16, torch.bfloat16)}
+    log_of_bf16 = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
+    np.testing.assert_allclose([r["loss"] for r in log], [r["loss"] for r in log_of_bf16], rtol=0.02)
+    logits = model(torch.tensor([[2, 3, 4]])).logits
+    assert logits.dtype == model.model.norm(torch.zeros(1, 32)).dtype == torch.float32
 
 
 def test_it_learns_and_repeats_itself(tmp_path, dataset):
