@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-hf test-tools checks clean
+.PHONY: demo test test-hf test-tools test-large bench checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/ready
@@ -22,6 +22,18 @@ test-hf: $(VENV)/ready
 test-tools: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tools]"
 	$(BIN)/python -m pytest -o addopts= --quiet -m tools tests/test_tools.py
+
+# a gigabyte of text in flat memory: minutes, and six gigabytes of disk
+test-large: $(VENV)/ready
+	$(BIN)/python -m pytest -o addopts= --quiet -m large tests/test_large.py
+
+# ours beside transformers' GPT-2, on the corpus and the run of `make demo` or on yours
+CORPUS ?= runs/demo/data/biographies.txt
+QUESTIONS ?= runs/demo/data/birth_dev.tsv
+RUN ?= runs/demo/finetuned
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/bench.py --corpus_file $(CORPUS) --questions_file $(QUESTIONS) --answers_run $(RUN)
+	$(BIN)/python benchmarks/scaling.py
 
 checks: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -55,13 +55,49 @@ def uniform_draws(seed: int, epoch: int, index: np.ndarray, num_draws: int) -> n
     Returns:
         (N, num_draws) float64 in [0, 1). Equal addresses give equal numbers, whatever else is in the batch.
     """
+    bits = _random_bits((seed, epoch, index), num_draws)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permute(places: np.ndarray, size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Looks up places of an epoch's order: a permutation of range(size) that is computed where it is needed.
+
+    A Feistel network over the smallest even number of bits, walked on from what lies outside the range (Black and
+    Rogaway 2002, Ciphers with Arbitrary Finite Domains). So the order of a billion documents needs no memory.
+
+    Args:
+        places: (N,) places, under `size`.
+        size: of the epoch.
+        seed, epoch: the address of the permutation.
+    """
+    half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
+    ones = (np.uint64(1) << half) - np.uint64(1)
+    keys = _random_bits((seed, epoch), _FEISTEL_ROUNDS)[0]
+
+    def encrypt(number: np.ndarray) -> np.ndarray:
+        left, right = number >> half, number & ones
+        with np.errstate(over="ignore"):
+            for key in keys:
+                left, right = right, left ^ (_mix(right ^ key) & ones)
+        return left << half | right
+
+    permuted = encrypt(np.asarray(places, dtype=np.uint64))
+    while (outside := permuted >= size).any():
+        permuted[outside] = encrypt(permuted[outside])
+    return permuted.astype(np.int64)
+
+
+_FEISTEL_ROUNDS = 8
+
+
+def _random_bits(address: Sequence[int | np.ndarray], number: int) -> np.ndarray:
+    """64 random bits, `number` times for each address: (N, number)."""
     state = np.zeros(1, dtype=np.uint64)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64
-        for part in (np.uint64(seed), np.uint64(epoch), np.asarray(index, dtype=np.uint64)):
-            state = _mix(state ^ _mix(np.atleast_1d(part) + _GOLDEN))
-        steps = np.arange(1, num_draws + 1, dtype=np.uint64) * _GOLDEN
-        bits = _mix(np.reshape(state, (-1, 1)) + steps)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        for part in address:
+            state = _mix(state ^ _mix(np.atleast_1d(np.asarray(part, dtype=np.uint64)) + _GOLDEN))
+        steps = np.arange(1, number + 1, dtype=np.uint64) * _GOLDEN
+        return _mix(np.reshape(state, (-1, 1)) + steps)
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -10,7 +10,6 @@ dealt out. So short examples share a micro-batch with short ones and little is p
 
 import itertools
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -31,6 +30,7 @@ from .corruption import (
     find_titles,
     join_pieces,
     move_spans,
+    permute,
     stack_pieces,
     uniform_draws,
 )
@@ -329,12 +329,6 @@ def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
     return batches
 
 
-@lru_cache(maxsize=2)
-def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch: a permutation of range(num_examples) that is a function of its arguments."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
-
-
 class Mixture:
     """Examples that join the documents of every step: `share` of the step's rows are theirs."""
 
@@ -358,7 +352,7 @@ class Mixture:
         places = np.arange(step * number, (step + 1) * number)
         parts = []
         for epoch in range(places[0] // size, places[-1] // size + 1):
-            index = epoch_order(size, self.seed, epoch)[places[places // size == epoch] % size]
+            index = permute(places[places // size == epoch] % size, size, seed=self.seed, epoch=epoch)
             parts.append(self.objective(take(self.dataset, index), epoch, index))
         return stack_rows(parts)
 
@@ -383,8 +377,10 @@ class TrainingSteps(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        order = epoch_order(len(self.dataset), self.seed, epoch) if self.shuffle else np.arange(len(self.dataset))
-        index = order[step_of_epoch * self.documents_per_step : (step_of_epoch + 1) * self.documents_per_step]
+        first, size = step_of_epoch * self.documents_per_step, len(self.dataset)
+        index = np.arange(first, min(first + self.documents_per_step, size))
+        if self.shuffle:
+            index = permute(index, size, seed=self.seed, epoch=epoch)
         rows = [self.objective(take(self.dataset, index), epoch, index)]
         if self.mixture:
             rows.append(self.mixture.rows(step, self.shape))

@@ -1,0 +1,210 @@
+"""Measures how the cost of training grows: with the model, the batch, the corpus and the processes.
+
+    python benchmarks/scaling.py
+
+Every point is a process of its own, so that peak memory is that of the point alone. Writes scaling.json and scaling.png
+into --output_dir; docs/scaling.md reads them. Nothing else should run on the machine.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import psutil
+import torch
+
+from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
+from hf_mingpt.data import (
+    BatchShape,
+    NextToken,
+    SpanCorruption,
+    StreamedSteps,
+    TrainingSteps,
+    build_corpus_tokenizer,
+    encode_documents,
+    load_texts,
+    step_loader,
+)
+from hf_mingpt.hub import run_record, write_json
+from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, parse_recipe
+from hf_mingpt.training import build_accelerator, train
+
+BASE = {"hidden_size": 256, "num_hidden_layers": 4, "length": 64, "rows": 32, "attention": "eager"}
+CURVES = {
+    "hidden_size": [64, 128, 256, 512],
+    "num_hidden_layers": [1, 2, 4, 8, 16],
+    "rows": [4, 8, 16, 32, 64, 128],
+    "length": [32, 64, 128, 256, 512],
+}
+DOCUMENTS = [1_000, 10_000, 100_000, 1_000_000]
+DOCUMENT = (
+    "Ada Byron {}. Ada Byron was born on 10 December 1815 in London, and read mathematics with her tutors there .\n"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingRecipe:
+    output_dir: str = field(default="runs/scaling", metadata={"help": "Where scaling.json and scaling.png go."})
+    point: str | None = field(default=None, metadata={"help": "Measure this one point (JSON), as a process of ours."})
+
+
+def main() -> None:
+    recipe = parse_recipe(ScalingRecipe)
+    if recipe.point:
+        point = json.loads(recipe.point)
+        measure = {"model": measure_model, "corpus": measure_corpus, "processes": measure_processes}[point.pop("kind")]
+        if (result := measure(**point)) is not None:
+            print(json.dumps(result))
+        return
+    results: dict = {"cores": os.cpu_count(), **run_record()}
+    for name, values in CURVES.items():
+        results[name] = [run_point(kind="model", **{**BASE, name: value}) for value in values]
+    results["sdpa by length"] = [
+        run_point(kind="model", **{**BASE, "length": length, "attention": "sdpa"}) for length in CURVES["length"]
+    ]
+    results["corpus"] = [
+        run_point(kind="corpus", documents=documents, streaming=streaming)
+        for streaming in (False, True)
+        for documents in DOCUMENTS
+    ]
+    results["processes"] = [run_point(kind="processes", processes=number) for number in (1, 2)]
+    folder = Path(recipe.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "scaling.json", results)
+    draw(results, folder / "scaling.png")
+
+
+def run_point(**point) -> dict[str, float]:
+    command = [sys.executable, __file__, "--point", json.dumps(point)]
+    threads = str(os.cpu_count() or 1)
+    if point["kind"] == "processes":
+        number = point["processes"]
+        flags = ["--num_processes", str(number), "--num_machines", "1", "--mixed_precision", "no"]
+        flags += ["--dynamo_backend", "no"] + ["--multi_gpu"] * (number > 1)
+        command = [sys.executable, "-m", "accelerate.commands.launch", *flags, *command[1:]]
+        threads = str(max(1, (os.cpu_count() or 1) // number))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{point} failed:\n{done.stderr[-2000:]}")
+    result = {**point, **json.loads(done.stdout.strip().splitlines()[-1])}
+    print(result, file=sys.stderr)
+    return result
+
+
+def peak_megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure_model(*, hidden_size, num_hidden_layers, length, rows, attention) -> dict[str, float]:
+    """Seconds of one forward and backward pass in bf16, and peak memory; heads are 32 wide."""
+    shape = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers}
+    shape |= {"num_attention_heads": hidden_size // 32, "max_position_embeddings": max(128, length)}
+    no_dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), 0.0)
+    config = MinGPTConfig(position_embedding_type="rope", use_cache=False, **shape, **no_dropout)
+    model = MinGPTForCausalLM._from_config(config, attn_implementation=attention).train()
+    ids = torch.randint(2, 256, (rows, length))
+    before = peak_megabytes()
+    times = []
+    for _ in range(9):
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        model.zero_grad()
+        times.append(time.perf_counter() - started)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    seconds = statistics.median(times[2:])
+    return {
+        "parameters": parameters,
+        "milliseconds": seconds * 1000,
+        "tokens_per_second": rows * length / seconds,
+        "peak_megabytes": peak_megabytes(),
+        "megabytes_of_the_passes": peak_megabytes() - before,
+    }
+
+
+def measure_corpus(*, documents: int, streaming: bool) -> dict[str, float]:
+    """Time to encode a corpus, milliseconds of data for a step of 128 documents, and resident memory."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "corpus.txt")
+        with path.open("w") as file:
+            file.writelines(DOCUMENT.format(i) for i in range(documents))
+        small = Path(folder, "small.txt")
+        small.write_text("".join(DOCUMENT.format(i) for i in range(100)))
+        tokenizer = build_corpus_tokenizer(load_texts(str(small)), 128)
+        os.environ["HF_DATASETS_CACHE"] = folder
+        before = psutil.Process().memory_info().rss
+        started = time.perf_counter()
+        dataset = encode_documents(load_texts(str(path), streaming=streaming), tokenizer)
+        encoding = time.perf_counter() - started
+        objective, shape = SpanCorruption(128, 0), BatchShape(32, 4)
+        steps = (
+            StreamedSteps(dataset, objective, shape) if streaming else TrainingSteps(dataset, objective, shape, seed=0)
+        )
+        times = []
+        started = time.perf_counter()
+        for _ in step_loader(steps, min(1_000, documents // 128)):
+            times.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        return {
+            "megabytes": path.stat().st_size / 1e6,
+            "encoding_seconds": encoding,
+            "milliseconds_of_data_per_step": statistics.median(times) * 1000,
+            "resident_megabytes_more": (psutil.Process().memory_info().rss - before) / 2**20,
+        }
+
+
+def measure_processes(*, processes: int) -> dict[str, float] | None:
+    """Useful tokens a second with 128 documents a step on one or several processes, by the package's own loop."""
+    with TemporaryDirectory() as folder:
+        flags = PRETRAIN_PRESETS["fast"] | {"max_steps": 30, "logging_steps": 5, "gradient_accumulation_steps": 1}
+        recipe = PretrainRecipe(train_file="-", output_dir=folder, use_cpu=True, **flags)
+        accelerator = build_accelerator(recipe)
+        rng = np.random.default_rng(0)
+        from datasets import Dataset
+
+        rows = Dataset.from_dict({"input_ids": [rng.integers(2, 256, 64).tolist() for _ in range(1024)]})
+        shape = BatchShape(32, 4 // processes, accelerator.num_processes, accelerator.process_index)
+        model = MinGPTForCausalLM(MinGPTConfig(position_embedding_type="rope"))
+        train(model, TrainingSteps(rows, NextToken(), shape, seed=0), recipe, accelerator)
+        if not accelerator.is_main_process:
+            return None
+        lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+        assert accelerator.num_processes == processes
+        return {"tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines[1:])}
+
+
+def draw(results: dict, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    labels = {
+        "hidden_size": "width",
+        "num_hidden_layers": "layers",
+        "rows": "rows of a micro-batch",
+        "length": "tokens of a row",
+    }
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
+    for axis, (name, label) in zip(axes.flat, labels.items(), strict=True):
+        axis.plot(CURVES[name], [point["milliseconds"] for point in results[name]], "o-", label="eager")
+        if name == "length":
+            axis.plot(CURVES[name], [p["milliseconds"] for p in results["sdpa by length"]], "s--", label="sdpa")
+            axis.legend(frameon=False)
+        axis.set(xscale="log", yscale="log", xlabel=label, ylabel="forward and backward pass (ms)")
+        axis.set_xticks(CURVES[name], [str(value) for value in CURVES[name]], minor=False)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    figure.suptitle("Width 256, 4 layers, 32 rows of 64 tokens where not varied; bf16, two cores")
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
