@@ -310,12 +310,16 @@ def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
     chunk leaves nothing for one, it gets a row without labels.
 
     Returns:
-        Dicts of `input_ids` and `labels`, each (B, T) int64, longest rows first. There is no attention mask: PAD is on
+        Dicts of `input_ids` and `labels`, each (B, T) int64, longest rows first, and `num_items_in_batch`, the labels
+        of the whole step on all processes: what the loss is divided by. There is no attention mask: PAD is on
         the right, where no token before it looks, and a broadcast causal mask is the cheaper one. T is a multiple of
         `pad_to_multiple_of`, so that few shapes occur and compiled kernels are found again. With `padding_free`, the
         rows of a micro-batch are one, (1, T), and `position_ids` keep them apart.
     """
-    by_length = np.argsort(-rows.pieces.row_lengths, kind="stable")
+    lengths = rows.pieces.row_lengths
+    # the first token of a row has nothing before it to be predicted from
+    labels = torch.tensor(int((lengths - np.maximum(rows.pieces.first_label, 1)).sum()))
+    by_length = np.argsort(-lengths, kind="stable")
     chunk_size = shape.per_device_batch_size * shape.num_processes
     batches = []
     for start in range(0, len(by_length), chunk_size):
@@ -325,7 +329,8 @@ def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
         batch = join(share if len(share) else chunk[:1], shape.pad_to_multiple_of)
         if not len(share):
             batch["labels"][:] = IGNORE_ID
-        batches.append({name: torch.from_numpy(array) for name, array in batch.items()})
+        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
+        batches.append({**tensors, "num_items_in_batch": labels})
     return batches
 
 

@@ -26,7 +26,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
-from .birthplaces import IGNORE_ID
 from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
 from .data import BatchShape, MicroBatch, StreamedSteps, TrainingSteps, step_loader
 from .recipes import TrainingRecipe
@@ -178,11 +177,6 @@ def count_steps(recipe: TrainingRecipe, steps_per_epoch: int | None) -> tuple[in
     return max_steps, math.ceil(recipe.decay_epochs * (steps_per_epoch or 0))
 
 
-def count_labels(batch: MicroBatch) -> int:
-    """Label tokens that carry loss: the first of a row has nothing before it to be predicted from."""
-    return int((batch["labels"][:, 1:] != IGNORE_ID).sum())
-
-
 def count_tokens(batch: MicroBatch) -> int:
     """Tokens that are not padding."""
     return int((batch["input_ids"] != PAD_ID).sum())
@@ -191,7 +185,8 @@ def count_tokens(batch: MicroBatch) -> int:
 class MetricsLog:
     """What is seen of a run while it goes on: the progress bar, metrics.jsonl, and the tracker if there is one.
 
-    The loop adds each micro-batch's loss to `loss`, a tensor that stays on the device between two lines of the log.
+    The loop adds each micro-batch's loss to `loss`, a tensor that stays on the device between two lines of the log, and
+    its tokens to `tokens`; both are of this process until a line is written.
     """
 
     def __init__(self, recipe: TrainingRecipe, accelerator: Accelerator, max_steps: int, steps_per_epoch: int | None):
@@ -207,7 +202,11 @@ class MetricsLog:
         """What a checkpoint needs in order that the lines after it are what they would have been."""
         losses = self.accelerator.gather(self.loss[None]).tolist()
         seconds = time.perf_counter() - self.started
-        return {"losses": losses, "log": [self.step, self.tokens, self.seconds], "elapsed": seconds}
+        return {"losses": losses, "log": [self.step, self.count_all_tokens(), self.seconds], "elapsed": seconds}
+
+    def count_all_tokens(self) -> int:
+        """The tokens since the last line, of all processes."""
+        return int(self.accelerator.reduce(torch.tensor(self.tokens, device=self.accelerator.device)).item())
 
     def resume(self, state: dict[str, Any]) -> None:
         """Goes on from the `state` of a checkpoint, and takes back the lines that were written after it."""
@@ -216,7 +215,8 @@ class MetricsLog:
             self.loss.fill_(losses[rank])
         elif rank == 0:
             self.loss.fill_(sum(losses))
-        self.step, self.tokens, self.seconds = state["log"]
+        self.step, tokens, self.seconds = state["log"]
+        self.tokens = tokens if rank == 0 else 0
         self.started = time.perf_counter() - state["elapsed"]
         self.progress.update(state["step"])
         if self.accelerator.is_main_process and self.path.exists():
@@ -224,13 +224,12 @@ class MetricsLog:
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state["step"]]
             self.path.write_text("".join(kept), encoding="utf-8")
 
-    def end_step(self, step: int, tokens: int, learning_rate: float) -> None:
+    def end_step(self, step: int, learning_rate: float) -> None:
         """Counts a step, and writes a line where one is due.
 
         Raises:
             FloatingPointError: if the loss is not finite.
         """
-        self.tokens += tokens
         self.progress.update()
         if step % self.recipe.logging_steps and step < self.max_steps:
             return
@@ -240,7 +239,7 @@ class MetricsLog:
             "epoch": round(step / self.steps_per_epoch, 3) if self.steps_per_epoch else None,
             "loss": self.accelerator.reduce(self.loss).item() / (step - self.step),
             "learning_rate": learning_rate,
-            "tokens_per_second": round(self.tokens / (seconds - self.seconds), 1),
+            "tokens_per_second": round(self.count_all_tokens() / (seconds - self.seconds), 1),
             "seconds": round(seconds, 2),
         }
         if not math.isfinite(record["loss"]):
@@ -319,13 +318,11 @@ def train(
         for step, batches in enumerate(loader, start=start + 1):
             # Dropout too is a function of its address: seed, step, process.
             torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
-            counts = [sum(count(batch) for batch in batches) for count in (count_labels, count_tokens)]
-            mine = torch.tensor([*counts, stop.received], device=accelerator.device)
-            labels, tokens, stopping = accelerator.reduce(mine).tolist()
             for i, batch in enumerate(batches, start=1):
-                inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+                log.tokens += count_tokens(batch)
+                inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
                 with accelerator.no_sync(wrapped) if i < len(batches) else nullcontext():
-                    loss = wrapped(**inputs, num_items_in_batch=labels).loss
+                    loss = wrapped(**inputs).loss
                     accelerator.backward(loss * accelerator.num_processes)  # DDP divides by it
                 log.loss += loss.detach()
             accelerator.clip_grad_norm_(wrapped.parameters(), recipe.max_grad_norm)
@@ -333,8 +330,12 @@ def train(
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
-            log.end_step(step, tokens, float(schedulers[0].get_last_lr()[0]))
+            log.end_step(step, float(schedulers[0].get_last_lr()[0]))
 
+            stopping = False
+            if accelerator.device.type == "cpu" or step % recipe.logging_steps == 0:  # elsewhere a GPU would wait
+                received = torch.tensor(int(stop.received), device=accelerator.device)
+                stopping = bool(accelerator.reduce(received).item())
             if stopping or (recipe.save_steps and step % recipe.save_steps == 0):
                 state = log.state()
                 if accelerator.is_main_process:
