@@ -43,7 +43,7 @@ class Contender:
 
 
 CONTENDERS = {
-    "hf_mingpt, preset fast": Contender("ours", "bf16", "eager", "muon"),
+    "hf_mingpt, Muon": Contender("ours", "bf16", "eager", "muon"),
     "hf_mingpt, AdamW": Contender("ours", "bf16", "eager"),
     "hf_mingpt, float32": Contender("ours", "float32", "eager"),
     **{
@@ -96,8 +96,8 @@ class GatedSteps(TrainingSteps):
 
 
 def train_ours(contender: Contender, corpus: str, output_dir: str) -> None:
-    """The training loop of the package, as scripts/pretrain.py runs it with the preset `fast`."""
-    flags = PRETRAIN_PRESETS["fast"] | {
+    """The training loop of the package, as scripts/pretrain.py runs it with the preset `short`."""
+    flags = PRETRAIN_PRESETS["short"] | {
         "optim": contender.optimizer,
         "max_steps": MANY_STEPS,
         "mixed_precision": "bf16" if contender.precision == "bf16" else "no",

@@ -166,7 +166,7 @@ def measure_corpus(*, documents: int, streaming: bool) -> dict[str, float]:
 def measure_processes(*, processes: int) -> dict[str, float] | None:
     """Useful tokens a second with 128 documents a step on one or several processes, by the package's own loop."""
     with TemporaryDirectory() as folder:
-        flags = PRETRAIN_PRESETS["fast"] | {"max_steps": 30, "logging_steps": 5, "gradient_accumulation_steps": 1}
+        flags = PRETRAIN_PRESETS["short"] | {"max_steps": 30, "logging_steps": 5, "gradient_accumulation_steps": 1}
         recipe = PretrainRecipe(train_file="-", output_dir=folder, use_cpu=True, **flags)
         accelerator = build_accelerator(recipe)
         rng = np.random.default_rng(0)

@@ -269,7 +269,13 @@ def find_titles(token_ids: np.ndarray, offsets: np.ndarray, *, title_end: tuple[
 
 
 def find_salient_spans(
-    token_ids: np.ndarray, offsets: np.ndarray, titles: np.ndarray, *, kinds: LetterKinds, space_id: int
+    token_ids: np.ndarray,
+    offsets: np.ndarray,
+    titles: np.ndarray,
+    *,
+    kinds: LetterKinds,
+    space_id: int,
+    numbers: bool = True,
 ) -> SalientSpans:
     """Finds capitalised words and numbers after the title; capitalised words with one space between are one span.
 
@@ -279,6 +285,7 @@ def find_salient_spans(
         titles: (N,) from `find_titles`.
         kinds: of the vocabulary.
         space_id: of the space.
+        numbers: whether to look for them.
 
     Example: "Ada Byron. Byron was born in New York in 1815 ." has the spans "Byron", "New York" and "1815".
     """
@@ -294,7 +301,7 @@ def find_salient_spans(
     document = np.searchsorted(offsets, starts, side="right") - 1
 
     upper, digit = kinds.upper[token_ids[starts]], kinds.digit[token_ids[starts]]
-    salient = (upper | digit) & (starts >= (offsets[:-1] + titles)[document])
+    salient = (upper | (digit & numbers)) & (starts >= (offsets[:-1] + titles)[document])
     starts, ends, upper, document = (part[salient] for part in (starts, ends, upper, document))
     joined = np.zeros(len(starts) + 1, dtype=bool)  # whether span i goes on from span i - 1
     joined[1:-1] = upper[1:] & upper[:-1] & (starts[1:] == ends[:-1] + 1) & (document[1:] == document[:-1])
@@ -304,12 +311,19 @@ def find_salient_spans(
 
 
 def cut_clozes(
-    offsets: np.ndarray, titles: np.ndarray, spans: SalientSpans, draws: np.ndarray, *, block_size: int
+    offsets: np.ndarray,
+    titles: np.ndarray,
+    spans: SalientSpans,
+    draws: np.ndarray,
+    *,
+    block_size: int,
+    max_context: tuple[int, int],
 ) -> tuple[Pieces, np.ndarray]:
     """The pieces of `title context MASK context MASK salient_span MASK`, all of it learnt.
 
-    The span is any of the document's; what is kept before and after it is uniform on all that there is and that the
-    block has room for.
+    The span is any of the document's. The lengths of what is kept before and after it are uniform, up to `max_context`,
+    to what there is, and to what the block has room for. A short context leaves the title as the only thing from which
+    the span can be known.
 
     Args:
         offsets: (N + 1,) where each document begins and ends.
@@ -317,6 +331,7 @@ def cut_clozes(
         spans: from `find_salient_spans`.
         draws: (N, 3) uniform numbers in [0, 1).
         block_size: longest row.
+        max_context: most tokens that are kept before and after the span.
 
     Returns:
         The pieces, and (N,) whether a document has such a row: it has a salient span, and room for it.
@@ -329,8 +344,10 @@ def cut_clozes(
     room = block_size - titles - length - 3
     possible = (number > 0) & (room >= 0)
     room = np.maximum(room, 0)
-    before = (draws[:, 1] * (np.clip(span_start - start - titles, 0, room) + 1)).astype(np.int64)
-    after = (draws[:, 2] * (np.clip(end - span_start - length, 0, room - before) + 1)).astype(np.int64)
+    most_before = np.minimum(np.clip(span_start - start - titles, 0, room), max_context[0])
+    before = (draws[:, 1] * (most_before + 1)).astype(np.int64)
+    most_after = np.minimum(np.clip(end - span_start - length, 0, room - before), max_context[1])
+    after = (draws[:, 2] * (most_after + 1)).astype(np.int64)
     mark, one = np.full_like(start, MASK_PIECE), np.ones_like(start)
     pieces = Pieces(
         np.stack((start, span_start - before, mark, span_start + length, mark, span_start, mark), axis=1),

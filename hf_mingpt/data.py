@@ -250,18 +250,29 @@ class SalientCorruption(SpanCorruption):
     A document without a salient span is always span corrupted.
     """
 
-    def __init__(self, block_size: int, seed: int, *, share: float, tokenizer: PreTrainedTokenizerBase):
+    def __init__(
+        self,
+        block_size: int,
+        seed: int,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        share: float,
+        numbers: bool = True,
+        max_context: tuple[int, int] | None = None,
+    ):
         super().__init__(block_size, seed)
-        self.share = share
+        self.share, self.numbers, self.max_context = share, numbers, max_context or (block_size, block_size)
         self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
         self.stop_id, self.space_id = tokenizer.convert_tokens_to_ids([".", " "])
 
     def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
         ids, offsets = examples
         titles = find_titles(ids, offsets, title_end=(self.stop_id, self.space_id))
-        spans = find_salient_spans(ids, offsets, titles, kinds=self.kinds, space_id=self.space_id)
+        spans = find_salient_spans(ids, offsets, titles, kinds=self.kinds, space_id=self.space_id, numbers=self.numbers)
         draws = uniform_draws(self.seed + 1, epoch, index, 4)  # not those of span corruption
-        clozes, possible = cut_clozes(offsets, titles, spans, draws[:, 1:], block_size=self.block_size)
+        clozes, possible = cut_clozes(
+            offsets, titles, spans, draws[:, 1:], block_size=self.block_size, max_context=self.max_context
+        )
         both = stack_pieces([super().__call__(examples, epoch, index).pieces, clozes])
         is_cloze = possible & (draws[:, 0] < self.share)
         return Rows(ids, both.select(np.arange(len(index)) + len(index) * is_cloze))

@@ -142,6 +142,9 @@ class PretrainRecipe(TrainingRecipe):
     vocabulary_file: str | None = _flag(None, "Text whose characters join the corpus's: of the questions to come.")
     objective: str = _flag("span_corruption", f"One of {OBJECTIVES}.")
     salient_share: float = _flag(0.0, "Share of the documents' draws that become a cloze of a name or a number.")
+    salient_numbers: bool = _flag(True, "Clozes of numbers too, not of names only.")
+    context_before: int | None = _flag(None, "Most characters that a cloze keeps before its gap; None: any number.")
+    context_after: int | None = _flag(None, "Most characters that it keeps after its gap; None: any number.")
     questions_file: str | None = _flag(None, "TSV of training questions with answers, read along with the text.")
     questions_share: float = _flag(0.25, "Their share of the examples of each step.")
     model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
@@ -157,6 +160,9 @@ class PretrainRecipe(TrainingRecipe):
         for name in ("salient_share", "questions_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1.")
+        for name in ("context_before", "context_after"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ValueError(f"{name} is {value}: it must not be negative.")
         if self.salient_share and self.objective != "span_corruption":
             raise ValueError(f"salient_share {self.salient_share} goes with the objective 'span_corruption' only.")
         if self.questions_file and not 0 < self.questions_share < 1:
@@ -193,7 +199,7 @@ _ASSIGNMENT = {
 
 PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
     # the assignment's objective and model, in an eighth of its epochs: Muon, no dropout, a linear decay to zero
-    "fast": {
+    "short": {
         "optim": "muon",
         "learning_rate": 3e-3,
         "dropout": 0.0,
@@ -226,7 +232,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
 
 FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
     # after pretraining: 10 epochs as in the assignment, but gently (docs/LOG.md), so that less is forgotten
-    "fast": {
+    "short": {
         "learning_rate": 2e-4,
         "dropout": 0.0,
         "num_train_epochs": 10.0,
@@ -234,7 +240,7 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 1,
     },
     # without pretraining, as many epochs as the assignment's
-    "fast-from-scratch": {
+    "short-from-scratch": {
         "learning_rate": 6e-4,
         "num_train_epochs": 75.0,
         "per_device_train_batch_size": 128,

@@ -3,7 +3,7 @@
     accelerate launch scripts/finetune.py --model_name_or_path runs/rope --train_file birth_places_train.tsv \
         --output_dir runs/rope-answers
     accelerate launch scripts/finetune.py --model_name_or_path runs/rope --train_file birth_places_train.tsv \
-        --preset fast-from-scratch --output_dir runs/no-pretraining
+        --preset short-from-scratch --output_dir runs/no-pretraining
 
 Flags can also stand in a YAML file, named first: `scripts/finetune.py recipe.yaml --seed 1`.
 """

@@ -81,7 +81,15 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
         documents = group_into_blocks(documents, block_size, tokenizer.convert_tokens_to_ids("\n"))
         objective = NextToken()
     elif recipe.salient_share:
-        objective = SalientCorruption(block_size, recipe.seed, share=recipe.salient_share, tokenizer=tokenizer)
+        contexts = (recipe.context_before, recipe.context_after)
+        objective = SalientCorruption(
+            block_size,
+            recipe.seed,
+            tokenizer=tokenizer,
+            share=recipe.salient_share,
+            numbers=recipe.salient_numbers,
+            max_context=tuple(block_size if most is None else most for most in contexts),
+        )
     else:
         objective = SpanCorruption(block_size, recipe.seed)
     shape = batch_shape(recipe, accelerator, config.max_position_embeddings)

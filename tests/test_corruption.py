@@ -216,6 +216,13 @@ class TestSalientSpans:
         assert salient(text, "Bob. X") == expected  # what stands beside it in the array is no matter
         assert salient(text, "Bob") == expected
 
+    def test_numbers_can_be_left_out(self):
+        text = "Ada. 26 May 1840 Rome"
+        flat, offsets = flatten([text])
+        titles = find_titles(flat, offsets, title_end=(ord("."), ord(" ")))
+        spans = find_salient_spans(flat, offsets, titles, kinds=KINDS, space_id=ord(" "), numbers=False)
+        assert [text[a : a + n] for a, n in zip(*spans[:2], strict=True)] == ["May", "Rome"]
+
     def test_documents_that_touch_stay_apart(self):
         titles, spans = titles_and_spans(["Ada", "Bob. in Rome", " Paris", "Eve. x."])
         assert titles.tolist() == [0, 5, 0, 5]
@@ -229,9 +236,11 @@ class TestSalientSpans:
 class TestClozes:
     text = "Ada Byron. Ada was born in London ."
 
-    def cloze(self, draws: list[float], text: str = text, block_size: int = 48) -> tuple[str, bool]:
+    def cloze(self, draws, text: str = text, block_size: int = 48, max_context=(99, 99)) -> tuple[str, bool]:
         flat, offsets = flatten([text])
-        pieces, possible = cut_clozes(offsets, *titles_and_spans([text]), np.array([draws]), block_size=block_size)
+        pieces, possible = cut_clozes(
+            offsets, *titles_and_spans([text]), np.array([draws]), block_size=block_size, max_context=max_context
+        )
         (row,) = join_pieces(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
         assert len(row) <= block_size or not possible[0]
         return "".join("⁇" if i == MASK_ID else chr(i) for i in row), bool(possible[0])
@@ -252,6 +261,10 @@ class TestClozes:
         assert self.cloze([0.9, 0.99, 0.99], block_size=24) == ("Ada Byron.  in ⁇⁇London⁇", True)
         assert not self.cloze([0.9, 0.99, 0.99], block_size=19)[1]
 
+    def test_keeps_no_more_context_than_is_allowed(self):
+        row, _ = self.cloze([0.9, 0.99, 0.99], max_context=(8, 0))
+        assert row == "Ada Byron. born in ⁇⁇London⁇"
+
     def test_needs_a_salient_span(self):
         assert not self.cloze([0.5, 0.5, 0.5], "Ada. no names here")[1]
 
@@ -269,7 +282,13 @@ class TestClozes:
 
 def test_rows_of_different_documents_stack():
     first = move_spans(np.array([0]), Spans(np.array([4]), np.array([1]), np.array([2])))
-    second, _ = cut_clozes(*flatten(["A. b Cd"])[1:], *titles_and_spans(["A. b Cd"]), np.zeros((1, 3)), block_size=48)
+    second, _ = cut_clozes(
+        *flatten(["A. b Cd"])[1:],
+        *titles_and_spans(["A. b Cd"]),
+        np.zeros((1, 3)),
+        block_size=48,
+        max_context=(9, 9),
+    )
     rows = stack_pieces([first, second.shift(4)])
     joined = join_pieces(ids("wxyz" + "A. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)
     np.testing.assert_array_equal(joined, [ids("w⁇z⁇xy□□"), ids("A. ⁇⁇Cd⁇")])

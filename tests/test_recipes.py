@@ -29,7 +29,7 @@ def test_flags_win_over_yaml_and_yaml_over_the_preset(tmp_path):
 
 
 def test_the_first_preset_is_the_default():
-    assert parse() == parse("--preset", "fast")
+    assert parse() == parse("--preset", "short")
     assert parse().optim == "muon"
 
 
@@ -46,7 +46,7 @@ def test_finetuning_presets_are_recipes(name):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--preset", "quick"], "'quick' is unknown: choose one of fast"),
+        (["--preset", "quick"], "'quick' is unknown: choose one of short"),
         (["--optim", "sgd"], "'sgd' is unknown"),
         (["--model_preset", "gpt9"], "'gpt9' is unknown"),
         (["--lr_scheduler_type", "sgdr"], "'sgdr' is unknown"),

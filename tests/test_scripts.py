@@ -39,7 +39,7 @@ def home(tmp_path_factory):
     finetune = ["--model_name_or_path", home / "pretrained", "--train_file", home / "data/birth_places_train.tsv"]
     finetune += ["--use_cpu", "--max_steps", 3]
     works("finetune.py", *finetune, "--output_dir", home / "finetuned")
-    works("finetune.py", *finetune, "--output_dir", home / "scratch", "--preset", "fast-from-scratch")
+    works("finetune.py", *finetune, "--output_dir", home / "scratch", "--preset", "short-from-scratch")
     return home
 
 
