@@ -15,6 +15,7 @@ from hf_mingpt.data import (
     Answers,
     BatchShape,
     NextToken,
+    SalientCorruption,
     SpanCorruption,
     build_corpus_tokenizer,
     deal,
@@ -48,6 +49,7 @@ def main() -> None:
         blocks = group_into_blocks(documents, recipe.block_size, tokenizer.convert_tokens_to_ids("\n"))
         formats = {
             "span corruption": (documents, SpanCorruption(recipe.block_size, recipe.seed)),
+            "cloze": (documents, SalientCorruption(recipe.block_size, recipe.seed, tokenizer=tokenizer, share=1.0)),
             "next character": (blocks, NextToken()),
         }
         if recipe.questions_file:

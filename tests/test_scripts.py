@@ -62,6 +62,21 @@ def test_the_whole_experiment(home):
     assert (home / "runs.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_questions_read_along_with_the_text_need_no_finetuning(home, tmp_path):
+    data = ["--train_file", home / "data/biographies.txt", "--vocabulary_file", home / "data/birth_dev.tsv"]
+    data += ["--questions_file", home / "data/birth_places_train.tsv", "--output_dir", tmp_path / "fast"]
+    works("pretrain.py", *data, "--preset", "fast", "--max_steps", 4, *TINY)
+    questions = ["--questions_file", home / "data/birth_dev.tsv", "--use_cpu"]
+    works("evaluate_birthplaces.py", "--model_name_or_path", tmp_path / "fast", *questions)
+    assert json.loads((tmp_path / "fast/report.json").read_text())["results"]["model"]["total"] == 8
+    assert json.loads((tmp_path / "fast/generation_config.json").read_text())["eos_token_id"] == 1
+
+    few = ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
+    done = script("pretrain.py", *data, "--preset", "fast", *TINY, *few, "--overwrite_output_dir")
+    assert done.returncode == 2
+    assert "A share of 0.2 of the 1 examples of a step is 0" in done.stderr
+
+
 def test_questions_without_answers_get_predictions(home, tmp_path):
     questions = tmp_path / "questions.txt"
     questions.write_text("Where was Bra Mir born?\nWhere was Bradon Drador born?\n")
