@@ -144,8 +144,10 @@ def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
     for round_number in range(recipe.rounds + 1):
         products.append(matrix_product_rate())
         for name in CONTENDERS:
-            print(f"round {round_number} of {recipe.rounds}: {name}", file=sys.stderr)
-            turns[name].append(turn(name, recipe.steps_per_round if round_number else 1))  # the first one warms up
+            record = turn(name, recipe.steps_per_round if round_number else 1)  # the first one warms up
+            turns[name].append(record)
+            rate = record["useful_tokens"] / record["seconds"]
+            print(f"round {round_number} of {recipe.rounds}: {name}: {rate:,.0f} tokens/s", file=sys.stderr)
     for process in processes.values():
         process.stdin.close()
         process.wait()

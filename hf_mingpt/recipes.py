@@ -213,7 +213,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "optim": "muon",
         "learning_rate": 3e-3,
         "dropout": 0.0,
-        "num_train_epochs": 200.0,
+        "num_train_epochs": 130.0,
         "per_device_train_batch_size": 32,
         "gradient_accumulation_steps": 4,
         "position_embedding_type": "rope",
