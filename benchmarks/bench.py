@@ -222,14 +222,18 @@ def measure_answers(run, questions: list[Question], number: int) -> dict[str, di
     asked = [questions[i % len(questions)] for i in range(number)]
     few = asked[: max(10, number // 20)]
     gpt2 = build_gpt2(Contender("plain", "float32", "sdpa"), model.config.vocab_size).eval()
-    gpt2.config.use_cache = True
     prompts = [question.question + MASK for question in asked]
 
     def gpt2_batches() -> None:
         for start in range(0, number, 128):
             batch = tokenizer(prompts[start : start + 128], padding=True, return_tensors="pt")
             gpt2.generate(
-                **batch, max_new_tokens=MAX_ANSWER_TOKENS, do_sample=False, eos_token_id=MASK_ID, pad_token_id=PAD_ID
+                **batch,
+                max_new_tokens=MAX_ANSWER_TOKENS,
+                use_cache=True,
+                do_sample=False,
+                eos_token_id=MASK_ID,
+                pad_token_id=PAD_ID,
             )
 
     answers = answer_questions(model, tokenizer, asked)

@@ -3,7 +3,7 @@
     python benchmarks/scaling.py
 
 Every point is a process of its own, so that peak memory is that of the point alone. Writes scaling.json and scaling.png
-into --output_dir; docs/scaling.md reads them. Nothing else should run on the machine.
+into --output_dir. Nothing else should run on the machine.
 """
 
 import json
