@@ -262,8 +262,8 @@ class SalientCorruption(SpanCorruption):
     ):
         super().__init__(block_size, seed)
         self.share, self.numbers, self.max_context = share, numbers, max_context or (block_size, block_size)
-        self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
-        self.stop_id, self.space_id = tokenizer.convert_tokens_to_ids([".", " "])
+        self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+        self.stop_id, self.space_id = (tokenizer.get_vocab().get(character, PAD_ID) for character in ". ")
 
     def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
         ids, offsets = examples

@@ -97,7 +97,8 @@ def bf16_residual_stream(model: PreTrainedModel) -> Iterator[None]:
     Autocast makes the matrix products bf16, but adds them to a float32 stream, which each projection then casts anew.
     If the stream is bf16, nothing is cast: the norms read and write bf16 (with float32 weights).
     """
-    handle = model.base_model.dropout.register_forward_hook(lambda module, args, output: output.bfloat16())
+    embeddings = model.base_model.get_submodule("dropout")  # what comes out of it is the stream
+    handle = embeddings.register_forward_hook(lambda module, args, output: output.bfloat16())
     try:
         yield
     finally:
