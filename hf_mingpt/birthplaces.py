@@ -66,6 +66,36 @@ def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Que
     return questions
 
 
+def write_questions(path: str | Path, questions: Sequence[tuple[str, str | None]]) -> None:
+    """Writes `question TAB answer` lines."""
+    lines = [f"{question}\t{answer}\n" for question, answer in questions]
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def split_folds(
+    questions: Sequence[Question], num_folds: int, *, seed: int = 0
+) -> list[tuple[list[Question], list[Question]]]:
+    """Splits questions into folds, to choose on questions that training has not seen without looking at dev.
+
+    Returns:
+        For each fold the questions outside it, to train with, and those in it, held out; both in their order. Each
+        question is held out once.
+
+    Raises:
+        ValueError: if there are fewer questions than folds, or fewer than two folds.
+    """
+    if not 2 <= num_folds <= len(questions):
+        raise ValueError(f"num_folds is {num_folds}: with {len(questions)} questions, use 2 to {len(questions)}.")
+    fold_of = np.random.default_rng(seed).permutation(len(questions)) % num_folds
+    return [
+        (
+            [question for question, other in zip(questions, fold_of, strict=True) if other != fold],
+            [question for question, other in zip(questions, fold_of, strict=True) if other == fold],
+        )
+        for fold in range(num_folds)
+    ]
+
+
 def join_questions(questions: Sequence[Question], mask: str) -> list[str]:
     """Writes each pair as `question MASK answer MASK`."""
     return [f"{question}{mask}{answer}{mask}" for question, answer in questions]

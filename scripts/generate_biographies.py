@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hf_mingpt.biographies import BiographyRecipe, generate_corpus
+from hf_mingpt.birthplaces import write_questions
 from hf_mingpt.recipes import parse_recipe, user_errors
 
 CARD = """\
@@ -69,10 +70,6 @@ def main() -> None:
 
 def write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def write_questions(path: Path, questions: list[tuple[str, str]]) -> None:
-    write_lines(path, [f"{question}\t{answer}" for question, answer in questions])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from hf_mingpt.birthplaces import Question, answer_starts, extract_prediction, join_questions, read_questions
+from hf_mingpt.birthplaces import (
+    Question,
+    answer_starts,
+    extract_prediction,
+    join_questions,
+    read_questions,
+    split_folds,
+    write_questions,
+)
 
 
 def write(tmp_path, content: bytes):
@@ -50,6 +58,25 @@ def test_answers_can_be_demanded(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.tsv"):
         read_questions(tmp_path / "nothing.tsv")
+
+
+def test_every_question_is_held_out_once():
+    questions = [Question(f"Q{i}?", "Rome") for i in range(11)]
+    folds = split_folds(questions, 3)
+    assert sorted(q for _, held_out in folds for q in held_out) == sorted(questions)
+    for train, held_out in folds:
+        assert sorted(train + held_out) == sorted(questions)
+        assert 3 <= len(held_out) <= 4
+    assert folds == split_folds(questions, 3) != split_folds(questions, 3, seed=1)
+    for number in (1, 12):
+        with pytest.raises(ValueError, match=f"num_folds is {number}"):
+            split_folds(questions, number)
+
+
+def test_what_is_written_is_read(tmp_path):
+    questions = [Question("Where was Zoë born?", "Ålesund"), Question("Where was Bo born?", "New York")]
+    write_questions(tmp_path / "q.tsv", questions)
+    assert read_questions(tmp_path / "q.tsv") == questions
 
 
 def test_format():

@@ -77,6 +77,16 @@ def test_questions_read_along_with_the_text_need_no_finetuning(home, tmp_path):
     assert "A share of 0.2 of the 1 examples of a step is 0" in done.stderr
 
 
+def test_split_questions(home, tmp_path):
+    questions = home / "data/birth_places_train.tsv"
+    works("split_questions.py", "--questions_file", questions, "--output_dir", tmp_path / "folds", "--num_folds", 3)
+    held_out = [(tmp_path / f"folds/fold-{i}/held_out.tsv").read_text() for i in range(3)]
+    assert sorted("".join(held_out).splitlines()) == sorted(questions.read_text().splitlines())
+    again = script("split_questions.py", "--questions_file", questions, "--output_dir", tmp_path / "folds")
+    assert again.returncode == 2
+    assert "is not empty" in again.stderr
+
+
 def test_questions_without_answers_get_predictions(home, tmp_path):
     questions = tmp_path / "questions.txt"
     questions.write_text("Where was Bra Mir born?\nWhere was Bradon Drador born?\n")

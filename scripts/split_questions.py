@@ -1,0 +1,40 @@
+"""Splits a file of questions into folds, so that recipes are chosen on questions that no training has seen.
+
+    python scripts/split_questions.py --questions_file birth_places_train.tsv --output_dir runs/folds
+
+writes `fold-0/train.tsv` and `fold-0/held_out.tsv`, and so on. Train with the one, evaluate on the other, and look at
+dev when the recipe is chosen.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hf_mingpt.birthplaces import read_questions, split_folds, write_questions
+from hf_mingpt.recipes import parse_recipe, user_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRecipe:
+    questions_file: str = field(metadata={"help": "TSV of question and answer."})
+    output_dir: str = field(metadata={"help": "Folder to write."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the folds in that folder."})
+    num_folds: int = field(default=5, metadata={"help": "Each question is held out by one of them."})
+    seed: int = field(default=0, metadata={"help": "Of the split."})
+
+
+def main() -> None:
+    recipe = parse_recipe(SplitRecipe)
+    folder = Path(recipe.output_dir)
+    with user_errors():
+        folds = split_folds(read_questions(recipe.questions_file, answers=True), recipe.num_folds, seed=recipe.seed)
+        if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
+            raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
+    for number, (train, held_out) in enumerate(folds):
+        (folder / f"fold-{number}").mkdir(parents=True, exist_ok=True)
+        write_questions(folder / f"fold-{number}" / "train.tsv", train)
+        write_questions(folder / f"fold-{number}" / "held_out.tsv", held_out)
+    print(f"Wrote {len(folds)} folds to {folder}.")
+
+
+if __name__ == "__main__":
+    main()
