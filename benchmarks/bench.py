@@ -32,11 +32,8 @@ from contenders import BLOCK_SIZE, CONTENDERS, Contender, build_gpt2
 
 from hf_mingpt.birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, read_questions
 from hf_mingpt.data import (
-    Answers,
     BatchShape,
     Mixture,
-    SalientCorruption,
-    SpanCorruption,
     TrainingSteps,
     build_corpus_tokenizer,
     encode_documents,
@@ -45,6 +42,7 @@ from hf_mingpt.data import (
 )
 from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.hub import load_run, run_record, write_json
+from hf_mingpt.objectives import Answers, SalientCorruption, SpanCorruption
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts
 

@@ -23,7 +23,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from hf_mingpt import MinGPTForCausalLM
-from hf_mingpt.data import SpanCorruption, TrainingSteps, build_corpus_tokenizer, encode_documents, load_texts
+from hf_mingpt.data import TrainingSteps, build_corpus_tokenizer, encode_documents, load_texts
+from hf_mingpt.objectives import SpanCorruption
 from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config
 from hf_mingpt.training import batch_shape, build_accelerator, train
 

@@ -24,8 +24,6 @@ import torch
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.data import (
     BatchShape,
-    NextToken,
-    SpanCorruption,
     StreamedSteps,
     TrainingSteps,
     build_corpus_tokenizer,
@@ -34,6 +32,7 @@ from hf_mingpt.data import (
     step_loader,
 )
 from hf_mingpt.hub import run_record, write_json
+from hf_mingpt.objectives import NextToken, SpanCorruption
 from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, parse_recipe
 from hf_mingpt.training import build_accelerator, train
 

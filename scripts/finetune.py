@@ -15,8 +15,9 @@ from accelerate.utils import set_seed
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions
 from hf_mingpt.checkpoints import find_checkpoint
-from hf_mingpt.data import Answers, TrainingSteps, encode_questions
+from hf_mingpt.data import TrainingSteps, encode_questions
 from hf_mingpt.hub import check_destination, finish_run, load_run, start_run
+from hf_mingpt.objectives import Answers
 from hf_mingpt.recipes import FINETUNE_PRESETS, FinetuneRecipe, parse_recipe, user_errors
 from hf_mingpt.training import batch_shape, build_accelerator, train
 

@@ -1,8 +1,8 @@
-"""Pretrains a minGPT on text: span corruption, or plain next-character prediction.
+"""Pretrains a minGPT on text: span corruption, clozes of names, or plain next-character prediction.
 
     accelerate launch scripts/pretrain.py --train_file wiki.txt --position_embedding_type rope --output_dir runs/rope
-    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset facts --questions_file birth_places_train.tsv \
-        --output_dir runs/facts
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset fast --questions_file birth_places_train.tsv \
+        --output_dir runs/fast
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset assignment --output_dir runs/assignment
     accelerate launch scripts/pretrain.py --train_file book.txt --preset causal --output_dir runs/book
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 scripts/pretrain.py --use_cpu \
@@ -22,11 +22,7 @@ from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions
 from hf_mingpt.checkpoints import find_checkpoint
 from hf_mingpt.data import (
-    Answers,
     Mixture,
-    NextToken,
-    SalientCorruption,
-    SpanCorruption,
     StreamedSteps,
     TrainingSteps,
     build_corpus_tokenizer,
@@ -36,6 +32,7 @@ from hf_mingpt.data import (
     load_texts,
 )
 from hf_mingpt.hub import check_destination, finish_run, start_run
+from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
 from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config, parse_recipe, user_errors
 from hf_mingpt.training import batch_shape, build_accelerator, train
 

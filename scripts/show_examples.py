@@ -12,11 +12,7 @@ import numpy as np
 
 from hf_mingpt.birthplaces import IGNORE_ID, read_questions
 from hf_mingpt.data import (
-    Answers,
     BatchShape,
-    NextToken,
-    SalientCorruption,
-    SpanCorruption,
     build_corpus_tokenizer,
     deal,
     encode_documents,
@@ -25,6 +21,7 @@ from hf_mingpt.data import (
     load_texts,
     take,
 )
+from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import PAD_ID
 

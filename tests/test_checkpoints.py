@@ -13,7 +13,8 @@ from datasets import Dataset
 
 from hf_mingpt import checkpoints
 from hf_mingpt.checkpoints import find_checkpoint
-from hf_mingpt.data import BatchShape, NextToken, StreamedSteps, TrainingSteps
+from hf_mingpt.data import BatchShape, StreamedSteps, TrainingSteps
+from hf_mingpt.objectives import NextToken
 from hf_mingpt.recipes import PretrainRecipe
 from hf_mingpt.training import train
 

@@ -8,12 +8,8 @@ import torch
 from hf_mingpt.birthplaces import Question
 from hf_mingpt.corruption import draw_spans, join_pieces, move_spans
 from hf_mingpt.data import (
-    Answers,
     BatchShape,
     Mixture,
-    NextToken,
-    SalientCorruption,
-    SpanCorruption,
     StreamedSteps,
     TrainingSteps,
     deal,
@@ -24,6 +20,7 @@ from hf_mingpt.data import (
     step_loader,
     take,
 )
+from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
 from .conftest import TEXT
@@ -249,6 +246,22 @@ class TestClozes:
         assert len(clozes(1, 2)) > 50  # those that have a name
         assert 0.3 < np.mean([len(clozes(0.5, epoch)) for epoch in range(20)]) / len(clozes(1, 2)) < 0.7
         assert clozes(1, 2) == clozes(1, 2) != clozes(1, 3)
+
+    def test_numbers_and_long_contexts_can_be_left_out(self, tokenizer):
+        """Of "Ada. born in 1815 and in London, ..." without numbers and context only the place is asked."""
+        texts = datasets.Dataset.from_dict({"text": ["Ada. born in 1815 and in London, as was said"]})
+        examples, index = take(encode_documents(texts, tokenizer), np.array([0])), np.array([0])
+
+        def rows(**options):
+            objective = SalientCorruption(48, 0, tokenizer=tokenizer, share=1.0, **options)
+            return {
+                tokenizer.decode(objective(examples, epoch, index).join(index)["input_ids"][0]) for epoch in range(60)
+            }
+
+        assert {row.split(MASK)[2] for row in rows()} == {"1815", "London"}
+        assert {row.split(MASK)[2] for row in rows(numbers=False)} == {"London"}
+        contexts = {tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1))}
+        assert contexts == {(f"Ada. {before}", after) for before in ("", " ", "n ", "in ") for after in ("", ",")}
 
 
 class TestSteps:

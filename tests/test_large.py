@@ -5,15 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_mingpt.data import (
-    BatchShape,
-    SpanCorruption,
-    StreamedSteps,
-    TrainingSteps,
-    encode_documents,
-    load_texts,
-    step_loader,
-)
+from hf_mingpt.data import BatchShape, StreamedSteps, TrainingSteps, encode_documents, load_texts, step_loader
+from hf_mingpt.objectives import SpanCorruption
 
 from .conftest import TEXT
 

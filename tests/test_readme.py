@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_mingpt.recipes import FINETUNE_PRESETS, PRETRAIN_PRESETS
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("scripts/**/*.md")])
 PAGES += sorted(ROOT.glob("benchmarks/*.md"))
@@ -42,6 +44,15 @@ def test_commands_exist(page, flags, capsys, monkeypatch):
     for name, used in commands(page.read_text(encoding="utf-8")):
         assert (ROOT / "scripts" / name).is_file(), name
         assert set(used) <= flags(name, capsys, monkeypatch), name
+
+
+@pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=lambda path: path.name)
+def test_presets_exist(page):
+    text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+    known = {"pretrain": PRETRAIN_PRESETS, "finetune": FINETUNE_PRESETS}
+    for script, rest in re.findall(r"scripts/(pretrain|finetune)\.py([^\n]*)", text):
+        for name in re.findall(r"--preset (\S+)", rest):
+            assert name in known[script], name
 
 
 def test_commands_are_found():

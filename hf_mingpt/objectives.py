@@ -1,0 +1,154 @@
+"""Objectives: what is to be learnt from an example, in which form.
+
+Between corruption and data in the flow. An objective takes a batch of encoded examples (`Ragged`), their indices and
+the epoch, and gives rows to learn from (`Rows`): pieces of the examples' tokens, which are put together only when the
+micro-batches are made. What it draws depends on `(seed, epoch, index)` alone.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from .birthplaces import IGNORE_ID, answer_starts
+from .corruption import (
+    LetterKinds,
+    Pieces,
+    cut_clozes,
+    draw_spans,
+    find_salient_spans,
+    find_titles,
+    join_pieces,
+    move_spans,
+    stack_pieces,
+    uniform_draws,
+)
+from .tokenization_mingpt import MASK_ID, PAD_ID
+
+
+class Ragged(NamedTuple):
+    """N sequences of token ids: sequence i is `token_ids[offsets[i]:offsets[i + 1]]`; offsets has shape (N + 1,)."""
+
+    token_ids: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "Ragged":
+        """Reads the column "input_ids"."""
+        column = table["input_ids"].combine_chunks()
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        return cls(column.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def to_table(self) -> pa.Table:
+        """Makes the column "input_ids"."""
+        return pa.table({"input_ids": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.token_ids))})
+
+
+class Rows(NamedTuple):
+    """What is to be learnt from some examples: rows of pieces of their token ids."""
+
+    token_ids: np.ndarray
+    pieces: Pieces
+
+    def join(self, order: np.ndarray, pad_to_multiple_of: int = 1) -> dict[str, np.ndarray]:
+        """`input_ids` and `labels` of the rows `order`, each (len(order), longest), padded on the right."""
+        pieces = self.pieces.select(order)
+        ids = join_pieces(self.token_ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID, pad_to_multiple_of=pad_to_multiple_of)
+        place = np.arange(ids.shape[1])
+        learnt = (place >= pieces.first_label[:, None]) & (ids != PAD_ID)
+        return {"input_ids": ids, "labels": np.where(learnt, ids, IGNORE_ID)}
+
+    def join_flat(self, order: np.ndarray, pad_to_multiple_of: int = 1) -> dict[str, np.ndarray]:
+        """The same rows one after the other as a single one, (1, T), told apart by `position_ids` that start anew.
+
+        Padding at the end, if there is any, is one more row.
+        """
+        batch = self.join(order)
+        inside = batch["input_ids"] != PAD_ID
+        batch["labels"][:, 0] = IGNORE_ID  # nothing before it to be predicted from
+        batch["position_ids"] = np.broadcast_to(np.arange(inside.shape[1]), inside.shape)
+        padding = np.arange(-inside.sum() % pad_to_multiple_of)
+        ends = {"input_ids": np.full_like(padding, PAD_ID), "labels": np.full_like(padding, IGNORE_ID)}
+        ends["position_ids"] = padding
+        return {name: np.concatenate((rows[inside], ends[name]))[None] for name, rows in batch.items()}
+
+
+def stack_rows(rows: Sequence[Rows]) -> Rows:
+    """Puts the rows of several sources, one after the other, into one."""
+    shifts = itertools.accumulate((len(part.token_ids) for part in rows), initial=0)
+    shifted = [part.pieces.shift(shift) for part, shift in zip(rows, shifts, strict=False)]
+    return Rows(np.concatenate([part.token_ids for part in rows]), stack_pieces(shifted))
+
+
+class Objective(Protocol):
+    """How examples become rows to learn from: `index` is their place in the dataset."""
+
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows: ...
+
+
+class SpanCorruption:
+    """The assignment's pretraining objective: `prefix MASK suffix MASK masked_content`, all of it learnt."""
+
+    def __init__(self, block_size: int, seed: int):
+        self.block_size, self.seed = block_size, seed
+
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
+        spans = draw_spans(examples.lengths, block_size=self.block_size, seed=self.seed, epoch=epoch, index=index)
+        return Rows(examples.token_ids, move_spans(examples.offsets[:-1], spans))
+
+
+class SalientCorruption(SpanCorruption):
+    """Span corruption, where a share of the draws becomes a cloze of a name or a number.
+
+    A document without a salient span is always span corrupted.
+    """
+
+    def __init__(
+        self,
+        block_size: int,
+        seed: int,
+        *,
+        tokenizer: PreTrainedTokenizerBase,
+        share: float,
+        numbers: bool = True,
+        max_context: tuple[int, int] | None = None,
+    ):
+        super().__init__(block_size, seed)
+        self.share, self.numbers, self.max_context = share, numbers, max_context or (block_size, block_size)
+        self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+        self.stop_id, self.space_id = (tokenizer.get_vocab().get(character, PAD_ID) for character in ". ")
+
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
+        ids, offsets = examples
+        titles = find_titles(ids, offsets, title_end=(self.stop_id, self.space_id))
+        spans = find_salient_spans(ids, offsets, titles, kinds=self.kinds, space_id=self.space_id, numbers=self.numbers)
+        draws = uniform_draws(self.seed + 1, epoch, index, 4)  # not those of span corruption
+        clozes, possible = cut_clozes(
+            offsets, titles, spans, draws[:, 1:], block_size=self.block_size, max_context=self.max_context
+        )
+        both = stack_pieces([super().__call__(examples, epoch, index).pieces, clozes])
+        is_cloze = possible & (draws[:, 0] < self.share)
+        return Rows(ids, both.select(np.arange(len(index)) + len(index) * is_cloze))
+
+
+class NextToken:
+    """Plain language modelling: every token of a block is learnt."""
+
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
+        starts, lengths = examples.offsets[:-1, None], examples.lengths[:, None]
+        return Rows(examples.token_ids, Pieces(starts, lengths, np.zeros_like(examples.lengths)))
+
+
+class Answers(NextToken):
+    """Questions: of `question MASK answer MASK` only the part from the first MASK on is learnt."""
+
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
+        ids, (starts, lengths, _) = super().__call__(examples, epoch, index)
+        return Rows(ids, Pieces(starts, lengths, answer_starts(ids, examples.offsets, mask_id=MASK_ID)))
