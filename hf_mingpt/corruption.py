@@ -4,27 +4,19 @@ Pure functions on token ids, between tokenization and data in the flow. A docume
 
     Ada Byron. Ada Byron was born in London in 1815 .
 
-is read in one of two ways. *Span corruption*, the objective of CS224n's assignment 5, takes off its end and then moves
-a span of what is left behind it:
+loses its end, and then a span of what is left is moved behind it (*span corruption*, the objective of CS224n's
+assignment 5):
 
     prefix MASK suffix MASK masked_content
 
     Ada Byron. Ada By⁇ was born⁇ron
 
-A *cloze* keeps the title, a stretch of the text around a name or a number, and moves that behind it, closed by a MASK
-as an answer is:
-
-    title context MASK context MASK salient_span MASK
-
-    Ada Byron. born in ⁇ in 18⁇London⁇
-
 What is drawn for a document depends on `(seed, epoch, index)` alone: not on the batch, the worker, the rank or the
-number of processes. The draws and the algebra are apart, so that each can be tested: all of these are rows of pieces
-of a flat array of token ids (`Pieces`), which `join_pieces` puts together.
+number of processes. The draws and the algebra are apart, so that each can be tested: what becomes of documents is rows
+of pieces of a flat array of token ids (`Pieces`), which `join_pieces` puts together.
 
-References: CS224n, assignment 5, `CharCorruptionDataset`; Raffel et al. 2020, T5, arXiv:1910.10683; Guu et al. 2020,
-REALM, arXiv:2002.08909 (salient spans); Roberts et al. 2020, arXiv:2002.08910 (salient spans for closed-book answers);
-Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators (the mixing function of SplitMix64).
+References: CS224n, assignment 5, `CharCorruptionDataset`; Raffel et al. 2020, T5, arXiv:1910.10683; Steele,
+Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators (the mixing function of SplitMix64).
 """
 
 from collections.abc import Sequence
@@ -55,7 +47,7 @@ def uniform_draws(seed: int, epoch: int, index: np.ndarray, num_draws: int) -> n
     Returns:
         (N, num_draws) float64 in [0, 1). Equal addresses give equal numbers, whatever else is in the batch.
     """
-    bits = _random_bits((seed, epoch, index), num_draws)
+    bits = random_bits((seed, epoch, index), num_draws)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -72,7 +64,7 @@ def permute(places: np.ndarray, size: int, *, seed: int, epoch: int) -> np.ndarr
     """
     half = np.uint64(max(1, (int(size - 1).bit_length() + 1) // 2))
     ones = (np.uint64(1) << half) - np.uint64(1)
-    keys = _random_bits((seed, epoch), _FEISTEL_ROUNDS)[0]
+    keys = random_bits((seed, epoch), _FEISTEL_ROUNDS)[0]
 
     def encrypt(number: np.ndarray) -> np.ndarray:
         left, right = number >> half, number & ones
@@ -90,8 +82,8 @@ def permute(places: np.ndarray, size: int, *, seed: int, epoch: int) -> np.ndarr
 _FEISTEL_ROUNDS = 8
 
 
-def _random_bits(address: Sequence[int | np.ndarray], number: int) -> np.ndarray:
-    """64 random bits, `number` times for each address: (N, number)."""
+def random_bits(address: Sequence[int | np.ndarray], number: int) -> np.ndarray:
+    """64 bits that are a hash of the address, `number` times for each: (N, number)."""
     state = np.zeros(1, dtype=np.uint64)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64
         for part in address:
@@ -223,135 +215,3 @@ def move_spans(starts: np.ndarray, spans: Spans) -> Pieces:
         np.stack((start, one, n - end, one, length), axis=1),
         np.zeros_like(starts),
     )
-
-
-class LetterKinds(NamedTuple):
-    """What each token of a vocabulary is; three boolean arrays of shape (V,)."""
-
-    word: np.ndarray  # letters, digits, hyphens and apostrophes
-    upper: np.ndarray
-    digit: np.ndarray
-
-    @classmethod
-    def of(cls, vocabulary: Sequence[str]) -> "LetterKinds":
-        """Args: vocabulary: the character of each token id."""
-        return cls(
-            np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
-            np.array([character.isupper() for character in vocabulary]),
-            np.array([character.isdigit() for character in vocabulary]),
-        )
-
-
-class SalientSpans(NamedTuple):
-    """The names and numbers of N documents, in the documents' order.
-
-    starts, lengths: (M,) their places in the flat array of token ids, and tokens.
-    offsets: (N + 1,): those of document i are `starts[offsets[i]:offsets[i + 1]]`.
-    """
-
-    starts: np.ndarray
-    lengths: np.ndarray
-    offsets: np.ndarray
-
-
-def find_titles(token_ids: np.ndarray, offsets: np.ndarray, *, title_end: tuple[int, int]) -> np.ndarray:
-    """Tokens of each document's title with the mark that ends it; 0 if there is none.
-
-    Args:
-        token_ids: the ids of N documents in one flat array.
-        offsets: (N + 1,) where each begins and ends.
-        title_end: the ids of the two characters that end a title: of "." and " ".
-    """
-    ends = np.flatnonzero((token_ids[:-1] == title_end[0]) & (token_ids[1:] == title_end[1])) + 2
-    starts = offsets[:-1]
-    first = np.append(ends, len(token_ids) + 1)[np.searchsorted(ends, starts + 2)]
-    return np.where(first <= offsets[1:], first - starts, 0)
-
-
-def find_salient_spans(
-    token_ids: np.ndarray,
-    offsets: np.ndarray,
-    titles: np.ndarray,
-    *,
-    kinds: LetterKinds,
-    space_id: int,
-    numbers: bool = True,
-) -> SalientSpans:
-    """Finds capitalised words and numbers after the title; capitalised words with one space between are one span.
-
-    Args:
-        token_ids: the ids of N documents in one flat array.
-        offsets: (N + 1,) where each begins and ends.
-        titles: (N,) from `find_titles`.
-        kinds: of the vocabulary.
-        space_id: of the space.
-        numbers: whether to look for them.
-
-    Example: "Ada Byron. Byron was born in New York in 1815 ." has the spans "Byron", "New York" and "1815".
-    """
-    is_word = kinds.word[token_ids]
-    before = np.empty_like(is_word)
-    before[1:] = is_word[:-1]
-    before[offsets[:-1]] = False  # a document's first word begins with it
-    after = np.empty_like(is_word)
-    after[:-1] = is_word[1:]
-    after[offsets[1:] - 1] = False
-    starts = np.flatnonzero(is_word & ~before)
-    ends = np.flatnonzero(is_word & ~after) + 1
-    document = np.searchsorted(offsets, starts, side="right") - 1
-
-    upper, digit = kinds.upper[token_ids[starts]], kinds.digit[token_ids[starts]]
-    salient = (upper | (digit & numbers)) & (starts >= (offsets[:-1] + titles)[document])
-    starts, ends, upper, document = (part[salient] for part in (starts, ends, upper, document))
-    joined = np.zeros(len(starts) + 1, dtype=bool)  # whether span i goes on from span i - 1
-    joined[1:-1] = upper[1:] & upper[:-1] & (starts[1:] == ends[:-1] + 1) & (document[1:] == document[:-1])
-    joined[1:-1] &= token_ids[ends[:-1]] == space_id
-    starts, ends, document = starts[~joined[:-1]], ends[~joined[1:]], document[~joined[:-1]]
-    return SalientSpans(starts, ends - starts, np.searchsorted(document, np.arange(len(offsets))))
-
-
-def cut_clozes(
-    offsets: np.ndarray,
-    titles: np.ndarray,
-    spans: SalientSpans,
-    draws: np.ndarray,
-    *,
-    block_size: int,
-    max_context: tuple[int, int],
-) -> tuple[Pieces, np.ndarray]:
-    """The pieces of `title context MASK context MASK salient_span MASK`, all of it learnt.
-
-    The span is any of the document's. The lengths of what is kept before and after it are uniform, up to `max_context`,
-    to what there is, and to what the block has room for. A short context leaves the title as the only thing from which
-    the span can be known.
-
-    Args:
-        offsets: (N + 1,) where each document begins and ends.
-        titles: (N,) from `find_titles`.
-        spans: from `find_salient_spans`.
-        draws: (N, 3) uniform numbers in [0, 1).
-        block_size: longest row.
-        max_context: most tokens that are kept before and after the span.
-
-    Returns:
-        The pieces, and (N,) whether a document has such a row: it has a salient span, and room for it.
-    """
-    start, end = offsets[:-1], offsets[1:]
-    number = np.diff(spans.offsets)
-    chosen = spans.offsets[:-1] + (draws[:, 0] * number).astype(np.int64)
-    span_start = np.append(spans.starts, 0)[chosen]
-    length = np.append(spans.lengths, 0)[chosen]
-    room = block_size - titles - length - 3
-    possible = (number > 0) & (room >= 0)
-    room = np.maximum(room, 0)
-    most_before = np.minimum(np.clip(span_start - start - titles, 0, room), max_context[0])
-    before = (draws[:, 1] * (most_before + 1)).astype(np.int64)
-    most_after = np.minimum(np.clip(end - span_start - length, 0, room - before), max_context[1])
-    after = (draws[:, 2] * (most_after + 1)).astype(np.int64)
-    mark, one = np.full_like(start, MASK_PIECE), np.ones_like(start)
-    pieces = Pieces(
-        np.stack((start, span_start - before, mark, span_start + length, mark, span_start, mark), axis=1),
-        np.stack((titles, before, one, after, one, length, one), axis=1),
-        np.zeros_like(start),
-    )
-    return pieces, possible

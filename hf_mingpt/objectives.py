@@ -14,18 +14,8 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import IGNORE_ID, answer_starts
-from .corruption import (
-    LetterKinds,
-    Pieces,
-    cut_clozes,
-    draw_spans,
-    find_salient_spans,
-    find_titles,
-    join_pieces,
-    move_spans,
-    stack_pieces,
-    uniform_draws,
-)
+from .clozes import LetterKinds, cut_clozes, find_salient_spans, find_titles
+from .corruption import Pieces, draw_spans, join_pieces, move_spans, stack_pieces, uniform_draws
 from .tokenization_mingpt import MASK_ID, PAD_ID
 
 
@@ -123,12 +113,15 @@ class SalientCorruption(SpanCorruption):
         super().__init__(block_size, seed)
         self.share, self.numbers, self.max_context = share, numbers, max_context or (block_size, block_size)
         self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
-        self.stop_id, self.space_id = (tokenizer.get_vocab().get(character, PAD_ID) for character in ". ")
+        stop_id, space_id = (tokenizer.get_vocab().get(character, PAD_ID) for character in ". ")
+        self.title_end = (stop_id, space_id)
 
     def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
         ids, offsets = examples
-        titles = find_titles(ids, offsets, title_end=(self.stop_id, self.space_id))
-        spans = find_salient_spans(ids, offsets, titles, kinds=self.kinds, space_id=self.space_id, numbers=self.numbers)
+        titles = find_titles(ids, offsets, title_end=self.title_end)
+        spans = find_salient_spans(
+            ids, offsets, titles, kinds=self.kinds, title_end=self.title_end, numbers=self.numbers
+        )
         draws = uniform_draws(self.seed + 1, epoch, index, 4)  # not those of span corruption
         clozes, possible = cut_clozes(
             offsets, titles, spans, draws[:, 1:], block_size=self.block_size, max_context=self.max_context

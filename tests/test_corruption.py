@@ -6,17 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mingpt.corruption import (
-    LetterKinds,
     Spans,
-    cut_clozes,
     draw_spans,
-    find_salient_spans,
-    find_titles,
     join_pieces,
     max_truncated_length,
     move_spans,
     permute,
-    stack_pieces,
     uniform_draws,
 )
 
@@ -177,118 +172,3 @@ class TestStatistics:
 def test_a_block_without_room_is_an_error():
     with pytest.raises(ValueError, match="block_size 4"):
         draw([10], block_size=4)
-
-
-KINDS = LetterKinds.of([chr(i) if i > 1 else " " for i in range(0x180)])
-
-
-def flatten(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    return ids("".join(texts)), np.concatenate(([0], np.cumsum([len(text) for text in texts])))
-
-
-def titles_and_spans(texts: list[str]):
-    flat, offsets = flatten(texts)
-    titles = find_titles(flat, offsets, title_end=(ord("."), ord(" ")))
-    return titles, find_salient_spans(flat, offsets, titles, kinds=KINDS, space_id=ord(" "))
-
-
-def salient(text: str, *neighbours: str) -> list[str]:
-    """The salient spans of the first of some texts, as strings."""
-    _, spans = titles_and_spans([text, *neighbours])
-    return [text[a : a + n] for a, n in zip(*(part[: spans.offsets[1]] for part in spans[:2]), strict=True)]
-
-
-class TestSalientSpans:
-    @pytest.mark.parametrize(
-        ("text", "expected"),
-        [
-            ("Ada Byron. Byron was born in New York in 1815 .", ["Byron", "New York", "1815"]),
-            ("Ada. Ada (26 May 1840 Rome, Ohio)", ["Ada", "26", "May", "1840", "Rome", "Ohio"]),
-            ("Zoë. born in Ålesund", ["Ålesund"]),
-            ("Ada. she read Jean-Luc  O'Neill's books", ["Jean-Luc", "O'Neill's"]),
-            ("no title, but Paris", ["Paris"]),
-            ("Ada. no names here", []),
-            ("Ada. ", []),
-        ],
-    )
-    def test_are_names_and_numbers_after_the_title(self, text, expected):
-        assert salient(text) == expected
-        assert salient(text, "Bob. X") == expected  # what stands beside it in the array is no matter
-        assert salient(text, "Bob") == expected
-
-    def test_numbers_can_be_left_out(self):
-        text = "Ada. 26 May 1840 Rome"
-        flat, offsets = flatten([text])
-        titles = find_titles(flat, offsets, title_end=(ord("."), ord(" ")))
-        spans = find_salient_spans(flat, offsets, titles, kinds=KINDS, space_id=ord(" "), numbers=False)
-        assert [text[a : a + n] for a, n in zip(*spans[:2], strict=True)] == ["May", "Rome"]
-
-    def test_documents_that_touch_stay_apart(self):
-        titles, spans = titles_and_spans(["Ada", "Bob. in Rome", " Paris", "Eve. x."])
-        assert titles.tolist() == [0, 5, 0, 5]
-        assert spans.offsets.tolist() == [0, 1, 2, 3, 3]
-        assert spans.lengths.tolist() == [3, 4, 5]
-
-    def test_a_title_does_not_end_in_the_next_document(self):
-        assert titles_and_spans(["Ada.", " Bob. x"])[0].tolist() == [0, 6]
-
-
-class TestClozes:
-    text = "Ada Byron. Ada was born in London ."
-
-    def cloze(self, draws, text: str = text, block_size: int = 48, max_context=(99, 99)) -> tuple[str, bool]:
-        flat, offsets = flatten([text])
-        pieces, possible = cut_clozes(
-            offsets, *titles_and_spans([text]), np.array([draws]), block_size=block_size, max_context=max_context
-        )
-        (row,) = join_pieces(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
-        assert len(row) <= block_size or not possible[0]
-        return "".join("⁇" if i == MASK_ID else chr(i) for i in row), bool(possible[0])
-
-    @pytest.mark.parametrize(
-        ("draws", "expected"),
-        [
-            ([0.9, 0.99, 0.99], "Ada Byron. Ada was born in ⁇ .⁇London⁇"),
-            ([0.9, 0.0, 0.0], "Ada Byron. ⁇⁇London⁇"),
-            ([0.9, 0.5, 0.0], "Ada Byron. born in ⁇⁇London⁇"),
-            ([0.0, 0.9, 0.2], "Ada Byron. ⁇ was⁇Ada⁇"),
-        ],
-    )
-    def test_literal(self, draws, expected):
-        assert self.cloze(draws) == (expected, True)
-
-    def test_fills_the_block_at_most(self):
-        assert self.cloze([0.9, 0.99, 0.99], block_size=24) == ("Ada Byron.  in ⁇⁇London⁇", True)
-        assert not self.cloze([0.9, 0.99, 0.99], block_size=19)[1]
-
-    def test_keeps_no_more_context_than_is_allowed(self):
-        row, _ = self.cloze([0.9, 0.99, 0.99], max_context=(8, 0))
-        assert row == "Ada Byron. born in ⁇⁇London⁇"
-
-    def test_needs_a_salient_span(self):
-        assert not self.cloze([0.5, 0.5, 0.5], "Ada. no names here")[1]
-
-    @given(st.text(st.sampled_from("Ab. 1-Z,"), min_size=1, max_size=150), st.tuples(*[st.floats(0, 0.999)] * 3))
-    def test_is_cut_from_the_document(self, text, draws):
-        row, possible = self.cloze(list(draws), text, block_size=64)
-        if possible:
-            context, after, span, end = row.split("⁇")
-            assert end == ""
-            title = text[: text.index(". ") + 2] if ". " in text else ""
-            assert context.startswith(title)
-            assert context[len(title) :] + span + after in text
-            assert span in salient(text)
-
-
-def test_rows_of_different_documents_stack():
-    first = move_spans(np.array([0]), Spans(np.array([4]), np.array([1]), np.array([2])))
-    second, _ = cut_clozes(
-        *flatten(["A. b Cd"])[1:],
-        *titles_and_spans(["A. b Cd"]),
-        np.zeros((1, 3)),
-        block_size=48,
-        max_context=(9, 9),
-    )
-    rows = stack_pieces([first, second.shift(4)])
-    joined = join_pieces(ids("wxyz" + "A. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)
-    np.testing.assert_array_equal(joined, [ids("w⁇z⁇xy□□"), ids("A. ⁇⁇Cd⁇")])

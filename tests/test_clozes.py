@@ -1,0 +1,141 @@
+"""Clozes: what counts as salient, and what is cut around it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_mingpt.clozes import LetterKinds, cut_clozes, find_salient_spans, find_titles
+from hf_mingpt.corruption import Spans, join_pieces, move_spans, stack_pieces
+from hf_mingpt.tokenization_mingpt import MASK_ID, PAD_ID
+
+from .test_corruption import ids
+
+KINDS = LetterKinds.of([chr(i) if i > 1 else " " for i in range(0x180)])
+
+
+def flatten(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    return ids("".join(texts)), np.concatenate(([0], np.cumsum([len(text) for text in texts])))
+
+
+def titles_and_spans(texts: list[str], *, numbers: bool = True):
+    flat, offsets = flatten(texts)
+    title_end = (ord("."), ord(" "))
+    titles = find_titles(flat, offsets, title_end=title_end)
+    return titles, find_salient_spans(flat, offsets, titles, kinds=KINDS, title_end=title_end, numbers=numbers)
+
+
+def salient(text: str, *others: str, numbers: bool = True) -> list[str]:
+    """The salient spans of `text`, as strings, where it stands before and behind the others."""
+    found = []
+    for texts, place in (([text, *others], 0), ([*others, text], len(others))):
+        _, (starts, lengths, offsets) = titles_and_spans(texts, numbers=numbers)
+        joined, its = "".join(texts), slice(offsets[place], offsets[place + 1])
+        found.append([joined[a : a + n] for a, n in zip(starts[its], lengths[its], strict=True)])
+    assert found[0] == found[1]
+    return found[0]
+
+
+class TestSalientSpans:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Ada Byron. Byron (born 10 May 1815) saw New York. She read.", ["10", "May", "1815", "New York"]),
+            ("Ada. Ada (26 May 1840 Rome, Ohio)", ["26", "May", "1840", "Rome", "Ohio"]),
+            ("Ada Byron. Her son Byron King, and Ada", ["Byron King"]),  # a part of it is new
+            ("Ada Byron. Born in York. New York. In 1815. 1816 too", ["York", "New York", "1815", "1816"]),
+            ("Zoë. born in Ålesund", ["Ålesund"]),
+            ("Ada. she read Jean-Luc  O'Neill's books", ["Jean-Luc", "O'Neill's"]),
+            ("no title, but Paris", ["Paris"]),
+            ("Paris", ["Paris"]),
+            ("Ada. no names here", []),
+            ("Ada. ", []),
+            (" .,", []),
+        ],
+    )
+    def test_are_what_the_title_does_not_say(self, text, expected):
+        assert salient(text) == expected
+        for other in ("Bob. X", "Bob", "Paris. ", "Ada "):  # what stands beside it in the array is no matter
+            assert salient(text, other) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Ada. 26 May 1840 Rome", ["Rome"]),
+            ("Ada. May 26, 1840, Rome", ["Rome"]),
+            ("Ada. in May of 1840", ["May"]),  # no day beside it
+            ("Ada. at 26, May Street", ["May Street"]),
+        ],
+    )
+    def test_numbers_and_months_can_be_left_out(self, text, expected):
+        assert salient(text, numbers=False) == expected
+
+    def test_documents_that_touch_stay_apart(self):
+        titles, spans = titles_and_spans(["Ada", "Bob. in Rome", " Paris", "Eve. x."])
+        assert titles.tolist() == [0, 5, 0, 5]
+        assert spans.offsets.tolist() == [0, 1, 2, 3, 3]
+        assert spans.lengths.tolist() == [3, 4, 5]
+
+    def test_a_title_does_not_end_in_the_next_document(self):
+        assert titles_and_spans(["Ada.", " Bob. x"])[0].tolist() == [0, 6]
+
+
+class TestClozes:
+    text = "Ada Byron. Ada was born in London ."
+
+    def cloze(self, draws, text: str = text, block_size: int = 48, max_context=(99, 99)) -> tuple[str, bool]:
+        flat, offsets = flatten([text])
+        pieces, possible = cut_clozes(
+            offsets, *titles_and_spans([text]), np.array([draws]), block_size=block_size, max_context=max_context
+        )
+        (row,) = join_pieces(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
+        assert len(row) <= block_size or not possible[0]
+        return "".join("⁇" if i == MASK_ID else chr(i) for i in row), bool(possible[0])
+
+    @pytest.mark.parametrize(
+        ("draws", "expected"),
+        [
+            ([0.9, 0.99, 0.99], "Ada Byron. Ada was born in ⁇ .⁇London⁇"),
+            ([0.9, 0.0, 0.0], "Ada Byron. ⁇⁇London⁇"),
+            ([0.9, 0.5, 0.0], "Ada Byron. born in ⁇⁇London⁇"),
+            ([0.0, 0.9, 0.7], "Ada Byron. da was born in ⁇ .⁇London⁇"),
+        ],
+    )
+    def test_literal(self, draws, expected):
+        assert self.cloze(draws) == (expected, True)
+
+    def test_fills_the_block_at_most(self):
+        assert self.cloze([0.9, 0.99, 0.99], block_size=24) == ("Ada Byron.  in ⁇⁇London⁇", True)
+        assert not self.cloze([0.9, 0.99, 0.99], block_size=19)[1]
+
+    def test_keeps_no_more_context_than_is_allowed(self):
+        row, _ = self.cloze([0.9, 0.99, 0.99], max_context=(8, 0))
+        assert row == "Ada Byron. born in ⁇⁇London⁇"
+
+    def test_needs_a_salient_span(self):
+        assert not self.cloze([0.5, 0.5, 0.5], "Ada. no names here")[1]
+
+    @given(st.text(st.sampled_from("Ab. 1-Z,"), min_size=1, max_size=150), st.tuples(*[st.floats(0, 0.999)] * 3))
+    def test_is_cut_from_the_document(self, text, draws):
+        row, possible = self.cloze(list(draws), text, block_size=64)
+        if possible:
+            context, after, span, end = row.split("⁇")
+            assert end == ""
+            title = text[: text.index(". ") + 2] if ". " in text else ""
+            assert context.startswith(title)
+            assert context[len(title) :] + span + after in text
+            assert span in salient(text)
+
+
+def test_rows_of_different_documents_stack():
+    first = move_spans(np.array([0]), Spans(np.array([4]), np.array([1]), np.array([2])))
+    second, _ = cut_clozes(
+        *flatten(["A. b Cd"])[1:],
+        *titles_and_spans(["A. b Cd"]),
+        np.zeros((1, 3)),
+        block_size=48,
+        max_context=(9, 9),
+    )
+    rows = stack_pieces([first, second.shift(4)])
+    joined = join_pieces(ids("wxyz" + "A. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)
+    np.testing.assert_array_equal(joined, [ids("w⁇z⁇xy□□"), ids("A. ⁇⁇Cd⁇")])
