@@ -78,7 +78,7 @@ class TrainingRecipe:
     seed: int = _flag(0, "Seed of the weights, the order of the examples and all other draws.")
     num_train_epochs: float = _flag(10.0, "Passes over the examples.")
     max_steps: int | None = _flag(None, "Optimizer updates; overrides num_train_epochs. Streams need it.")
-    per_device_train_batch_size: int = _flag(32, "Examples of one micro-batch on one process.")
+    per_device_train_batch_size: int = _flag(32, "Examples of one micro-batch on one process; on a CPU more, if short.")
     gradient_accumulation_steps: int = _flag(4, "Micro-batches of one optimizer update.")
     shuffle: bool = _flag(True, "Draw a new order for every epoch.")
     optim: str = _flag(

@@ -1,9 +1,13 @@
+import itertools
+import math
 from collections import Counter
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_mingpt.birthplaces import Question
 from hf_mingpt.corruption import draw_spans, join_pieces, move_spans
@@ -12,6 +16,7 @@ from hf_mingpt.data import (
     Mixture,
     StreamedSteps,
     TrainingSteps,
+    cut_rows,
     deal,
     encode_documents,
     encode_questions,
@@ -186,6 +191,40 @@ class TestDealing:
             share.append(1 - sum(int((b["input_ids"] != PAD_ID).sum()) for b in batches) / total)
         assert share[0] > 0.3
         assert share[1] < 0.12
+
+
+class TestCutting:
+    """Micro-batches of as many rows as make the step cheapest."""
+
+    @given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(0, 60), st.integers(5, 40))
+    def test_costs_no_more_than_any_other_way(self, widths, overhead, most_rows):
+        widths = np.sort(np.array(widths))[::-1]
+        ends = cut_rows(widths, overhead=overhead, most_rows=most_rows)
+        most_tokens = most_rows * widths[0]
+
+        def cost(ends) -> float:
+            parts = [(end - start) * widths[start] for start, end in itertools.pairwise([0, *ends])]
+            return sum(parts) + overhead * len(parts) if max(parts) <= most_tokens else math.inf
+
+        places = [*range(min(8, most_rows), len(widths), min(8, most_rows))]
+        ways = (some for n in range(len(places) + 1) for some in itertools.combinations(places, n))
+        assert ends[-1] == len(widths)
+        assert cost(ends) == min(cost([*some, len(widths)]) for some in ways)
+
+    def test_deals_the_same_rows_in_fewer_tokens(self, documents):
+        rows = SpanCorruption(48, 0)(take(documents, np.arange(64)), 0, np.arange(64))
+        even, cut = (deal(rows, BatchShape(32, 2, pad_to_multiple_of=8, overhead=n)) for n in (None, 20))
+        for name in ("input_ids", "labels"):
+            assert rows_of(even, name) == rows_of(cut, name)
+        assert sum(batch["input_ids"].numel() for batch in cut) < sum(batch["input_ids"].numel() for batch in even)
+        assert {len(batch["input_ids"]) % 8 for batch in cut} == {0}
+
+    def test_every_process_gets_its_share(self, documents):
+        rows = SpanCorruption(48, 0)(take(documents, np.arange(50)), 0, np.arange(50))
+        shares = [deal(rows, BatchShape(8, 3, 2, rank, overhead=5)) for rank in range(2)]
+        assert len(shares[0]) == len(shares[1])
+        dealt = rows_of([batch for share in shares for batch in share], "labels")
+        assert [row for row in dealt if row] == rows_of(deal(rows, BatchShape(50)), "labels")
 
 
 class TestMixture:
