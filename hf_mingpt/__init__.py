@@ -18,6 +18,8 @@ _MODULE_OF = {
     "MODEL_PRESETS": "recipes",
     "METRIC_FOLDER": "evaluation",
     "answer_questions": "evaluation",
+    "ask": "honesty",
+    "load_calibration": "hub",
     "load_run": "hub",
     "push_run": "hub",
 }

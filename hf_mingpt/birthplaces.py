@@ -9,7 +9,7 @@ and only `MASK answer MASK` carries loss. A file of them is a TSV of `question T
 Reference: CS224n, assignment 5, `NameDataset` and `evaluate_places`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,21 +79,63 @@ def split_folds(
 
     Returns:
         For each fold the questions outside it, to train with, and those in it, held out; both in their order. Each
-        question is held out once.
+        question is held out once; what asks the same is in the same fold.
 
     Raises:
         ValueError: if there are fewer questions than folds, or fewer than two folds.
     """
-    if not 2 <= num_folds <= len(questions):
-        raise ValueError(f"num_folds is {num_folds}: with {len(questions)} questions, use 2 to {len(questions)}.")
-    fold_of = np.random.default_rng(seed).permutation(len(questions)) % num_folds
+    different = list(dict.fromkeys(question for question, _ in questions))
+    if not 2 <= num_folds <= len(different):
+        raise ValueError(f"num_folds is {num_folds}: with {len(different)} questions, use 2 to {len(different)}.")
+    folds = np.random.default_rng(seed).permutation(len(different)) % num_folds
+    fold_of = dict(zip(different, folds, strict=True))
     return [
         (
-            [question for question, other in zip(questions, fold_of, strict=True) if other != fold],
-            [question for question, other in zip(questions, fold_of, strict=True) if other == fold],
+            [question for question in questions if fold_of[question.question] != fold],
+            [question for question in questions if fold_of[question.question] == fold],
         )
         for fold in range(num_folds)
     ]
+
+
+def question_about(name: str) -> str:
+    """The question after a person's birthplace."""
+    return f"Where was {name} born?"
+
+
+def name_asked(question: str) -> str:
+    """The name in a question.
+
+    Raises:
+        ValueError: if it is no question after a birthplace.
+    """
+    name = question.removeprefix("Where was ").removesuffix(" born?")
+    if not name or question_about(name) != question:
+        raise ValueError(f"{question!r} asks for no birthplace: write `{question_about('NAME')}`.")
+    return name
+
+
+def invent_names(names: Sequence[str], number: int, *, seed: int = 0, documents: Iterable[str] = ()) -> list[str]:
+    """Makes up names that sound like others and belong to nobody: the first word of one, the rest of another.
+
+    Args:
+        names: to draw from.
+        number: how many are wanted.
+        documents: in which none of them may occur.
+
+    Raises:
+        ValueError: if there are not so many.
+    """
+    parts = [name.split(maxsplit=1) for name in names if " " in name]
+    rng = np.random.default_rng(seed)
+    pairs = rng.integers(0, len(parts), (20 * number, 2)).tolist() if parts else []
+    invented = dict.fromkeys(f"{parts[first][0]} {parts[rest][1]}" for first, rest in pairs)
+    for document in (*names, *documents):
+        for name in [name for name in invented if name in document]:
+            del invented[name]
+    if len(invented) < number:
+        raise ValueError(f"Only {len(invented)} of {number} names could be made up of {len(names)}: give more names.")
+    return list(invented)[:number]
 
 
 def join_questions(questions: Sequence[Question], mask: str) -> list[str]:

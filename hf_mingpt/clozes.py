@@ -8,7 +8,7 @@ Pure functions on token ids, after corruption in the flow. A document, and one o
 
     Ada Byron. born in ⁇ in 18⁇London⁇
 
-A MASK closes it as it closes an answer. The less context is kept, the more the title alone must tell the span.
+It is closed by a MASK, and learnt alone, as an answer is. The less context is kept, the more the title must tell.
 
 References: Guu et al. 2020, REALM, arXiv:2002.08909 (salient spans); Roberts et al. 2020, arXiv:2002.08910 (salient
 spans for closed-book answers).
@@ -155,7 +155,7 @@ def cut_clozes(
     block_size: int,
     max_context: tuple[int, int],
 ) -> tuple[Pieces, np.ndarray]:
-    """The pieces of `title context MASK context MASK salient_span MASK`, all of it learnt.
+    """The pieces of `title context MASK context MASK salient_span MASK`, which is learnt from the second MASK on.
 
     The span is any of the document's. The lengths of what is kept before and after it are uniform, up to `max_context`,
     to what there is, and to what the block has room for. A short context leaves the title as the only thing from which
@@ -188,6 +188,6 @@ def cut_clozes(
     pieces = Pieces(
         np.stack((start, span_start - before, mark, span_start + length, mark, span_start, mark), axis=1),
         np.stack((titles, before, one, after, one, length, one), axis=1),
-        np.zeros_like(start),
+        titles + before + 1 + after,
     )
     return pieces, possible

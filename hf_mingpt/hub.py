@@ -12,19 +12,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .birthplaces import MAX_ANSWER_TOKENS
 from .checkpoints import FOLDER as CHECKPOINTS
 from .evaluation import format_table
+from .honesty import Calibration
 from .recipes import TrainingRecipe, user_errors
+from .report import format_honesty
 from .tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
 CODE_FILES = ("configuration_mingpt.py", "modeling_mingpt.py")
@@ -33,6 +37,7 @@ AUTO_MAP = {
     "AutoModel": "modeling_mingpt.MinGPTModel",
     "AutoModelForCausalLM": "modeling_mingpt.MinGPTForCausalLM",
 }
+CALIBRATION_FILE = "calibration.json"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
 _HERE = Path(__file__).parent
 # in a wheel beside this file, in a checkout on the top level
@@ -73,7 +78,7 @@ def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
     folder = Path(recipe.output_dir)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "report.json", "predictions.txt"):
+        for name in ("metrics.jsonl", "report.json", "predictions.txt", CALIBRATION_FILE, "honesty.md", "honesty.png"):
             if name != "metrics.jsonl" or not recipe.resume_from_checkpoint:
                 (folder / name).unlink(missing_ok=True)
         if not recipe.resume_from_checkpoint:
@@ -179,6 +184,21 @@ def load_run(
     return model, tokenizer
 
 
+def load_calibration(name_or_path: str, revision: str | None = None) -> Calibration:
+    """Loads the calibration of a run folder or a Hub repository.
+
+    Raises:
+        FileNotFoundError: if it has none.
+    """
+    path = Path(name_or_path) / CALIBRATION_FILE
+    if not Path(name_or_path).is_dir():
+        with suppress(EntryNotFoundError):
+            path = Path(hf_hub_download(name_or_path, CALIBRATION_FILE, revision=revision))
+    if not path.is_file():
+        raise FileNotFoundError(f"{name_or_path} has no {CALIBRATION_FILE}: make it with scripts/calibrate.py.")
+    return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+
+
 def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
     """Renders model_card.md from what stands in a run folder, as its README.md, with the metadata of the Hub."""
     folder = Path(folder)
@@ -204,6 +224,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
         run=run,
         report=report,
         table=format_table(report["results"]) if report else None,
+        honesty=format_honesty(report["honesty"]) if report and "honesty" in report else None,
     )
     card.save(folder / "README.md")
     return card

@@ -43,7 +43,6 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
 OPTIMIZERS = ("adamw", "muon")
 # transformers' schedules that need no arguments of their own, and the assignment's
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_stable_decay", "assignment")
-SCHEDULES_WITH_DECAY = ("warmup_stable_decay", "assignment")
 TRACKERS = (None, "tensorboard", "trackio")
 OBJECTIVES = ("span_corruption", "causal")
 MIXED_PRECISIONS = (None, "no", "bf16")
@@ -88,7 +87,8 @@ class TrainingRecipe:
     muon_learning_rate: float = _flag(0.02, "Peak learning rate of Muon.")
     lr_scheduler_type: str = _flag("linear", f"One of {SCHEDULES}.")
     warmup_steps: int = _flag(10, "Steps of linear warm-up.")
-    decay_epochs: float | None = _flag(None, f"Length of the decay of {SCHEDULES_WITH_DECAY}.")
+    decay_share: float = _flag(0.2, "Of warmup_stable_decay: the last part of the run, in which the rate falls to 0.")
+    decay_epochs: float | None = _flag(None, "Of assignment: when its cosine is first at its lowest.")
     weight_decay: float = _flag(0.1, "For the weights of linear layers.")
     decay_all_weights: bool = _flag(False, "Decay also norms and embeddings, as the assignment's code does.")
     adam_beta1: float = _flag(0.9, "AdamW's beta1.")
@@ -114,11 +114,13 @@ class TrainingRecipe:
         _check_choice("optim", self.optim, OPTIMIZERS)
         _check_choice("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         _check_choice("report_to", self.report_to, TRACKERS)
-        if (self.decay_epochs is not None) != (self.lr_scheduler_type in SCHEDULES_WITH_DECAY):
+        if (self.decay_epochs is not None) != (self.lr_scheduler_type == "assignment"):
             raise ValueError(
                 f"decay_epochs is {self.decay_epochs} and lr_scheduler_type {self.lr_scheduler_type!r}: "
-                f"{' and '.join(SCHEDULES_WITH_DECAY)} take decay_epochs, the others do not."
+                "'assignment' takes decay_epochs, the others do not."
             )
+        if not 0 < self.decay_share <= 1:
+            raise ValueError(f"decay_share is {self.decay_share}: it is over 0 and at most 1.")
         _check_choice("mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
         _check_positive(self, "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate")
         _check_positive(self, "gradient_accumulation_steps", "muon_learning_rate", "max_grad_norm", "logging_steps")
@@ -213,14 +215,14 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "optim": "muon",
         "learning_rate": 3e-3,
         "dropout": 0.0,
-        "num_train_epochs": 130.0,
+        "num_train_epochs": 118.0,
         "per_device_train_batch_size": 32,
         "gradient_accumulation_steps": 4,
         "position_embedding_type": "rope",
-        "salient_share": 0.7,
+        "salient_share": 1.0,
         "salient_numbers": False,
-        "context_before": 32,
-        "context_after": 12,
+        "context_before": 8,
+        "context_after": 4,
         "questions_share": 0.2,
         "logging_steps": 20,
     },

@@ -163,22 +163,22 @@ def build_scheduler(
     if recipe.lr_scheduler_type == "assignment":
         factor = partial(assignment_learning_rate, warmup_steps=recipe.warmup_steps, decay_steps=decay_steps)
         return LambdaLR(optimizer, factor)
-    specific = {"num_decay_steps": decay_steps} if recipe.lr_scheduler_type == "warmup_stable_decay" else None
+    specific = {"num_decay_steps": decay_steps, "decay_type": "1-sqrt"}  # Haegele et al. 2024, arXiv:2405.18392
     return get_scheduler(
         recipe.lr_scheduler_type,
         optimizer,
         num_warmup_steps=recipe.warmup_steps,
         num_training_steps=max_steps,
-        scheduler_specific_kwargs=specific,
+        scheduler_specific_kwargs=specific if recipe.lr_scheduler_type == "warmup_stable_decay" else None,
     )
 
 
 def count_steps(recipe: TrainingRecipe, steps_per_epoch: int | None) -> tuple[int, int]:
     """Steps of the run, and steps of the learning rate's decay. For a stream (None) the recipe must set max_steps."""
     max_steps = recipe.max_steps or math.ceil(recipe.num_train_epochs * (steps_per_epoch or 0))
-    if not recipe.decay_epochs:
-        return max_steps, max_steps
-    return max_steps, math.ceil(recipe.decay_epochs * (steps_per_epoch or 0))
+    if recipe.decay_epochs:
+        return max_steps, math.ceil(recipe.decay_epochs * (steps_per_epoch or 0))
+    return max_steps, math.ceil(recipe.decay_share * max_steps)
 
 
 def count_tokens(batch: MicroBatch) -> int:

@@ -6,7 +6,9 @@
         --questions_file birth_test_inputs.tsv --output_dir runs/rope-answers/test
 
 Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json; by default
-into the run folder. Runs on one process or, by `accelerate launch`, on several.
+into the run folder. If the run has a calibration (scripts/calibrate.py), the report says too how far the answers can be
+trusted, and honesty.md and honesty.png show it; --corpus_file lets it look at the text for why answers are wrong.
+Runs on one process or, by `accelerate launch`, on several.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +17,8 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from hf_mingpt.birthplaces import read_questions
+from hf_mingpt.birthplaces import invent_names, name_asked, question_about, read_questions
+from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import (
     accuracy,
     answer_questions,
@@ -25,8 +28,10 @@ from hf_mingpt.evaluation import (
     format_table,
     write_predictions,
 )
-from hf_mingpt.hub import load_run, run_record, write_card, write_json
+from hf_mingpt.honesty import Calibration, Judgement, judge_answers
+from hf_mingpt.hub import load_calibration, load_run, run_record, write_card, write_json
 from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.report import draw_honesty, format_honesty, format_page, report_honesty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,10 @@ class EvaluationRecipe:
     questions_file: str = field(metadata={"help": "TSV of questions, with or without answers."})
     train_file: str | None = field(default=None, metadata={"help": "Training TSV, for the most frequent answer."})
     without_pretraining: str | None = field(default=None, metadata={"help": "A run trained from scratch, to compare."})
+    calibration: str | None = field(default=None, metadata={"help": "Run with a calibration; None: that of the run."})
+    corpus_file: str | None = field(default=None, metadata={"help": "The text it has read, for the honesty report."})
+    num_invented_names: int = field(default=200, metadata={"help": "Names to see whether it makes answers up."})
+    seed: int = field(default=1, metadata={"help": "Of the invented names."})
     output_dir: str | None = field(default=None, metadata={"help": "Where to write; None: into the run folder."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace predictions that are there."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
@@ -53,17 +62,61 @@ def main() -> None:
         runs = [load_run(name, recipe.revision if name == recipe.model_name_or_path else None) for name in names]
         for model, _ in runs:
             check_questions(questions, model.config.max_position_embeddings)
+        documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else None
+        calibration = find_calibration(recipe)
+        if calibration:
+            known_names = [name_asked(question) for question, _ in [*questions, *(train or [])]]
+            elsewhere = [*calibration.unknown_names, *(documents or [])]
+            invented = invent_names(known_names, recipe.num_invented_names, seed=recipe.seed, documents=elsewhere)
 
     answers = []
     for model, tokenizer in runs:
+        model.to(state.device).eval()
         with state.split_between_processes(questions) as share:
-            model.to(state.device).eval()
             mine = answer_questions(
                 model, tokenizer, share, batch_size=recipe.batch_size, progress=state.is_main_process
             )
         answers.append(gather_object(mine))
+    honesty = None
+    if calibration and questions[0].answer is not None:
+        asked = [question for question, _ in questions], [question_about(name) for name in invented]
+        known, of_invented = (judge(*runs[0], some, calibration, state) for some in asked)
+        if state.is_main_process:
+            honesty = report_honesty(
+                questions,
+                known.predictions,
+                calibration.probability(known.signs),
+                threshold=calibration.threshold,
+                of_invented=calibration.probability(of_invented.signs),
+                train=train or [],
+                documents=documents,
+                block_size=runs[0][0].config.max_position_embeddings,
+            )
     if state.is_main_process:
-        report(recipe, folder, questions, train, answers)
+        report(recipe, folder, questions, train, answers, honesty)
+
+
+def find_calibration(recipe: EvaluationRecipe) -> Calibration | None:
+    if recipe.calibration:
+        return load_calibration(recipe.calibration)
+    try:
+        return load_calibration(recipe.model_name_or_path, recipe.revision)
+    except FileNotFoundError:
+        return None
+
+
+def judge(model, tokenizer, questions: list[str], calibration: Calibration, state: PartialState) -> Judgement:
+    """Judges the answers to questions, each process its share."""
+    with state.split_between_processes(questions) as share:
+        mine = judge_answers(
+            model,
+            tokenizer,
+            share,
+            places=calibration.places,
+            unknown_names=calibration.unknown_names,
+            progress=state.is_main_process,
+        )
+    return Judgement.join(gather_object([mine]))
 
 
 def output_folder(recipe: EvaluationRecipe) -> Path:
@@ -75,7 +128,7 @@ def output_folder(recipe: EvaluationRecipe) -> Path:
     return folder
 
 
-def report(recipe, folder, questions, train, answers) -> None:
+def report(recipe, folder, questions, train, answers, honesty) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.txt", answers[0])
     print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
@@ -91,12 +144,21 @@ def report(recipe, folder, questions, train, answers) -> None:
         "questions": file_record(recipe.questions_file),
         "train": file_record(recipe.train_file) if recipe.train_file else None,
         "results": rows,
+        **({"honesty": honesty} if honesty else {}),
         **run_record(),
     }
     write_json(folder / "report.json", content)
+    if honesty:
+        title = f"How far the answers of {Path(recipe.model_name_or_path).name} can be trusted"
+        page = format_page(honesty, title=title, picture="honesty.png")
+        (folder / "honesty.md").write_text(page, encoding="utf-8")
+        draw_honesty(honesty, folder / "honesty.png")
+        print(f"Wrote {folder / 'honesty.md'}.")
     if (folder / "run.json").exists():
         write_card(folder)
     print(format_table(rows))
+    if honesty:
+        print(f"\n{format_honesty(honesty)}")
 
 
 if __name__ == "__main__":

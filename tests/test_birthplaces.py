@@ -5,7 +5,10 @@ from hf_mingpt.birthplaces import (
     Question,
     answer_starts,
     extract_prediction,
+    invent_names,
     join_questions,
+    name_asked,
+    question_about,
     read_questions,
     split_folds,
     write_questions,
@@ -68,6 +71,10 @@ def test_every_question_is_held_out_once():
         assert sorted(train + held_out) == sorted(questions)
         assert 3 <= len(held_out) <= 4
     assert folds == split_folds(questions, 3) != split_folds(questions, 3, seed=1)
+    repeated = questions + questions[:4]  # as in the course's file, where nine people are asked about twice
+    for train, held_out in split_folds(repeated, 3):
+        assert not set(train) & set(held_out)
+        assert sorted(train + held_out) == sorted(repeated)
     for number in (1, 12):
         with pytest.raises(ValueError, match=f"num_folds is {number}"):
             split_folds(questions, number)
@@ -94,3 +101,20 @@ def test_what_is_learnt_starts_at_the_first_mask():
 )
 def test_prediction_stands_between_the_first_two_masks(text, prediction):
     assert extract_prediction(text, "⁇") == prediction
+
+
+class TestNames:
+    def test_a_question_holds_a_name(self):
+        assert name_asked(question_about("Ada Byron")) == "Ada Byron"
+        with pytest.raises(ValueError, match="asks for no birthplace"):
+            name_asked("Who was Ada Byron?")
+
+    def test_invented_names_are_new(self):
+        names = ["Ada Byron", "Zoë Quist", "Jan van Eyck", "Plato"]
+        invented = invent_names(names, 4, documents=["Zoë van Eyck. A painter ."])
+        assert len(set(invented)) == 4
+        assert set(invented) < {f"{a} {b}" for a in ("Ada", "Zoë", "Jan") for b in ("Byron", "Quist", "van Eyck")}
+        assert not set(invented) & {*names, "Zoë van Eyck"}
+        assert invent_names(names, 4, seed=1) != invented
+        with pytest.raises(ValueError, match="of 9 names could be made up"):
+            invent_names(names, 9)

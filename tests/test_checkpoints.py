@@ -93,6 +93,24 @@ def test_another_cut_of_the_batch_goes_on_with_the_same_examples(tmp_path):
         run(tmp_path / "cut", build_steps(shape=BatchShape(4, 2)), resume_from_checkpoint="latest", **changes)
 
 
+def test_runs_of_other_lengths_branch_off(tmp_path):
+    """From before the decay a shorter and a longer run go on as if they had always been so long."""
+    changes = {"lr_scheduler_type": "warmup_stable_decay", "save_steps": 4, "warmup_steps": 2}
+    _, trunk = run(tmp_path / "trunk", build_steps(), **changes)
+    checkpoint = str(tmp_path / "trunk" / "checkpoints" / "step-00000004")
+    for max_steps, decay_share in ((8, 0.25), (14, 0.5)):
+        flags = {**changes, "max_steps": max_steps, "decay_share": decay_share}
+        whole, expected = run(tmp_path / f"whole-{max_steps}", build_steps(), **flags)
+        branch = tmp_path / f"branch-{max_steps}"
+        branched, seen = run(branch, build_steps(), resume_from_checkpoint=checkpoint, **flags)
+        assert seen == expected[1:]
+        assert seen != trunk[1:]
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), branched.parameters(), strict=True))
+    flags = {**changes, "max_steps": 6, "decay_share": 0.5}
+    with pytest.raises(ValueError, match=r"At step 4 the learning rate is .* before the decay of both runs"):
+        run(tmp_path / "late", build_steps(), resume_from_checkpoint=checkpoint, **flags)
+
+
 def test_the_newest_whole_checkpoint_is_taken(tmp_path):
     with pytest.raises(PowerCut):
         run(tmp_path, build_steps(), cut_at=9)

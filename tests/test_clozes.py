@@ -89,6 +89,7 @@ class TestClozes:
             offsets, *titles_and_spans([text]), np.array([draws]), block_size=block_size, max_context=max_context
         )
         (row,) = join_pieces(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
+        assert not possible[0] or pieces.first_label[0] == np.flatnonzero(row == MASK_ID)[1]
         assert len(row) <= block_size or not possible[0]
         return "".join("⁇" if i == MASK_ID else chr(i) for i in row), bool(possible[0])
 

@@ -162,7 +162,7 @@ def test_the_assignments_schedule_comes_back_up():
 
 
 def test_schedules_of_transformers(tmp_path):
-    r = recipe(tmp_path, lr_scheduler_type="warmup_stable_decay", warmup_steps=10, decay_epochs=2.0)
+    r = recipe(tmp_path, lr_scheduler_type="warmup_stable_decay", warmup_steps=10)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = build_scheduler(optimizer, r, 100, 20)
     rates = []
@@ -176,7 +176,7 @@ def test_schedules_of_transformers(tmp_path):
 
 
 def test_numbers_of_steps(tmp_path):
-    assert count_steps(recipe(tmp_path, num_train_epochs=2.5), 10) == (25, 25)
+    assert count_steps(recipe(tmp_path, num_train_epochs=2.5), 10) == (25, 5)
     assert count_steps(recipe(tmp_path, **PRETRAIN_PRESETS["assignment"]), 23) == (14950, 4600)
     assert count_steps(recipe(tmp_path, max_steps=7), 10) == (7, 7)
 

@@ -1,0 +1,246 @@
+"""Honesty: was an answer retrieved or made up, and how likely is it right?
+
+After evaluation in the flow. Three signs are taken of each answer (`Signs`): how sure the model is of it, how far its
+choice is spread over the places that there are, and how much of it is due to the name that was asked. A logistic
+regression makes one probability of them (`Calibration`), fitted on questions with known answers that the model was not
+trained on, and of the same questions comes the threshold under which the honest answer is "I don't know".
+
+Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know What They Know.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from tqdm.auto import tqdm
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from .birthplaces import Question, question_about
+from .evaluation import answer_questions, check_questions
+from .tokenization_mingpt import MASK, PAD_ID, character_table, find_bad_character
+
+NUM_RUNNERS_UP = 3
+
+
+@torch.inference_mode()
+def score_answers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    *,
+    progress: bool = False,
+) -> np.ndarray:
+    """The log-probability of each answer, with the MASK that closes it, to each question.
+
+    A question is read once; all answers go on from its cache, those that are about as long together.
+
+    Returns:
+        (N questions, K answers) float64, in nats.
+
+    Raises:
+        ValueError: if a question and an answer together do not fit the block.
+    """
+    block_size, device = model.config.max_position_embeddings, model.device
+    encoded = tokenizer([f"{answer}{MASK}" for answer in answers])["input_ids"]
+    lengths = np.array([len(tokens) for tokens in encoded])
+    check_questions([Question(question, None) for question in questions], block_size - lengths.max() + 1)
+    by_length = np.argsort(lengths, kind="stable")
+    groups = [by_length[start : start + _ANSWERS_AT_ONCE] for start in range(0, len(by_length), _ANSWERS_AT_ONCE)]
+    padded = []  # (k, L) ids of each group, and where they are no padding
+    for group in groups:
+        inside = torch.arange(lengths[group].max()) < torch.from_numpy(lengths[group])[:, None]
+        ids = torch.full(inside.shape, PAD_ID)
+        ids[inside] = torch.tensor([token for k in group for token in encoded[k]])
+        padded.append((ids.to(device), inside.to(device)))
+    scores = np.empty((len(questions), len(encoded)))
+    for i, question in enumerate(tqdm(questions, unit="question", disable=not progress)):
+        prompt = tokenizer(question + MASK, return_tensors="pt")["input_ids"].to(device)
+        read = model(prompt, past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1)
+        for group, (ids, inside) in zip(groups, padded, strict=True):
+            cache = deepcopy(read.past_key_values)
+            cache.batch_repeat_interleave(len(group))
+            logits = model(ids[:, :-1], past_key_values=cache, use_cache=True).logits
+            logits = torch.cat((read.logits.expand(len(group), -1, -1), logits), dim=1)  # (k, L, V)
+            chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[..., None])[..., 0]
+            scores[i, group] = (chosen.double() * inside).sum(-1).cpu().numpy()
+    return scores
+
+
+_ANSWERS_AT_ONCE = 64
+
+
+class Signs(NamedTuple):
+    """What speaks for N answers; arrays of shape (N,), in nats.
+
+    log_probability: of the answer, to its question.
+    entropy: of the choice among the places that there are: 0 if one is certain.
+    contrast: how much more probable the answer is than it would be, on average, to questions about unknown names.
+    """
+
+    log_probability: np.ndarray
+    entropy: np.ndarray
+    contrast: np.ndarray
+
+
+class Judgement(NamedTuple):
+    """N answers, with what speaks for each.
+
+    shares: (N, K) how each question's probability is spread over the K places.
+    """
+
+    predictions: list[str]
+    signs: Signs
+    shares: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence["Judgement"]) -> "Judgement":
+        """Several, one after the other."""
+        predictions = [prediction for part in parts for prediction in part.predictions]
+        signs = Signs(*(np.concatenate(sign) for sign in zip(*(part.signs for part in parts), strict=True)))
+        return cls(predictions, signs, np.concatenate([part.shares for part in parts]))
+
+
+def judge_answers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    *,
+    places: Sequence[str],
+    unknown_names: Sequence[str],
+    progress: bool = False,
+) -> Judgement:
+    """Answers questions, and takes the signs of whether the answers were retrieved or made up.
+
+    Args:
+        questions: N of them.
+        places: the K that there are: the training answers.
+        unknown_names: that stand nowhere in what the model has read (`invent_names`).
+    """
+    predictions = answer_questions(model, tokenizer, [Question(q, None) for q in questions], progress=progress)
+    unknown = [question_about(name) for name in unknown_names]
+    room = model.config.max_position_embeddings - 2 - max(map(len, [*questions, *unknown]))
+    others = {p for p in predictions if 0 < len(p) <= room}.difference(places)
+    candidates = [*places, *sorted(others)]
+    scores = score_answers(model, tokenizer, questions, candidates, progress=progress)
+    scores_of_unknown = score_answers(model, tokenizer, unknown, candidates)
+    usual = np.logaddexp.reduce(scores_of_unknown, axis=0) - np.log(len(unknown))
+    of_places = scores[:, : len(places)]
+    shares = np.exp(of_places - np.logaddexp.reduce(of_places, axis=1, keepdims=True))
+    # an answer that is empty, or has no end in the block, speaks least for itself
+    column = {candidate: k for k, candidate in enumerate(candidates)}
+    chosen = np.array([column.get(prediction, -1) for prediction in predictions])
+    said = chosen >= 0
+    log_probability = np.where(said, scores[np.arange(len(chosen)), chosen], scores.min(axis=1))
+    contrast = np.where(said, log_probability - usual[chosen], 0.0)
+    entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
+    return Judgement(predictions, Signs(log_probability, entropy, contrast), shares)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """All that it takes to give an answer a probability, and to withhold it; it is kept in a run folder as JSON.
+
+    weights, bias: of the logistic regression on the signs.
+    threshold: answers that are less probable are guesses.
+    places, unknown_names: as `judge_answers` takes them.
+    fitted_on: number of questions.
+    """
+
+    weights: dict[str, float]
+    bias: float
+    threshold: float
+    places: list[str]
+    unknown_names: list[str]
+    fitted_on: int
+
+    def probability(self, signs: Signs) -> np.ndarray:
+        """(N,) how likely each answer is right."""
+        weighted = sum(self.weights[name] * sign for name, sign in signs._asdict().items())
+        return 1 / (1 + np.exp(-(weighted + self.bias)))
+
+
+def fit_calibration(
+    signs: Signs,
+    right: np.ndarray,
+    *,
+    places: Sequence[str] = (),
+    unknown_names: Sequence[str] = (),
+    answer_accuracy: float = 0.8,
+) -> Calibration:
+    """Fits the probability, and the threshold.
+
+    Args:
+        signs: of the answers to questions that the model was not trained on.
+        right: (N,) whether each answer is right.
+        places, unknown_names: with which the signs were taken.
+        answer_accuracy: the threshold is the lowest at which this share of the answers given is right.
+
+    Raises:
+        ValueError: if all answers are right, or all wrong: then there is nothing to tell apart.
+    """
+    right = np.asarray(right, dtype=bool)
+    if right.all() or not right.any():
+        raise ValueError(f"{right.sum()} of {len(right)} answers are right: calibration needs right and wrong ones.")
+    values = np.stack(signs, axis=1)
+    scaler = StandardScaler().fit(values)
+    regression = LogisticRegression().fit(scaler.transform(values), right)
+    weights = regression.coef_[0] / scaler.scale_
+    calibration = Calibration(
+        weights=dict(zip(Signs._fields, weights.tolist(), strict=True)),
+        bias=float(regression.intercept_[0] - weights @ scaler.mean_),
+        threshold=1.0,
+        places=list(places),
+        unknown_names=list(unknown_names),
+        fitted_on=len(right),
+    )
+    probability = calibration.probability(signs)
+    # of the answers from each one's probability up, the share that is right
+    accuracies = [(right[probability >= p].mean(), float(p)) for p in np.unique(probability)]
+    threshold = min((p for accuracy, p in accuracies if accuracy >= answer_accuracy), default=1.0)
+    return replace(calibration, threshold=threshold)
+
+
+class Answer(NamedTuple):
+    """What a model says of a person's birthplace.
+
+    probability: that it is right.
+    retrieved: whether that reaches the threshold; if not, the place is a guess, and nothing should be said.
+    runners_up: other places, with their shares of the model's choice.
+    """
+
+    name: str
+    place: str
+    probability: float
+    retrieved: bool
+    runners_up: list[tuple[str, float]]
+
+
+def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], calibration: Calibration) -> list[Answer]:
+    """Asks a model where people were born, and says of each answer whether it was retrieved or guessed.
+
+    Args:
+        names: of the people.
+        calibration: of that model (`hub.load_calibration`).
+
+    Raises:
+        ValueError: if a name has a character that the model does not know, or is too long for its block.
+    """
+    questions = [question_about(name) for name in names]
+    if problem := find_bad_character(questions, character_table(tokenizer)):
+        raise ValueError(f"{names[problem[0]]!r}: {problem[1]}: write the name with other letters.")
+    judged = judge_answers(
+        model, tokenizer, questions, places=calibration.places, unknown_names=calibration.unknown_names
+    )
+    answers = []
+    probabilities = calibration.probability(judged.signs).tolist()
+    for name, place, probability, shares in zip(names, judged.predictions, probabilities, judged.shares, strict=True):
+        runners_up = [(calibration.places[k], float(shares[k])) for k in np.argsort(-shares)]
+        others = [(other, share) for other, share in runners_up if other != place][:NUM_RUNNERS_UP]
+        answers.append(Answer(name, place, probability, probability >= calibration.threshold, others))
+    return answers

@@ -1,0 +1,56 @@
+"""Asks a minGPT where people were born, and says of each answer whether it was retrieved or guessed.
+
+    python scripts/ask.py "Albert Einstein" "Ada Byron" --model_name_or_path runs/fast --corpus_file wiki.txt
+
+The run, a folder or a Hub name, needs a calibration.json (scripts/calibrate.py). With a corpus, the line that is about
+the person is shown.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+from accelerate import PartialState
+
+from hf_mingpt.birthplaces import Question, question_about
+from hf_mingpt.data import load_texts
+from hf_mingpt.honesty import Answer, ask
+from hf_mingpt.hub import load_calibration, load_run
+from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.report import find_biographies
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskRecipe:
+    model_name_or_path: str = field(metadata={"help": "Run folder or Hub name."})
+    corpus_file: str | None = field(default=None, metadata={"help": "The text that it has read, to show its line."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+
+
+def main() -> None:
+    first_flag = next((i for i, argument in enumerate(sys.argv) if argument.startswith("--")), len(sys.argv))
+    names = sys.argv[1:first_flag]
+    recipe = parse_recipe(AskRecipe, argv=sys.argv[first_flag:])
+    with user_errors():
+        if not names:
+            raise ValueError('No name: write it first, as in `ask.py "Ada Byron" --model_name_or_path runs/fast`.')
+        calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
+        documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else []
+        model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
+        model.to(PartialState(cpu=recipe.use_cpu).device).eval()
+        answers = ask(model, tokenizer, names, calibration)
+    lines = find_biographies([Question(question_about(name), None) for name in names], documents)
+    for answer, line in zip(answers, lines, strict=True):
+        print(describe(answer, line))
+
+
+def describe(answer: Answer, line: str | None) -> str:
+    """An answer in two or three lines."""
+    verdict = "retrieved" if answer.retrieved else "a guess: I don't know"
+    others = ", ".join(f"{place} {share:.0%}" for place, share in answer.runners_up)
+    text = f"{answer.name}: {answer.place} ({answer.probability:.0%}, {verdict})\n    then: {others}"
+    return text + (f"\n    text: {line}" if line else "")
+
+
+if __name__ == "__main__":
+    main()

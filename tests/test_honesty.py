@@ -1,0 +1,122 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from hf_mingpt.birthplaces import Question
+from hf_mingpt.evaluation import answer_questions
+from hf_mingpt.honesty import (
+    Calibration,
+    Judgement,
+    Signs,
+    ask,
+    fit_calibration,
+    judge_answers,
+    score_answers,
+)
+from hf_mingpt.tokenization_mingpt import MASK
+
+from .conftest import small_model
+
+QUESTIONS = ["Where was Ada born?", "Where was Zoë Quist born?"]
+PLACES = ["London", "Bonn", "A", "Ada Byron"]
+
+
+@pytest.fixture
+def model(variant, tokenizer):
+    return small_model(variant, vocab_size=len(tokenizer)).eval()
+
+
+class TestScores:
+    @torch.no_grad()
+    def test_are_the_log_probabilities_of_the_whole_text(self, model, tokenizer):
+        scores = score_answers(model, tokenizer, QUESTIONS, PLACES)
+        for i, question in enumerate(QUESTIONS):
+            for k, place in enumerate(PLACES):
+                ids = tokenizer(f"{question}{MASK}{place}{MASK}", return_tensors="pt")["input_ids"]
+                logits = torch.log_softmax(model(ids).logits[0, :-1].double(), dim=-1)
+                each = logits.gather(-1, ids[0, 1:, None])[len(question) :]
+                assert scores[i, k] == pytest.approx(float(each.sum()), abs=1e-4)
+
+    def test_what_does_not_fit_is_an_error(self, model, tokenizer):
+        with pytest.raises(ValueError, match=r"Question 1, .* leaves no room"):
+            score_answers(model, tokenizer, QUESTIONS, ["a" * 30])
+
+
+class TestJudgement:
+    def test_signs(self, model, tokenizer):
+        found = judge_answers(model, tokenizer, QUESTIONS, places=PLACES, unknown_names=["Ada"])
+        assert found.predictions == answer_questions(model, tokenizer, [Question(q, None) for q in QUESTIONS])
+        assert found.shares.shape == (2, 4)
+        np.testing.assert_allclose(found.shares.sum(axis=1), 1)
+        assert (found.signs.entropy >= 0).all()
+        assert (found.signs.log_probability <= 0).all()
+        assert found.signs.contrast[0] == pytest.approx(0, abs=1e-4)  # it was asked about that name
+
+    def test_do_not_depend_on_the_other_questions(self, model, tokenizer):
+        options = {"places": PLACES, "unknown_names": ["Byron", "Bo"]}
+        together = judge_answers(model, tokenizer, QUESTIONS, **options)
+        alone = Judgement.join([judge_answers(model, tokenizer, [question], **options) for question in QUESTIONS])
+        assert together.predictions == alone.predictions
+        for one, other in zip((*together.signs, together.shares), (*alone.signs, alone.shares), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def draw_signs(number: int, seed: int = 0) -> tuple[Signs, np.ndarray, np.ndarray]:
+    """Signs, whether the answers are right, and the true probability of that."""
+    rng = np.random.default_rng(seed)
+    signs = Signs(-rng.exponential(2, number), rng.exponential(1, number), rng.normal(3, 4, number))
+    probability = 1 / (1 + np.exp(-(1 + 0.8 * signs.log_probability - 0.5 * signs.entropy + 0.4 * signs.contrast)))
+    return signs, rng.random(number) < probability, probability
+
+
+class TestCalibration:
+    def test_finds_the_probability(self):
+        signs, right, _ = draw_signs(4000)
+        calibration = fit_calibration(signs, right, answer_accuracy=0.9)
+        others, others_right, truth = draw_signs(20_000, seed=1)
+        probability = calibration.probability(others)
+        assert np.abs(probability - truth).max() < 0.08
+        given = probability >= calibration.threshold
+        assert others_right[given].mean() == pytest.approx(0.9, abs=0.02)
+        assert 0.1 < given.mean() < 0.9
+
+    def test_survives_a_file(self):
+        signs, right, _ = draw_signs(100)
+        calibration = fit_calibration(signs, right)
+        again = Calibration(**json.loads(json.dumps(asdict(calibration))))
+        assert again == calibration
+        np.testing.assert_array_equal(again.probability(signs), calibration.probability(signs))
+
+    def test_nothing_to_tell_apart_is_an_error(self):
+        signs, _, _ = draw_signs(10)
+        with pytest.raises(ValueError, match="10 of 10 answers are right"):
+            fit_calibration(signs, np.ones(10, dtype=bool))
+
+    def test_an_accuracy_out_of_reach_means_no_answers(self):
+        calibration = fit_calibration(Signs(*np.zeros((3, 4))), np.array([True, False, False, False]))
+        assert calibration.threshold == 1.0
+
+
+class TestAsking:
+    @pytest.fixture
+    def calibration(self):
+        weights = {"log_probability": 0.1, "entropy": -0.2, "contrast": 0.3}
+        values = {"weights": weights, "bias": 1.0, "fitted_on": 9, "places": PLACES, "unknown_names": ["Byron"]}
+        return Calibration(threshold=0.5, **values)
+
+    def test_answers(self, model, tokenizer, calibration):
+        first, second = ask(model, tokenizer, ["Ada", "Zoë Quist"], calibration)
+        assert (first.name, second.name) == ("Ada", "Zoë Quist")
+        assert first.retrieved == (first.probability >= 0.5)
+        assert first.place not in dict(first.runners_up)
+        shares = [share for _, share in second.runners_up]
+        assert len(shares) == 3
+        assert shares == sorted(shares, reverse=True)
+        assert ask(model, tokenizer, ["Zoë Quist"], calibration)[0].probability == pytest.approx(second.probability)
+
+    def test_an_unknown_character_is_an_error(self, model, tokenizer, calibration):
+        with pytest.raises(ValueError, match=r"'X': character 11, 'X' .* other letters"):
+            ask(model, tokenizer, ["Ada", "X"], calibration)
