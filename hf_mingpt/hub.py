@@ -28,7 +28,7 @@ from .checkpoints import FOLDER as CHECKPOINTS
 from .evaluation import format_table
 from .honesty import Calibration
 from .recipes import TrainingRecipe, user_errors
-from .report import format_honesty
+from .report import PICTURE, PICTURE_LINE, format_honesty
 from .tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
 CODE_FILES = ("configuration_mingpt.py", "modeling_mingpt.py")
@@ -78,7 +78,7 @@ def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
     folder = Path(recipe.output_dir)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "report.json", "predictions.txt", CALIBRATION_FILE, "honesty.md", "honesty.png"):
+        for name in ("metrics.jsonl", "report.json", "predictions.txt", CALIBRATION_FILE, "honesty.md", PICTURE):
             if name != "metrics.jsonl" or not recipe.resume_from_checkpoint:
                 (folder / name).unlink(missing_ok=True)
         if not recipe.resume_from_checkpoint:
@@ -224,7 +224,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
         run=run,
         report=report,
         table=format_table(report["results"]) if report else None,
-        honesty=format_honesty(report["honesty"]) if report and "honesty" in report else None,
+        honesty=f"{PICTURE_LINE}\n\n{format_honesty(report['honesty'])}" if report and "honesty" in report else None,
     )
     card.save(folder / "README.md")
     return card

@@ -21,6 +21,8 @@ COVERAGES = (10, 20, 30, 50)  # percent of the questions, the likeliest answers 
 NUM_BINS = 10
 RARE = 5  # a place with fewer training questions
 NUM_EXAMPLES = 5
+PICTURE = "honesty.png"  # beside the page
+PICTURE_LINE = f"![Reliability, accuracy by coverage, and the probabilities]({PICTURE})"
 
 Scores = dict[str, float | None]
 
@@ -201,12 +203,15 @@ def format_honesty(honesty: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def format_page(honesty: Mapping[str, Any], *, title: str, picture: str) -> str:
+def format_page(honesty: Mapping[str, Any], *, title: str) -> str:
     """The report as a page in Markdown."""
-    lines = [f"# {title}", "", f"![Reliability, accuracy by coverage, and the probabilities]({picture})", ""]
-    lines += [
+    lines = [
+        f"# {title}",
+        "",
         f"An answer is given if its probability is at least {honesty['threshold']:.2f}; under that, the honest answer "
         'is "I don\'t know".',
+        "",
+        PICTURE_LINE,
         "",
         format_honesty(honesty),
     ]

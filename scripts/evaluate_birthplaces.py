@@ -31,7 +31,7 @@ from hf_mingpt.evaluation import (
 from hf_mingpt.honesty import Calibration, Judgement, judge_answers
 from hf_mingpt.hub import load_calibration, load_run, run_record, write_card, write_json
 from hf_mingpt.recipes import parse_recipe, user_errors
-from hf_mingpt.report import draw_honesty, format_honesty, format_page, report_honesty
+from hf_mingpt.report import PICTURE, draw_honesty, format_honesty, format_page, report_honesty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +150,9 @@ def report(recipe, folder, questions, train, answers, honesty) -> None:
     write_json(folder / "report.json", content)
     if honesty:
         title = f"How far the answers of {Path(recipe.model_name_or_path).name} can be trusted"
-        page = format_page(honesty, title=title, picture="honesty.png")
+        page = format_page(honesty, title=title)
         (folder / "honesty.md").write_text(page, encoding="utf-8")
-        draw_honesty(honesty, folder / "honesty.png")
+        draw_honesty(honesty, folder / PICTURE)
         print(f"Wrote {folder / 'honesty.md'}.")
     if (folder / "run.json").exists():
         write_card(folder)

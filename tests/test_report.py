@@ -99,7 +99,7 @@ class TestReport:
     def test_is_a_page_with_a_picture(self, report, tmp_path):
         draw_honesty(report, tmp_path / "honesty.png")
         assert (tmp_path / "honesty.png").read_bytes().startswith(b"\x89PNG")
-        page = format_page(report, title="Honesty", picture="honesty.png")
+        page = format_page(report, title="Honesty")
         assert "| answers given to 2 invented names | 0.500 | |" in page
         assert "| says it too late | 0.0% | 1 |" in page
         assert f"- Where was Bo Ek born? **Bonn** (80%), but it was Oslo\n  > {TEXTS[1]}" in page

@@ -2,14 +2,20 @@
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
+
+from hf_mingpt.honesty import Signs, fit_calibration
+from hf_mingpt.hub import write_json
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 TINY = ["--use_cpu", "--mixed_precision", "no", "--model_preset", "gpt-nano", "--position_embedding_type", "rope"]
@@ -85,6 +91,57 @@ def test_split_questions(home, tmp_path):
     again = script("split_questions.py", "--questions_file", questions, "--output_dir", tmp_path / "folds")
     assert again.returncode == 2
     assert "is not empty" in again.stderr
+
+
+@pytest.fixture
+def calibrated(home, tmp_path):
+    """The finetuned run with a calibration; its few steps taught it nothing, so one is fitted to other signs."""
+    run = tmp_path / "calibrated"
+    shutil.copytree(home / "finetuned", run)
+    rng = np.random.default_rng(0)
+    signs = Signs(*rng.normal(size=(3, 50)))
+    calibration = fit_calibration(signs, signs.contrast > 0, places=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"])
+    write_json(run / "calibration.json", asdict(calibration))
+    return run
+
+
+def test_answers_come_with_probabilities(home, calibrated):
+    said = works(
+        "ask.py", "Bra Mir", "Mir Bra", "--model_name_or_path", calibrated, "--use_cpu",
+        "--corpus_file", home / "data/biographies.txt",
+    )  # fmt: skip
+    assert re.search(r"Bra Mir: .* \(\d+%, (retrieved|a guess: I don't know)\)\n    then: (Bra|Mir) \d+%", said)
+    for arguments, message in (
+        (["--model_name_or_path", calibrated], "No name"),
+        (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: make it with"),
+        (["B☃", "--model_name_or_path", calibrated, "--use_cpu"], "'☃'"),
+    ):
+        done = script("ask.py", *arguments)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+
+
+def test_a_calibrated_run_reports_honesty(home, calibrated):
+    data = home / "data"
+    works(
+        "evaluate_birthplaces.py", "--model_name_or_path", calibrated, "--questions_file", data / "birth_dev.tsv",
+        "--train_file", data / "birth_places_train.tsv", "--corpus_file", data / "biographies.txt",
+        "--num_invented_names", 20, "--use_cpu",
+    )  # fmt: skip
+    honesty = json.loads((calibrated / "report.json").read_text())["honesty"]
+    assert sum(part["total"] for part in honesty["accuracy_by"]["the biography"].values()) == 8
+    assert len(honesty["probabilities"]["invented"]) == 20
+    assert (calibrated / "honesty.png").read_bytes().startswith(b"\x89PNG")
+    assert "20 invented names" in (calibrated / "honesty.md").read_text()
+    assert "## How far to trust an answer" in (calibrated / "README.md").read_text()
+
+
+def test_calibration_needs_questions_that_were_held_out(home, tmp_path):
+    train, dev = (home / "data" / name for name in ("birth_places_train.tsv", "birth_dev.tsv"))
+    run = ["--model_name_or_path", home / "pretrained", "--train_file", train, "--num_unknown_names", 5, "--use_cpu"]
+    for questions, message in ((train, "is in both files"), (dev, "0 of 8 answers are right")):
+        done = script("calibrate.py", *run, "--questions_file", questions)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert not (home / "pretrained/calibration.json").exists()
 
 
 def test_questions_without_answers_get_predictions(home, tmp_path):
