@@ -125,19 +125,20 @@ def judge_answers(
     predictions = answer_questions(model, tokenizer, [Question(q, None) for q in questions], progress=progress)
     unknown = [question_about(name) for name in unknown_names]
     room = model.config.max_position_embeddings - 2 - max(map(len, [*questions, *unknown]))
-    others = {p for p in predictions if 0 < len(p) <= room}.difference(places)
-    candidates = [*places, *sorted(others)]
+    said = sorted({prediction for prediction in predictions if 0 < len(prediction) <= room})
+    candidates = [*places, *(prediction for prediction in said if prediction not in places)]
     scores = score_answers(model, tokenizer, questions, candidates, progress=progress)
-    scores_of_unknown = score_answers(model, tokenizer, unknown, candidates)
-    usual = np.logaddexp.reduce(scores_of_unknown, axis=0) - np.log(len(unknown))
     of_places = scores[:, : len(places)]
     shares = np.exp(of_places - np.logaddexp.reduce(of_places, axis=1, keepdims=True))
-    # an answer that is empty, or has no end in the block, speaks least for itself
-    column = {candidate: k for k, candidate in enumerate(candidates)}
-    chosen = np.array([column.get(prediction, -1) for prediction in predictions])
-    said = chosen >= 0
-    log_probability = np.where(said, scores[np.arange(len(chosen)), chosen], scores.min(axis=1))
-    contrast = np.where(said, log_probability - usual[chosen], 0.0)
+
+    log_probability = scores.min(axis=1)  # an answer that is empty, or has no end in the block, speaks least for itself
+    contrast = np.zeros(len(questions))
+    if said:
+        usual = np.logaddexp.reduce(score_answers(model, tokenizer, unknown, said), axis=0) - np.log(len(unknown))
+    for i, prediction in enumerate(predictions):
+        if prediction in said:
+            log_probability[i] = scores[i, candidates.index(prediction)]
+            contrast[i] = log_probability[i] - usual[said.index(prediction)]
     entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
     return Judgement(predictions, Signs(log_probability, entropy, contrast), shares)
 
