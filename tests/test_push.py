@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from hf_mingpt.honesty import Calibration
 from hf_mingpt.hub import save_run, write_json
 
 from .conftest import small_model
@@ -99,6 +101,23 @@ def test_a_branch_is_made_and_main_is_left_alone(hub, client, run_folder):
     repository = hub.repositories["model", "tester/ada"]
     assert repository.commits[repository.resolve("main")] == {}
     assert client("-c", LOAD, "tester/ada", "second").returncode == 0
+
+
+def test_a_calibrated_run_is_asked_from_the_hub(client, run_folder):
+    ask = (ROOT / "scripts" / "ask.py", "Ada", "--model_name_or_path", "tester/ada", "--use_cpu")
+    assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
+    refused = client(*ask)
+    assert (refused.returncode, "tester/ada has no calibration.json" in refused.stderr) == (2, True), refused.stderr
+
+    weights = {"log_probability": 1.0, "entropy": 0.0, "contrast": 0.0}
+    names = {"places": ["London", "Bonn"], "unknown_names": ["Bo"]}
+    calibration = Calibration(weights=weights, bias=0.0, threshold=0.5, fitted_on=9, **names)
+    write_json(run_folder / "calibration.json", asdict(calibration))
+    assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
+    done = client(*ask)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Ada: ")
+    assert "then: " in done.stdout
 
 
 def test_a_push_that_fails_loses_nothing_and_can_be_repeated(hub, client, run_folder):
