@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from contenders import BLOCK_SIZE, CONTENDERS, Contender, build_gpt2
 
+from hf_mingpt.batching import BatchShape
 from hf_mingpt.birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, read_questions
 from hf_mingpt.data import (
-    BatchShape,
     Mixture,
     TrainingSteps,
     build_corpus_tokenizer,

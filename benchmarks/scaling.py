@@ -22,8 +22,8 @@ import psutil
 import torch
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
+from hf_mingpt.batching import BatchShape
 from hf_mingpt.data import (
-    BatchShape,
     StreamedSteps,
     TrainingSteps,
     build_corpus_tokenizer,

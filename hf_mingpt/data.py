@@ -2,16 +2,11 @@
 
 Built on `datasets`. The text is encoded once, by a cached `.map` (deterministic); what is random is drawn on the fly,
 when a step's micro-batches are made, and depends on `(seed, epoch, index)` alone.
-
-A step's examples are drawn first, for all processes and micro-batches together; then they are sorted by length and
-dealt out. So short examples share a micro-batch with short ones and little is padded, while which examples share a
-*step*, and with it the gradient, is what it would be without sorting, on any number of processes.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +15,8 @@ from datasets import Dataset, IterableDataset, load_dataset
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from .birthplaces import IGNORE_ID, Question, join_questions
+from .batching import BatchShape, MicroBatch, deal
+from .birthplaces import Question, join_questions
 from .corruption import permute
 from .objectives import Objective, Ragged, Rows, stack_rows
 from .tokenization_mingpt import (
@@ -153,99 +149,6 @@ def take(dataset: Dataset, index: np.ndarray) -> Ragged:
     if dataset.format["type"] != "arrow":
         dataset = dataset.with_format("arrow")
     return Ragged.from_table(dataset[index.tolist()])
-
-
-class BatchShape(NamedTuple):
-    """How a step's examples are dealt out: to processes, and within one to micro-batches.
-
-    pad_to_multiple_of: widths are multiples of it, so that few shapes occur and compiled kernels are found again.
-    padding_free: the rows of a micro-batch are put into one.
-    overhead: what a micro-batch costs beside its tokens, in tokens. If it is given, micro-batches get as many rows as
-        make the step cheapest; none gets more tokens than `per_device_batch_size` of the longest rows.
-    """
-
-    per_device_batch_size: int
-    gradient_accumulation_steps: int = 1
-    num_processes: int = 1
-    process_index: int = 0
-    pad_to_multiple_of: int = 1
-    padding_free: bool = False
-    overhead: int | None = None
-
-    @property
-    def total(self) -> int:
-        """Examples of one optimizer step."""
-        return self.per_device_batch_size * self.gradient_accumulation_steps * self.num_processes
-
-
-MicroBatch = dict[str, torch.Tensor]
-
-
-def cut_rows(widths: np.ndarray, *, overhead: int, most_rows: int) -> list[int]:
-    """Cuts rows into micro-batches so that their tokens, with padding, and their overheads are least in sum.
-
-    Cuts are at multiples of some rows, again so that few shapes occur.
-
-    Args:
-        widths: (N,) tokens of each row, longest first, rounded up to what is padded to.
-        overhead: of each micro-batch.
-        most_rows: of the longest; shorter ones may be more, with as many tokens.
-
-    Returns:
-        Where the micro-batches end; the last is N.
-
-    Example: with an overhead of 20, eight rows of 9 and eight of 4 are cut at 8 and 16: 104 + 2 * 20 < 144 + 20.
-    """
-    starts = np.arange(0, len(widths), min(_ROWS_OF_A_CUT, most_rows))
-    ends = np.append(starts[1:], len(widths))
-    most_tokens = most_rows * int(widths[0])
-    cost, cut_before = [0], []  # cost[i]: the least of all rows before starts[i]
-    for end in ends:
-        tokens = (end - starts[: len(cost)]) * widths[starts[: len(cost)]]
-        costs = np.where(tokens <= most_tokens, cost + tokens + overhead, np.iinfo(np.int64).max)
-        cut_before.append(best := int(costs.argmin()))
-        cost.append(int(costs[best]))
-    cuts = [len(starts)]
-    while cuts[-1]:
-        cuts.append(cut_before[cuts[-1] - 1])
-    return ends[np.array(cuts[-2::-1]) - 1].tolist()
-
-
-_ROWS_OF_A_CUT = 8
-
-
-def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
-    """Makes this process's micro-batches of the rows of one step.
-
-    The rows are sorted by length and cut into chunks, of which each process takes every `num_processes`-th row. All
-    processes get the same number of micro-batches: where a short chunk leaves nothing for one, it gets a row without
-    labels.
-
-    Returns:
-        Dicts of `input_ids` and `labels`, each (B, T) int64, longest rows first, and `num_items_in_batch`, the labels
-        of the whole step on all processes: what the loss is divided by. There is no attention mask: PAD is on
-        the right, where no token before it looks, and a broadcast causal mask is the cheaper one. With `padding_free`
-        it is (1, T), and `position_ids` keep the rows apart.
-    """
-    lengths, processes = rows.pieces.row_lengths, shape.num_processes
-    # the first token of a row has nothing before it to be predicted from
-    labels = torch.tensor(int((lengths - np.maximum(rows.pieces.first_label, 1)).sum()))
-    by_length = np.argsort(-lengths, kind="stable")
-    most_rows = shape.per_device_batch_size * processes
-    ends: Iterable[int] = range(most_rows, len(lengths) + most_rows, most_rows)
-    if shape.overhead is not None and not shape.padding_free:
-        widths = -(-lengths[by_length] // shape.pad_to_multiple_of) * shape.pad_to_multiple_of
-        ends = cut_rows(widths, overhead=shape.overhead * processes, most_rows=most_rows)
-    join = rows.join_flat if shape.padding_free else rows.join
-    batches = []
-    for start, end in itertools.pairwise((0, *ends)):
-        share = by_length[start:end][shape.process_index :: processes]
-        batch = join(share if len(share) else by_length[start : start + 1], shape.pad_to_multiple_of)
-        if not len(share):
-            batch["labels"][:] = IGNORE_ID
-        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-        batches.append({**tensors, "num_items_in_batch": labels})
-    return batches
 
 
 class Mixture:

@@ -26,8 +26,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
+from .batching import BatchShape, MicroBatch
 from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
-from .data import BatchShape, MicroBatch, StreamedSteps, TrainingSteps, step_loader
+from .data import StreamedSteps, TrainingSteps, step_loader
 from .recipes import TrainingRecipe
 from .tokenization_mingpt import PAD_ID
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hf_mingpt.batching import BatchShape, deal
 from hf_mingpt.birthplaces import IGNORE_ID, read_questions
 from hf_mingpt.data import (
-    BatchShape,
     build_corpus_tokenizer,
-    deal,
     encode_documents,
     encode_questions,
     group_into_blocks,

@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from hf_mingpt import checkpoints
+from hf_mingpt.batching import BatchShape
 from hf_mingpt.checkpoints import find_checkpoint
-from hf_mingpt.data import BatchShape, StreamedSteps, TrainingSteps
+from hf_mingpt.data import StreamedSteps, TrainingSteps
 from hf_mingpt.objectives import NextToken
 from hf_mingpt.recipes import PretrainRecipe
 from hf_mingpt.training import train

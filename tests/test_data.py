@@ -9,15 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_mingpt.batching import BatchShape, cut_rows, deal
 from hf_mingpt.birthplaces import Question
 from hf_mingpt.corruption import draw_spans, join_pieces, move_spans
 from hf_mingpt.data import (
-    BatchShape,
     Mixture,
     StreamedSteps,
     TrainingSteps,
-    cut_rows,
-    deal,
     encode_documents,
     encode_questions,
     group_into_blocks,

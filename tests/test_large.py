@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_mingpt.data import BatchShape, StreamedSteps, TrainingSteps, encode_documents, load_texts, step_loader
+from hf_mingpt.batching import BatchShape
+from hf_mingpt.data import StreamedSteps, TrainingSteps, encode_documents, load_texts, step_loader
 from hf_mingpt.objectives import SpanCorruption
 
 from .conftest import TEXT

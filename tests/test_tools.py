@@ -71,7 +71,8 @@ def test_trainer_learns_what_our_loop_learns(variant, tokenizer, tmp_path):
     """One epoch of Trainer and of our loop: the same losses and the same weights."""
     from datasets import Dataset
 
-    from hf_mingpt.data import BatchShape, TrainingSteps
+    from hf_mingpt.batching import BatchShape
+    from hf_mingpt.data import TrainingSteps
     from hf_mingpt.objectives import NextToken
     from hf_mingpt.recipes import PretrainRecipe
     from hf_mingpt.training import build_accelerator, train
