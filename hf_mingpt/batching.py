@@ -50,7 +50,7 @@ def cut_rows(widths: np.ndarray, *, overhead: int, most_rows: int) -> list[int]:
 
     Args:
         widths: (N,) tokens of each row, longest first, rounded up to what is padded to.
-        overhead: of each micro-batch.
+        overhead: of each micro-batch, in tokens.
         most_rows: of the longest; shorter ones may be more, with as many tokens.
 
     Returns:

@@ -26,7 +26,7 @@ FOLDER = "checkpoints"
 _MAY_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
 _MAY_CHANGE |= {"logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"}
 _MAY_CHANGE |= {"dataloader_num_workers", "per_device_train_batch_size", "gradient_accumulation_steps"}
-_MAY_CHANGE |= {"num_train_epochs", "max_steps", "decay_share"}  # if the learning rate so far is the same: see below
+_MAY_CHANGE |= {"num_train_epochs", "max_steps", "decay_share"}  # training.checkpoint_to_resume looks at them
 
 
 def save_checkpoint(
@@ -115,30 +115,13 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
 def load_checkpoint(
     checkpoint: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any]
 ) -> dict[str, Any]:
-    """Puts a checkpoint into a model and what trains it, and gives its `state` back, with `step`.
-
-    The run may have become longer or shorter, as long as its schedule has not come to where that matters: so runs of
-    several lengths can branch off one.
-
-    Raises:
-        ValueError: if the learning rate at that step is not what it was.
-    """
-    state = read_state(checkpoint)
+    """Puts a checkpoint into a model and what trains it, and gives its `state` back, with `step`."""
     load_model(model, str(checkpoint / "model.safetensors"))
     training = torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
     for kind, objects in (("optimizers", optimizers), ("schedulers", schedulers)):
         for present, saved in zip(objects, training[kind], strict=True):
-            if kind == "schedulers":
-                rates = zip(present.base_lrs, present.lr_lambdas, strict=True)
-                planned = [base * factor(state["step"]) for base, factor in rates]
-                if planned != saved["_last_lr"]:
-                    raise ValueError(
-                        f"At step {state['step']} the learning rate is {planned[0]:.3g}, in {checkpoint} it was "
-                        f"{saved['_last_lr'][0]:.3g}: resume with the same length and decay, or, with "
-                        "lr_scheduler_type warmup_stable_decay, from before the decay of both runs."
-                    )
             present.load_state_dict(saved)
-    return state
+    return read_state(checkpoint)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

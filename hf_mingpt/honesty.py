@@ -89,40 +89,39 @@ class Signs(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """N answers, with what speaks for each.
+    """Of N answers, what speaks for each.
 
     shares: (N, K) how each question's probability is spread over the K places.
     """
 
-    predictions: list[str]
     signs: Signs
     shares: np.ndarray
 
     @classmethod
     def join(cls, parts: Sequence["Judgement"]) -> "Judgement":
         """Several, one after the other."""
-        predictions = [prediction for part in parts for prediction in part.predictions]
         signs = Signs(*(np.concatenate(sign) for sign in zip(*(part.signs for part in parts), strict=True)))
-        return cls(predictions, signs, np.concatenate([part.shares for part in parts]))
+        return cls(signs, np.concatenate([part.shares for part in parts]))
 
 
 def judge_answers(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
+    predictions: Sequence[str],
     *,
     places: Sequence[str],
     unknown_names: Sequence[str],
     progress: bool = False,
 ) -> Judgement:
-    """Answers questions, and takes the signs of whether the answers were retrieved or made up.
+    """Takes the signs of whether answers were retrieved or made up.
 
     Args:
         questions: N of them.
+        predictions: the model's answers to them.
         places: the K that there are: the training answers.
         unknown_names: that stand nowhere in what the model has read (`invent_names`).
     """
-    predictions = answer_questions(model, tokenizer, [Question(q, None) for q in questions], progress=progress)
     unknown = [question_about(name) for name in unknown_names]
     room = model.config.max_position_embeddings - 2 - max(map(len, [*questions, *unknown]))
     said = sorted({prediction for prediction in predictions if 0 < len(prediction) <= room})
@@ -140,7 +139,7 @@ def judge_answers(
             log_probability[i] = scores[i, candidates.index(prediction)]
             contrast[i] = log_probability[i] - usual[said.index(prediction)]
     entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
-    return Judgement(predictions, Signs(log_probability, entropy, contrast), shares)
+    return Judgement(Signs(log_probability, entropy, contrast), shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +165,12 @@ class Calibration:
         return 1 / (1 + np.exp(-(weighted + self.bias)))
 
 
+def check_right_and_wrong(right: np.ndarray) -> None:
+    """Raises a ValueError if all answers are right, or all wrong: then there is nothing to tell apart."""
+    if right.all() or not right.any():
+        raise ValueError(f"{right.sum()} of {len(right)} answers are right: calibration needs right and wrong ones.")
+
+
 def fit_calibration(
     signs: Signs,
     right: np.ndarray,
@@ -183,11 +188,9 @@ def fit_calibration(
         answer_accuracy: the threshold is the lowest at which this share of the answers given is right.
 
     Raises:
-        ValueError: if all answers are right, or all wrong: then there is nothing to tell apart.
+        ValueError: if all answers are right, or all wrong.
     """
-    right = np.asarray(right, dtype=bool)
-    if right.all() or not right.any():
-        raise ValueError(f"{right.sum()} of {len(right)} answers are right: calibration needs right and wrong ones.")
+    check_right_and_wrong(right)
     values = np.stack(signs, axis=1)
     scaler = StandardScaler().fit(values)
     regression = LogisticRegression().fit(scaler.transform(values), right)
@@ -235,12 +238,18 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], ca
     questions = [question_about(name) for name in names]
     if problem := find_bad_character(questions, character_table(tokenizer)):
         raise ValueError(f"{names[problem[0]]!r}: {problem[1]}: write the name with other letters.")
+    predictions = answer_questions(model, tokenizer, [Question(question, None) for question in questions])
     judged = judge_answers(
-        model, tokenizer, questions, places=calibration.places, unknown_names=calibration.unknown_names
+        model,
+        tokenizer,
+        questions,
+        predictions,
+        places=calibration.places,
+        unknown_names=calibration.unknown_names,
     )
     answers = []
     probabilities = calibration.probability(judged.signs).tolist()
-    for name, place, probability, shares in zip(names, judged.predictions, probabilities, judged.shares, strict=True):
+    for name, place, probability, shares in zip(names, predictions, probabilities, judged.shares, strict=True):
         runners_up = [(calibration.places[k], float(shares[k])) for k in np.argsort(-shares)]
         others = [(other, share) for other, share in runners_up if other != place][:NUM_RUNNERS_UP]
         answers.append(Answer(name, place, probability, probability >= calibration.threshold, others))

@@ -20,7 +20,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .birthplaces import MAX_ANSWER_TOKENS
@@ -189,10 +189,11 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
 
     Raises:
         FileNotFoundError: if it has none.
+        OSError: if the Hub cannot be reached.
     """
     path = Path(name_or_path) / CALIBRATION_FILE
     if not Path(name_or_path).is_dir():
-        with suppress(EntryNotFoundError):
+        with suppress(RemoteEntryNotFoundError):
             path = Path(hf_hub_download(name_or_path, CALIBRATION_FILE, revision=revision))
     if not path.is_file():
         raise FileNotFoundError(f"{name_or_path} has no {CALIBRATION_FILE}: make it with scripts/calibrate.py.")

@@ -95,7 +95,7 @@ def split_accuracy(
     questions: Sequence[Question],
     right: np.ndarray,
     *,
-    train: Sequence[Question],
+    train: Sequence[Question] | None,
     biographies: Sequence[str | None] | None,
     block_size: int,
 ) -> dict[str, dict[str, dict[str, float]]]:
@@ -104,17 +104,17 @@ def split_accuracy(
     Args:
         questions: with answers.
         right: (N,) whether each was answered rightly.
-        train: the training questions, which tell frequent places from rare ones.
+        train: the training questions, which tell frequent places from rare ones; None if they are not at hand.
         biographies: of `find_biographies`; None if there is no text.
         block_size: of the model: what span corruption reads of a document ends at 7/8 of it.
     """
-    frequency = Counter(question.answer for question in train)
-    ways = {
-        "the place": [
+    ways = {}
+    if train is not None:
+        frequency = Counter(question.answer for question in train)
+        ways["the place"] = [
             "frequent" if frequency[q.answer] >= RARE else "rare" if frequency[q.answer] else "not in training answers"
             for q in questions
         ]
-    }
     if biographies is not None:
         ends = [
             None if text is None or str(q.answer) not in text else text.index(str(q.answer)) + len(str(q.answer))
@@ -142,7 +142,7 @@ def report_honesty(
     *,
     threshold: float,
     of_invented: np.ndarray,
-    train: Sequence[Question],
+    train: Sequence[Question] | None,
     documents: Sequence[str] | None,
     block_size: int,
 ) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def report_honesty(
         probability: (N,) that each is right.
         threshold: under which an answer is a guess.
         of_invented: (M,) the probabilities that the answers about M invented names got: all are wrong.
-        train: the training questions.
+        train: the training questions; None if they are not at hand.
         documents: the text that the model has read; None if it is not at hand.
         block_size: of the model.
     """

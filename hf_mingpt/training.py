@@ -22,12 +22,12 @@ import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
 from .batching import BatchShape, MicroBatch
-from .checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints import find_checkpoint, load_checkpoint, read_state, save_checkpoint
 from .data import StreamedSteps, TrainingSteps, step_loader
 from .recipes import TrainingRecipe
 from .tokenization_mingpt import PAD_ID
@@ -154,7 +154,7 @@ def assignment_learning_rate(step: int, *, warmup_steps: int, decay_steps: int) 
 
 def build_scheduler(
     optimizer: torch.optim.Optimizer, recipe: TrainingRecipe, max_steps: int, decay_steps: int
-) -> LRScheduler:
+) -> LambdaLR:
     """The learning rate over the run: `"assignment"`, or one of transformers' schedules.
 
     Args:
@@ -180,6 +180,33 @@ def count_steps(recipe: TrainingRecipe, steps_per_epoch: int | None) -> tuple[in
     if recipe.decay_epochs:
         return max_steps, math.ceil(recipe.decay_epochs * (steps_per_epoch or 0))
     return max_steps, math.ceil(recipe.decay_share * max_steps)
+
+
+def checkpoint_to_resume(recipe: TrainingRecipe, steps: TrainingSteps | StreamedSteps) -> Path:
+    """The checkpoint that `resume_from_checkpoint` means.
+
+    The run may have become longer or shorter, as long as its learning rate has not come to where that matters: so runs
+    of several lengths can branch off one.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged or made with another recipe, if its learning rate is not the recipe's at that
+            step, or if it is past the end of the run.
+    """
+    checkpoint = find_checkpoint(recipe, steps.shape.total)
+    state = read_state(checkpoint)
+    step, rate = state["step"], state["learning_rate"]
+    max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
+    if step > max_steps:
+        raise ValueError(f"{checkpoint} is past the {max_steps} steps of this run: resume from an earlier one.")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.learning_rate)
+    (factor,) = build_scheduler(optimizer, recipe, max_steps, decay_steps).lr_lambdas
+    if (planned := recipe.learning_rate * factor(step)) != rate:
+        raise ValueError(
+            f"At step {step} the learning rate is {planned:.3g}, in {checkpoint} it was {rate:.3g}: resume with the "
+            "same length and decay, or, with lr_scheduler_type warmup_stable_decay, from before the decay of both runs."
+        )
+    return checkpoint
 
 
 def count_tokens(batch: MicroBatch) -> int:
@@ -313,7 +340,7 @@ def train(
     trained = (accelerator.unwrap_model(wrapped), optimizers, schedulers)
     start = 0
     if recipe.resume_from_checkpoint:
-        state = load_checkpoint(find_checkpoint(recipe, steps.shape.total), *trained)
+        state = load_checkpoint(checkpoint_to_resume(recipe, steps), *trained)
         start = state["step"]
         log.resume(state)
         accelerator.wait_for_everyone()
@@ -342,7 +369,7 @@ def train(
                 received = torch.tensor(int(stop.received), device=accelerator.device)
                 stopping = bool(accelerator.reduce(received).item())
             if stopping or (recipe.save_steps and step % recipe.save_steps == 0):
-                state = log.state()
+                state = {**log.state(), "learning_rate": schedulers[0].get_last_lr()[0]}
                 if accelerator.is_main_process:
                     save_checkpoint(recipe, step, *trained, examples_per_step=steps.shape.total, **state)
                 accelerator.wait_for_everyone()

@@ -34,9 +34,9 @@ def main() -> None:
     with user_errors():
         if not names:
             raise ValueError('No name: write it first, as in `ask.py "Ada Byron" --model_name_or_path runs/fast`.')
+        model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
         documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else []
-        model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         model.to(PartialState(cpu=recipe.use_cpu).device).eval()
         answers = ask(model, tokenizer, names, calibration)
     lines = find_biographies([Question(question_about(name), None) for name in names], documents)

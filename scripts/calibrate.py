@@ -18,8 +18,8 @@ from accelerate import PartialState
 
 from hf_mingpt.birthplaces import invent_names, name_asked, read_questions
 from hf_mingpt.data import load_texts
-from hf_mingpt.evaluation import check_questions
-from hf_mingpt.honesty import fit_calibration, judge_answers
+from hf_mingpt.evaluation import answer_questions, check_questions
+from hf_mingpt.honesty import check_right_and_wrong, fit_calibration, judge_answers
 from hf_mingpt.hub import CALIBRATION_FILE, load_run, write_json
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.report import score_honesty
@@ -58,24 +58,14 @@ def main() -> None:
         check_questions(questions, model.config.max_position_embeddings)
     model.to(PartialState(cpu=recipe.use_cpu).device).eval()
 
-    places = sorted({str(question.answer) for question in train})
-    judged = judge_answers(
-        model,
-        tokenizer,
-        [question for question, _ in questions],
-        places=places,
-        unknown_names=unknown_names,
-        progress=True,
-    )
-    right = np.array([p == question.answer for p, question in zip(judged.predictions, questions, strict=True)])
+    predictions = answer_questions(model, tokenizer, questions, progress=True)
+    right = np.array([p == question.answer for p, question in zip(predictions, questions, strict=True)])
     with user_errors():
-        calibration = fit_calibration(
-            judged.signs,
-            right,
-            places=places,
-            unknown_names=unknown_names,
-            answer_accuracy=recipe.answer_accuracy,
-        )
+        check_right_and_wrong(right)
+    comparison = {"places": sorted({str(question.answer) for question in train}), "unknown_names": unknown_names}
+    asked = [question for question, _ in questions]
+    judged = judge_answers(model, tokenizer, asked, predictions, **comparison, progress=True)
+    calibration = fit_calibration(judged.signs, right, **comparison, answer_accuracy=recipe.answer_accuracy)
     write_json(path, asdict(calibration))
     scores = score_honesty(calibration.probability(judged.signs), right, calibration.threshold)
     print(

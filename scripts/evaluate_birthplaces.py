@@ -12,12 +12,14 @@ Runs on one process or, by `accelerate launch`, on several.
 """
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from hf_mingpt.birthplaces import invent_names, name_asked, question_about, read_questions
+from hf_mingpt.birthplaces import Question, invent_names, name_asked, question_about, read_questions
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import (
     accuracy,
@@ -63,32 +65,28 @@ def main() -> None:
         for model, _ in runs:
             check_questions(questions, model.config.max_position_embeddings)
         documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else None
-        calibration = find_calibration(recipe)
+        calibration = find_calibration(recipe) if questions[0].answer is not None else None
         if calibration:
             known_names = [name_asked(question) for question, _ in [*questions, *(train or [])]]
             elsewhere = [*calibration.unknown_names, *(documents or [])]
-            invented = invent_names(known_names, recipe.num_invented_names, seed=recipe.seed, documents=elsewhere)
+            names = invent_names(known_names, recipe.num_invented_names, seed=recipe.seed, documents=elsewhere)
+            invented = [Question(question_about(name), None) for name in names]
 
-    answers = []
-    for model, tokenizer in runs:
+    for model, _ in runs:
         model.to(state.device).eval()
-        with state.split_between_processes(questions) as share:
-            mine = answer_questions(
-                model, tokenizer, share, batch_size=recipe.batch_size, progress=state.is_main_process
-            )
-        answers.append(gather_object(mine))
+    answers = [answer(*run, questions, recipe, state) for run in runs]
     honesty = None
-    if calibration and questions[0].answer is not None:
-        asked = [question for question, _ in questions], [question_about(name) for name in invented]
-        known, of_invented = (judge(*runs[0], some, calibration, state) for some in asked)
+    if calibration:
+        probability = judge(*runs[0], questions, answers[0], calibration, state)
+        of_invented = judge(*runs[0], invented, answer(*runs[0], invented, recipe, state), calibration, state)
         if state.is_main_process:
             honesty = report_honesty(
                 questions,
-                known.predictions,
-                calibration.probability(known.signs),
+                answers[0],
+                probability,
                 threshold=calibration.threshold,
-                of_invented=calibration.probability(of_invented.signs),
-                train=train or [],
+                of_invented=of_invented,
+                train=train,
                 documents=documents,
                 block_size=runs[0][0].config.max_position_embeddings,
             )
@@ -97,26 +95,32 @@ def main() -> None:
 
 
 def find_calibration(recipe: EvaluationRecipe) -> Calibration | None:
-    if recipe.calibration:
-        return load_calibration(recipe.calibration)
     try:
-        return load_calibration(recipe.model_name_or_path, recipe.revision)
+        calibration = load_calibration(recipe.calibration or recipe.model_name_or_path, recipe.revision)
     except FileNotFoundError:
+        if recipe.calibration:
+            raise
         return None
+    if find_spec("matplotlib") is None:
+        raise ValueError("The honesty report has pictures, and matplotlib is not installed: pip install matplotlib.")
+    return calibration
 
 
-def judge(model, tokenizer, questions: list[str], calibration: Calibration, state: PartialState) -> Judgement:
-    """Judges the answers to questions, each process its share."""
+def answer(model, tokenizer, questions: list[Question], recipe: EvaluationRecipe, state: PartialState) -> list[str]:
+    """Answers questions, each process its share."""
     with state.split_between_processes(questions) as share:
-        mine = judge_answers(
-            model,
-            tokenizer,
-            share,
-            places=calibration.places,
-            unknown_names=calibration.unknown_names,
-            progress=state.is_main_process,
-        )
-    return Judgement.join(gather_object([mine]))
+        mine = answer_questions(model, tokenizer, share, batch_size=recipe.batch_size, progress=state.is_main_process)
+    return gather_object(mine)
+
+
+def judge(model, tokenizer, questions, predictions, calibration: Calibration, state: PartialState) -> np.ndarray:
+    """How likely each answer is right, each process its share."""
+    pairs = [(question, prediction) for (question, _), prediction in zip(questions, predictions, strict=True)]
+    with state.split_between_processes(pairs) as share:
+        comparison = {"places": calibration.places, "unknown_names": calibration.unknown_names}
+        asked, said = zip(*share, strict=True)
+        mine = judge_answers(model, tokenizer, asked, said, **comparison, progress=state.is_main_process)
+    return calibration.probability(Judgement.join(gather_object([mine])).signs)
 
 
 def output_folder(recipe: EvaluationRecipe) -> Path:

@@ -14,12 +14,11 @@ from accelerate.utils import set_seed
 
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions
-from hf_mingpt.checkpoints import find_checkpoint
 from hf_mingpt.data import TrainingSteps, encode_questions
 from hf_mingpt.hub import check_destination, finish_run, load_run, start_run
 from hf_mingpt.objectives import Answers
 from hf_mingpt.recipes import FINETUNE_PRESETS, FinetuneRecipe, parse_recipe, user_errors
-from hf_mingpt.training import batch_shape, build_accelerator, train
+from hf_mingpt.training import batch_shape, build_accelerator, checkpoint_to_resume, train
 
 
 def main() -> None:
@@ -32,12 +31,12 @@ def main() -> None:
         examples = encode_questions(questions, tokenizer, model.config.max_position_embeddings)
         accelerator = build_accelerator(recipe)
         shape = batch_shape(recipe, accelerator, model.config.max_position_embeddings)
+        steps = TrainingSteps(examples, Answers(), shape, seed=recipe.seed, shuffle=recipe.shuffle)
         if recipe.resume_from_checkpoint:
-            find_checkpoint(recipe, shape.total)
+            checkpoint_to_resume(recipe, steps)
     set_seed(recipe.seed)
     if recipe.from_scratch:
         model = MinGPTForCausalLM(model.config)
-    steps = TrainingSteps(examples, Answers(), shape, seed=recipe.seed, shuffle=recipe.shuffle)
 
     start_run(recipe, accelerator)
     started = time.perf_counter()

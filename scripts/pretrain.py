@@ -20,7 +20,6 @@ from transformers import AutoTokenizer
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions
-from hf_mingpt.checkpoints import find_checkpoint
 from hf_mingpt.data import (
     Mixture,
     StreamedSteps,
@@ -34,7 +33,7 @@ from hf_mingpt.data import (
 from hf_mingpt.hub import check_destination, finish_run, start_run
 from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
 from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config, parse_recipe, user_errors
-from hf_mingpt.training import batch_shape, build_accelerator, train
+from hf_mingpt.training import batch_shape, build_accelerator, checkpoint_to_resume, train
 
 
 def main() -> None:
@@ -59,7 +58,7 @@ def main() -> None:
             config = build_config(recipe, len(tokenizer))
             steps = build_steps(recipe, encode_documents(texts, tokenizer), questions, tokenizer, config, accelerator)
         if recipe.resume_from_checkpoint:
-            find_checkpoint(recipe, steps.shape.total)
+            checkpoint_to_resume(recipe, steps)
     set_seed(recipe.seed)
     model = MinGPTForCausalLM(config)
     tokenizer.model_max_length = config.max_position_embeddings

@@ -110,6 +110,8 @@ def test_runs_of_other_lengths_branch_off(tmp_path):
     flags = {**changes, "max_steps": 6, "decay_share": 0.5}
     with pytest.raises(ValueError, match=r"At step 4 the learning rate is .* before the decay of both runs"):
         run(tmp_path / "late", build_steps(), resume_from_checkpoint=checkpoint, **flags)
+    with pytest.raises(ValueError, match="past the 3 steps"):
+        run(tmp_path / "over", build_steps(), resume_from_checkpoint=checkpoint, **{**changes, "max_steps": 3})
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path):
@@ -163,6 +165,15 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     subprocess.run(pretrain(folder), check=True, capture_output=True)
     return folder
+
+
+def test_a_length_that_does_not_fit_is_refused_before_anything_is_touched(tmp_path):
+    subprocess.run(pretrain(tmp_path), check=True, capture_output=True)
+    (tmp_path / "report.json").write_text("{}")
+    longer = pretrain(tmp_path, "--resume_from_checkpoint", "latest", "--max_steps", 30)  # with a linear decay
+    refused = subprocess.run(longer, capture_output=True, text=True, check=False)
+    assert (refused.returncode, "the learning rate is" in refused.stderr) == (2, True), refused.stderr
+    assert (tmp_path / "report.json").exists()
 
 
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])

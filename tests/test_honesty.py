@@ -47,8 +47,8 @@ class TestScores:
 
 class TestJudgement:
     def test_signs(self, model, tokenizer):
-        found = judge_answers(model, tokenizer, QUESTIONS, places=PLACES, unknown_names=["Ada"])
-        assert found.predictions == answer_questions(model, tokenizer, [Question(q, None) for q in QUESTIONS])
+        predictions = answer_questions(model, tokenizer, [Question(question, None) for question in QUESTIONS])
+        found = judge_answers(model, tokenizer, QUESTIONS, predictions, places=PLACES, unknown_names=["Ada"])
         assert found.shares.shape == (2, 4)
         np.testing.assert_allclose(found.shares.sum(axis=1), 1)
         assert (found.signs.entropy >= 0).all()
@@ -57,9 +57,12 @@ class TestJudgement:
 
     def test_do_not_depend_on_the_other_questions(self, model, tokenizer):
         options = {"places": PLACES, "unknown_names": ["Byron", "Bo"]}
-        together = judge_answers(model, tokenizer, QUESTIONS, **options)
-        alone = Judgement.join([judge_answers(model, tokenizer, [question], **options) for question in QUESTIONS])
-        assert together.predictions == alone.predictions
+        together = judge_answers(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], **options)
+        alone = [
+            judge_answers(model, tokenizer, [q], [p], **options)
+            for q, p in zip(QUESTIONS, ["Bonn", "Rome"], strict=True)
+        ]
+        alone = Judgement.join(alone)
         for one, other in zip((*together.signs, together.shares), (*alone.signs, alone.shares), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)
 

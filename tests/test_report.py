@@ -80,6 +80,7 @@ class TestReport:
         }
         without = split_accuracy(ASKED, right, train=TRAIN, biographies=None, block_size=64)
         assert without == {"the place": split["the place"]}
+        assert split_accuracy(ASKED, right, train=None, biographies=None, block_size=64) == {}
 
     @pytest.fixture
     def report(self):
