@@ -85,9 +85,10 @@ def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
 
     Returns:
         Dicts of `input_ids` and `labels`, each (B, T) int64, longest rows first, and `num_items_in_batch`, the labels
-        of the whole step on all processes: what the loss is divided by. There is no attention mask: PAD is on
-        the right, where no token before it looks, and a broadcast causal mask is the cheaper one. With `padding_free`
-        it is (1, T), and `position_ids` keep the rows apart.
+        of the whole step on all processes: what the loss is divided by. Where few tokens are learnt, also of
+        `select_learnt`. There is no attention mask: PAD is on the right, where no token before it looks, and a
+        broadcast causal mask is the cheaper one. With `padding_free` it is (1, T), and `position_ids` keep the rows
+        apart.
     """
     lengths, processes = rows.pieces.row_lengths, shape.num_processes
     # the first token of a row has nothing before it to be predicted from
@@ -105,6 +106,29 @@ def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
         batch = join(share if len(share) else by_length[start : start + 1], shape.pad_to_multiple_of)
         if not len(share):
             batch["labels"][:] = IGNORE_ID
+        batch |= select_learnt(batch["labels"], shape.pad_to_multiple_of)
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
         batches.append({**tensors, "num_items_in_batch": labels})
     return batches
+
+
+def select_learnt(labels: np.ndarray, pad_to_multiple_of: int) -> dict[str, np.ndarray]:
+    """Where the head is needed, in the terms of transformers' models: elsewhere no logits are computed.
+
+    The same number of places for every row, so that a GPU need not ask how many there are.
+
+    Args:
+        labels: (B, T) with IGNORE_ID where nothing is learnt.
+
+    Returns:
+        `logits_to_keep`, (B, n) places whose next token is learnt, and `shift_labels`, (B, n) those tokens; n is that of
+        the row with most, rounded up. Nothing if that is all of T.
+    """
+    learnt = labels[:, 1:] != IGNORE_ID
+    counts = learnt.sum(axis=1)
+    most = -(-max(counts.max(), 1) // pad_to_multiple_of) * pad_to_multiple_of
+    if most >= labels.shape[1]:
+        return {}
+    places = np.argsort(~learnt, axis=1, kind="stable")[:, :most]  # those first
+    following = np.take_along_axis(labels, places + 1, axis=1)
+    return {"logits_to_keep": places, "shift_labels": following}

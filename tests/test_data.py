@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mingpt.batching import BatchShape, cut_rows, deal
+from hf_mingpt.batching import BatchShape, cut_rows, deal, select_learnt
 from hf_mingpt.birthplaces import Question
 from hf_mingpt.corruption import draw_spans, join_pieces, move_spans
 from hf_mingpt.data import (
@@ -26,7 +26,7 @@ from hf_mingpt.data import (
 from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
-from .conftest import TEXT
+from .conftest import TEXT, small_model
 
 LINES = [TEXT[:n].strip() for n in range(5, 69)]  # 64 documents of 4 to 68 characters
 
@@ -223,6 +223,46 @@ class TestCutting:
         assert len(shares[0]) == len(shares[1])
         dealt = rows_of([batch for share in shares for batch in share], "labels")
         assert [row for row in dealt if row] == rows_of(deal(rows, BatchShape(50)), "labels")
+
+
+class TestSelecting:
+    """Logits only where there is something to learn."""
+
+    @given(st.integers(0, 2**24 - 1), st.integers(1, 4), st.integers(1, 4))
+    def test_every_label_is_predicted_from_the_place_before_it(self, bits, rows, pad_to_multiple_of):
+        learnt = np.array([bits >> place & 1 for place in range(24)], dtype=bool).reshape(rows, -1)
+        labels = np.where(learnt, np.arange(24).reshape(rows, -1), -100)
+        selected = select_learnt(labels, pad_to_multiple_of)
+        most = max(learnt[:, 1:].sum(axis=1).max(), 1)
+        if not selected:
+            assert most > learnt.shape[1] - pad_to_multiple_of
+            return
+        places, following = selected["logits_to_keep"], selected["shift_labels"]
+        assert places.shape == following.shape
+        assert most <= places.shape[1] < most + pad_to_multiple_of
+        for row in range(rows):
+            found = {int(place) + 1: int(label) for place, label in zip(places[row], following[row], strict=True)}
+            assert {place: label for place, label in found.items() if label != -100} == {
+                place: int(labels[row, place]) for place in np.flatnonzero(learnt[row, 1:]) + 1
+            }
+
+    @pytest.mark.parametrize("padding_free", [False, True])
+    def test_the_loss_and_its_gradient_are_those_of_all_logits(self, variant, tokenizer, padding_free):
+        questions = [Question(f"Where was {'Ada ' * n}born?", "London"[:n]) for n in range(1, 6)]
+        index = np.arange(len(questions))
+        examples = take(encode_questions(questions, tokenizer, 48), index)
+        shape = BatchShape(8, pad_to_multiple_of=4, padding_free=padding_free)
+        (batch,) = deal(Answers()(examples, 0, index), shape)
+        assert batch["logits_to_keep"].shape[1] < batch["input_ids"].shape[1]
+        every = {name: rows for name, rows in batch.items() if name not in ("logits_to_keep", "shift_labels")}
+        gradients = []
+        for inputs in (batch, every):
+            model = small_model(variant)
+            loss = model(**inputs).loss
+            loss.backward()
+            gradients.append([loss.detach(), *(p.grad for p in model.parameters())])
+        for ours, expected in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
 class TestMixture:
