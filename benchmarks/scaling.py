@@ -34,14 +34,15 @@ from hf_mingpt.data import (
 from hf_mingpt.hub import run_record, write_json
 from hf_mingpt.objectives import NextToken, SpanCorruption
 from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, parse_recipe
-from hf_mingpt.training import build_accelerator, train
+from hf_mingpt.training import bf16_residual_stream, build_accelerator, train
 
 BASE = {"hidden_size": 256, "num_hidden_layers": 4, "length": 64, "rows": 32, "attention": "eager"}
+TOKENS = BASE["length"] * BASE["rows"]  # of a micro-batch, while the length of its rows is varied
 CURVES = {
     "hidden_size": [64, 128, 256, 512],
     "num_hidden_layers": [1, 2, 4, 8, 16],
     "rows": [4, 8, 16, 32, 64, 128],
-    "length": [32, 64, 128, 256, 512],
+    "length": [32, 64, 128, 256, 512, 1024, 2048],
 }
 DOCUMENTS = [1_000, 10_000, 100_000, 1_000_000]
 DOCUMENT = (
@@ -64,11 +65,15 @@ def main() -> None:
             print(json.dumps(result))
         return
     results: dict = {"cores": os.cpu_count(), **run_record()}
-    for name, values in CURVES.items():
-        results[name] = [run_point(kind="model", **{**BASE, name: value}) for value in values]
-    results["sdpa by length"] = [
-        run_point(kind="model", **{**BASE, "length": length, "attention": "sdpa"}) for length in CURVES["length"]
-    ]
+    for name in ("hidden_size", "num_hidden_layers", "rows"):
+        results[name] = [run_point(kind="model", **{**BASE, name: value}) for value in CURVES[name]]
+    for name, attention in (("length", "eager"), ("length with sdpa", "sdpa")):
+        results[name] = [
+            run_point(
+                kind="model", **{**BASE, "length": length, "rows": max(1, TOKENS // length), "attention": attention}
+            )
+            for length in CURVES["length"]
+        ]
     results["corpus"] = [
         run_point(kind="corpus", documents=documents, streaming=streaming)
         for streaming in (False, True)
@@ -115,7 +120,7 @@ def measure_model(*, hidden_size, num_hidden_layers, length, rows, attention) ->
     times = []
     for _ in range(9):
         started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), bf16_residual_stream(model):
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         model.zero_grad()
@@ -191,18 +196,28 @@ def draw(results: dict, path: Path) -> None:
         "rows": "rows of a micro-batch",
         "length": "tokens of a row",
     }
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
-    for axis, (name, label) in zip(axes.flat, labels.items(), strict=True):
-        axis.plot(CURVES[name], [point["milliseconds"] for point in results[name]], "o-", label="eager")
+    figure, axes = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
+    for (time_axis, memory_axis), (name, label) in zip(axes.T, labels.items(), strict=True):
+        curves = {"eager": (results[name], "o-")}
         if name == "length":
-            axis.plot(CURVES[name], [p["milliseconds"] for p in results["sdpa by length"]], "s--", label="sdpa")
-            axis.legend(frameon=False)
-        axis.set(xscale="log", yscale="log", xlabel=label, ylabel="forward and backward pass (ms)")
-        axis.set_xticks(CURVES[name], [str(value) for value in CURVES[name]], minor=False)
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    figure.suptitle("Width 256, 4 layers, 32 rows of 64 tokens where not varied; bf16, two cores")
-    figure.savefig(path, dpi=130)
+            curves["sdpa"] = (results["length with sdpa"], "s--")
+        for axis, measured, unit in (
+            (time_axis, "milliseconds", "forward and backward pass (ms)"),
+            (memory_axis, "megabytes_of_the_passes", "memory of the passes (MB)"),
+        ):
+            for attention, (points, style) in curves.items():
+                axis.plot(
+                    [point[name] for point in points], [point[measured] for point in points], style, label=attention
+                )
+            axis.set(xscale="log", yscale="log", xlabel=label, ylabel=unit if name == "hidden_size" else None)
+            axis.set_xticks(CURVES[name], [str(value) for value in CURVES[name]], minor=False)
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
+    axes[0, -1].legend(frameon=False)
+    figure.suptitle(
+        "Width 256, 4 layers, 32 rows of 64 tokens where not varied (2048 tokens where length is); bf16, two cores"
+    )
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

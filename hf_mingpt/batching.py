@@ -121,8 +121,8 @@ def select_learnt(labels: np.ndarray, pad_to_multiple_of: int) -> dict[str, np.n
         labels: (B, T) with IGNORE_ID where nothing is learnt.
 
     Returns:
-        `logits_to_keep`, (B, n) places whose next token is learnt, and `shift_labels`, (B, n) those tokens; n is that of
-        the row with most, rounded up. Nothing if that is all of T.
+        `logits_to_keep`, (B, n) places whose next token is learnt, and `shift_labels`, (B, n) those tokens; n is
+        that of the row with most, rounded up. Nothing if that is all of T.
     """
     learnt = labels[:, 1:] != IGNORE_ID
     counts = learnt.sum(axis=1)

@@ -222,6 +222,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
         parameters=f"{run['parameters']:,}",
         config=config,
         recipe=recipe,
+        answers_questions=recipe["kind"] == "FinetuneRecipe" or bool(recipe.get("questions_file")),
         run=run,
         report=report,
         table=format_table(report["results"]) if report else None,

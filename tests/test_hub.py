@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mingpt.hub import check_destination, load_run, push_run, save_run, write_card, write_json
-from hf_mingpt.recipes import FinetuneRecipe
+from hf_mingpt.recipes import FinetuneRecipe, PretrainRecipe
 
 from .conftest import small_model
 
@@ -104,6 +104,23 @@ def test_card_has_results_and_valid_metadata(run_folder):
     assert "someone/mingpt" in reread.text
     assert "{{" not in reread.text
     assert "It makes places up" in reread.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "used"),
+    [
+        ({}, "meant to be finetuned", "do_sample=True"),
+        ({"objective": "causal"}, "Plain language modelling", "do_sample=True"),
+        ({"questions_file": "q.tsv"}, "with spans moved out of them, and along with them questions", "Where was"),
+        ({"questions_file": "q.tsv", "salient_share": 1.0}, "as clozes of names", "Where was"),
+    ],
+)
+def test_card_says_what_a_pretrained_run_is_for(run_folder, flags, said, used):
+    recipe = PretrainRecipe(train_file="t.txt", output_dir=str(run_folder), **flags)
+    write_json(run_folder / "recipe.json", {"kind": "PretrainRecipe", **recipe.__dict__})
+    text = write_card(run_folder).text
+    assert said in text
+    assert used in text
 
 
 def test_vocabulary_must_fit_the_model(run_folder):
