@@ -7,7 +7,7 @@ Shapes: N samples, n keys, nh heads, d width of a head. Everything is float64 bu
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -181,7 +181,9 @@ def guess_among_shown(number: int = 1000, seed: int = 0) -> float:
     return (1 / new.cumsum(dim=1))[wanted].mean().item()
 
 
-def train_recall(attention_type: str, *, steps: int, every: int = 10, seed: int = 0) -> list[float]:
+def train_recall(
+    attention_type: Literal["dot_product", "synthesizer"], *, steps: int, every: int = 10, seed: int = 0
+) -> list[float]:
     """Trains one layer to give the token after the earlier occurrence of the present one.
 
     Each place is given the token before it as well, as a layer below could give it. Dot products find the place whose
@@ -192,9 +194,17 @@ def train_recall(attention_type: str, *, steps: int, every: int = 10, seed: int 
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    no_dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), 0.0)
-    shape = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 2 * PAIRS}
-    config = MinGPTConfig(vocab_size=2 * NUM_SYMBOLS, attention_type=attention_type, **shape, **no_dropout)
+    config = MinGPTConfig(
+        vocab_size=2 * NUM_SYMBOLS,
+        max_position_embeddings=2 * PAIRS,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        attention_type=attention_type,
+        embedding_dropout=0.0,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+    )
     model = MinGPTForCausalLM._from_config(config, attn_implementation="eager").train()
     before = nn.Embedding(2 * NUM_SYMBOLS + 1, config.hidden_size)
     nn.init.normal_(before.weight, std=config.initializer_range)
