@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-hf test-tools test-large bench checks clean
+.PHONY: demo test test-hf test-tools test-large test-browser bench checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/ready
@@ -22,6 +22,12 @@ test-hf: $(VENV)/ready
 test-tools: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tools]"
 	$(BIN)/python -m pytest -o addopts= --quiet -m tools tests/test_tools.py
+
+# the page of scripts/demo.py in headless Chromium, which is installed if it is not there (Debian, as root)
+test-browser: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,browser]"
+	command -v chromedriver > /dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver)
+	$(BIN)/python -m pytest -o addopts= --quiet -m browser tests/test_browser.py
 
 # a gigabyte of text in flat memory: minutes, and six gigabytes of disk
 test-large: $(VENV)/ready

@@ -299,6 +299,7 @@ def parse_recipe(
     recipe_class: type[Recipe],
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     argv: Sequence[str] | None = None,
+    positionals: Sequence[str] = (),
 ) -> Recipe:
     """Reads a recipe from the command line: `[FILE.yaml] [--preset NAME] [--field value ...]`.
 
@@ -308,9 +309,12 @@ def parse_recipe(
         recipe_class: a dataclass.
         presets: named values; the first is taken if none is named.
         argv: by default that of the program.
+        positionals: fields whose values stand first, without their flags.
     """
     presets = presets or {}
     argv = list(sys.argv[1:] if argv is None else argv)
+    first, rest = split_arguments(argv)
+    argv = _as_flags(dict(zip(positionals, first, strict=False))) + first[len(positionals) :] + rest
     parser = HfArgumentParser(
         recipe_class,  # type: ignore[arg-type]
         description=sys.modules["__main__"].__doc__,
@@ -332,6 +336,12 @@ def parse_recipe(
         values = vars(parser.parse_args(argv))
         values.pop("preset", None)
         return recipe_class(**values)
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first flag, and the rest."""
+    first_flag = next((i for i, argument in enumerate(argv) if argument.startswith("--")), len(argv))
+    return list(argv[:first_flag]), list(argv[first_flag:])
 
 
 def _as_flags(values: Mapping[str, Any]) -> list[str]:

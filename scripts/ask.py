@@ -15,7 +15,7 @@ from hf_mingpt.birthplaces import Question, question_about
 from hf_mingpt.data import load_texts
 from hf_mingpt.honesty import Answer, ask
 from hf_mingpt.hub import load_calibration, load_run
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import parse_recipe, split_arguments, user_errors
 from hf_mingpt.report import find_biographies
 
 
@@ -28,9 +28,8 @@ class AskRecipe:
 
 
 def main() -> None:
-    first_flag = next((i for i, argument in enumerate(sys.argv) if argument.startswith("--")), len(sys.argv))
-    names = sys.argv[1:first_flag]
-    recipe = parse_recipe(AskRecipe, argv=sys.argv[first_flag:])
+    names, flags = split_arguments(sys.argv[1:])
+    recipe = parse_recipe(AskRecipe, argv=flags)
     with user_errors():
         if not names:
             raise ValueError('No name: write it first, as in `ask.py "Ada Byron" --model_name_or_path runs/fast`.')

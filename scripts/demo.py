@@ -1,0 +1,123 @@
+"""Asks a minGPT in the browser: where was somebody born, is that retrieved or guessed, and what did it look at?
+
+    pip install -c constraints.txt -e ".[demo]"
+    python scripts/demo.py runs/fast --corpus_file wiki.txt --questions_file birth_dev.tsv
+
+The run, a folder or a Hub name, needs a calibration.json (scripts/calibrate.py). With a corpus, the line about the
+person is shown; with questions and their answers, some that the model has right and wrong are offered as examples,
+beside invented names. The page is on 127.0.0.1 and needs no other host.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hf_mingpt.birthplaces import Question, name_asked, question_about, read_questions
+from hf_mingpt.data import load_texts
+from hf_mingpt.evaluation import answer_questions
+from hf_mingpt.explanation import draw_looks, explain
+from hf_mingpt.honesty import Calibration, ask
+from hf_mingpt.hub import load_calibration, load_run
+from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.report import find_biographies
+
+if TYPE_CHECKING:
+    import gradio
+
+NUM_EXAMPLES = 3  # of each kind
+CHECKED_FOR_EXAMPLES = 100  # questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRecipe:
+    model_name_or_path: str = field(metadata={"help": "Run folder or Hub name."})
+    corpus_file: str | None = field(default=None, metadata={"help": "The text that it has read, to show its line."})
+    questions_file: str | None = field(default=None, metadata={"help": "TSV of questions and answers, for examples."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+    port: int = field(default=7860, metadata={"help": "Of the page, on 127.0.0.1."})
+
+
+def main() -> None:
+    recipe = parse_recipe(DemoRecipe, positionals=("model_name_or_path",))
+    with user_errors():
+        if find_spec("gradio") is None:
+            raise ValueError('gradio is not installed: pip install -c constraints.txt -e ".[demo]".')
+        questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
+        documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else []
+        model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
+        calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
+    model.eval()
+    examples = choose_examples(model, tokenizer, questions, calibration)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+    page = build_page(model, tokenizer, calibration, documents, examples)
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # the usual ones come from another host
+    theme = import_module("gradio").themes.Default(**fonts)
+    page.launch(server_name="127.0.0.1", server_port=recipe.port, theme=theme, ssr_mode=False, footer_links=[])
+
+
+def choose_examples(
+    model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], calibration: Calibration
+) -> dict[str, list[str]]:
+    """Names to try: some whose answers are right, some whose answers are wrong, and some that nobody has."""
+    some = random.Random(0).sample(questions, min(CHECKED_FOR_EXAMPLES, len(questions)))
+    kinds: dict[str, list[str]] = {"right": [], "wrong": [], "invented": calibration.unknown_names[:NUM_EXAMPLES]}
+    for question, prediction in zip(some, answer_questions(model, tokenizer, some), strict=True):
+        kind = kinds["right" if prediction == question.answer else "wrong"]
+        if len(kind) < NUM_EXAMPLES:
+            kind.append(name_asked(question.question))
+    return kinds
+
+
+def build_page(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    calibration: Calibration,
+    documents: Sequence[str],
+    examples: dict[str, list[str]],
+) -> "gradio.Blocks":
+    """The page: a name in; the answer, how far to trust it, the runners-up, the text, and attention out."""
+    import gradio
+
+    def respond(name: str):
+        try:
+            (answer,) = ask(model, tokenizer, [name.strip()], calibration)
+            looks = draw_looks(explain(model, tokenizer, name.strip()))
+        except ValueError as error:
+            raise gradio.Error(str(error)) from error
+        verdict = "retrieved" if answer.retrieved else "a guess: the honest answer is “I don't know”"
+        (line,) = find_biographies([Question(question_about(name.strip()), None)], documents)
+        return (
+            f"## {answer.place}\n{answer.probability:.0%} likely to be right: {verdict}.",
+            dict(answer.runners_up),
+            line or ("No line is about this name." if documents else "No corpus was given."),
+            looks,
+        )
+
+    with gradio.Blocks(title="Ask a minGPT") as page:
+        gradio.Markdown("# Where was ... born?\nA small Transformer answers from what its weights have kept of a text.")
+        with gradio.Row():
+            name = gradio.Textbox(label="Name", placeholder="Albert Einstein", scale=4, elem_id="name")
+            button = gradio.Button("Ask", variant="primary", scale=1, elem_id="ask")
+        for kind, names in examples.items():
+            if names:
+                gradio.Examples([[example] for example in names], inputs=name, label=f"Try: {kind}")
+        with gradio.Row():
+            answer = gradio.Markdown(elem_id="answer")
+            others = gradio.Label(
+                label="Other places, and the model's share for each", show_heading=False, elem_id="others"
+            )
+        line = gradio.Textbox(label="What the text says", interactive=False, elem_id="line")
+        gradio.Markdown("### What it looked at\nFor each character of the answer, the weights of those before it.")
+        looks = gradio.Plot(show_label=False, elem_id="looks")
+        gradio.on([button.click, name.submit], respond, name, [answer, others, line, looks])
+    return page
+
+
+if __name__ == "__main__":
+    main()

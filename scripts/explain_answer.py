@@ -1,0 +1,88 @@
+"""Shows how a minGPT comes to an answer: one HTML page with what each layer knows, and what it looks at.
+
+    python scripts/explain_answer.py runs/fast "Albert Einstein" --output_file runs/fast/einstein.html
+
+The run, a folder or a Hub name, and the person stand first. The page has its pictures inside and needs nothing else.
+"""
+
+import html
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from hf_mingpt.explanation import Explanation, draw_heads, draw_layers, draw_looks, explain
+from hf_mingpt.hub import load_run
+from hf_mingpt.recipes import parse_recipe, user_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainRecipe:
+    model_name_or_path: str = field(metadata={"help": "Run folder or Hub name."})
+    name: str = field(metadata={"help": "The person."})
+    output_file: str = field(default="explanation.html", metadata={"help": "Page to write."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a page that is there."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{question}</title>
+<style>
+body {{ font-family: sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
+svg {{ max-width: 100%; height: auto; }}
+</style>
+<h1>{question} {answer}</h1>
+<p>Answered by <code>{run}</code>. {summary}</p>
+<h2>From which layer on is it known?</h2>
+<p>What the last norm and the output head make of each layer's hidden states: the likeliest character where each of the
+answer is due, shaded by the probability of the answer's own. The last, ⁇, ends the answer.</p>
+{layers}
+<h2>What is looked at?</h2>
+<p>For each character that is to be written, the weights of those before it. Left of the line is the question.</p>
+{looks}
+<h2>Every head</h2>
+<p>The whole maps, the square roots of the weights: white 0, dark 1. Right of the line is the answer.</p>
+{heads}
+</html>
+"""
+
+
+def main() -> None:
+    recipe = parse_recipe(ExplainRecipe, positionals=("model_name_or_path", "name"))
+    with user_errors():
+        output = Path(recipe.output_file)
+        if output.exists() and not recipe.overwrite:
+            raise ValueError(f"{output} exists: choose another with --output_file, or give --overwrite.")
+        model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
+        explanation = explain(model.eval(), tokenizer, recipe.name)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(render(explanation, recipe.model_name_or_path), encoding="utf-8")
+    print(f"{explanation.text[: explanation.answer_start - 1]} {explanation.answer}\nWrote {output}.")
+
+
+def render(explanation: Explanation, run: str) -> str:
+    """The page."""
+    return PAGE.format(
+        question=html.escape(explanation.text[: explanation.answer_start - 1]),
+        answer=html.escape(explanation.answer),
+        run=html.escape(Path(run).name),
+        summary=f"The product of its characters' probabilities is {explanation.probabilities[-1].prod():.1%}.",
+        layers=as_svg(draw_layers(explanation)),
+        looks=as_svg(draw_looks(explanation)),
+        heads=as_svg(draw_heads(explanation)),
+    )
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure as an element of a page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+if __name__ == "__main__":
+    main()

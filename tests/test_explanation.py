@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from hf_mingpt.birthplaces import Question, question_about
+from hf_mingpt.evaluation import answer_questions
+from hf_mingpt.explanation import draw_heads, draw_layers, draw_looks, explain
+from hf_mingpt.tokenization_mingpt import MASK
+
+from .conftest import small_model
+
+NAME = "Ada Byron"
+
+
+@pytest.fixture
+def model(variant, tokenizer):
+    return small_model(variant, vocab_size=len(tokenizer)).eval()
+
+
+def test_the_last_layer_says_what_the_model_says(model, tokenizer):
+    implementation = model.config._attn_implementation
+    explanation = explain(model, tokenizer, NAME)
+    assert explanation.text.startswith(question_about(NAME) + MASK)
+    start = explanation.answer_start
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.text))])
+    with torch.no_grad():
+        probabilities = model(ids).logits[0].softmax(dim=-1)
+    expected = [probabilities[place - 1, ids[0, place]] for place in range(start, ids.shape[1])]
+    torch.testing.assert_close(explanation.probabilities[-1], torch.stack(expected), rtol=1e-4, atol=1e-6)
+    assert explanation.probabilities.shape[0] == len(explanation.favourites) == 3  # embeddings and two layers
+    assert explanation.favourites[-1].startswith(explanation.answer)
+    assert model.config._attn_implementation == implementation
+
+
+def test_an_earlier_layer_is_read_through_the_last_norm_and_the_head(model, tokenizer):
+    explanation = explain(model, tokenizer, NAME)
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.text))])
+    states = []
+    handle = model.model.layers[0].register_forward_hook(lambda module, args, output: states.append(output))
+    with torch.no_grad():
+        model(ids)
+        handle.remove()
+        read = model.lm_head(model.model.norm(states[0][0])).softmax(dim=-1)
+    expected = [read[place - 1, ids[0, place]] for place in range(explanation.answer_start, ids.shape[1])]
+    torch.testing.assert_close(explanation.probabilities[1], torch.stack(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_weights_are_distributions_over_what_came_before(model, tokenizer):
+    explanation = explain(model, tokenizer, NAME)
+    length = len(explanation.text)
+    assert explanation.attentions.shape == (2, 4, length, length)
+    torch.testing.assert_close(explanation.attentions.sum(dim=-1), torch.ones(2, 4, length))
+    assert not explanation.attentions.triu(1).any()
+    assert explanation.looks.shape == (2, 4, length - explanation.answer_start, length)
+    assert torch.equal(explanation.looks[0, 0, 0], explanation.attentions[0, 0, explanation.answer_start - 1])
+
+
+def test_pictures_name_every_character(model, tokenizer):
+    explanation = explain(model, tokenizer, NAME)
+    layers, _ = draw_layers(explanation).axes
+    shown = "".join(label.get_text() for label in layers.get_xticklabels())
+    assert shown == explanation.text[explanation.answer_start :].replace(" ", "␣").replace("\n", "⏎")
+    first, *_ = draw_looks(explanation).axes
+    assert len(first.get_xticklabels()) == len(explanation.text)
+    assert len(draw_heads(explanation).axes) == 8
+
+
+def test_an_answer_may_fill_the_block(model, tokenizer):
+    name = "A" * 27  # leaves one character
+    explanation = explain(model, tokenizer, name)
+    assert len(explanation.text) <= model.config.max_position_embeddings
+    (answer,) = answer_questions(model, tokenizer, [Question(question_about(name), None)])
+    assert explanation.answer == answer
+
+
+def test_bad_names_are_named(model, tokenizer):
+    with pytest.raises(ValueError, match="Bjørk"):
+        explain(model, tokenizer, "Bjørk")
+    with pytest.raises(ValueError, match="leaves no room"):
+        explain(model, tokenizer, "Ada " * 12)
