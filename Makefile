@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-hf test-tools test-large test-browser bench checks clean
+.PHONY: demo test test-hf test-tools test-large test-browser test-tutorial bench checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/ready
@@ -28,6 +28,10 @@ test-browser: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,browser]"
 	command -v chromedriver > /dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver)
 	$(BIN)/python -m pytest -o addopts= --quiet -m browser tests/test_browser.py
+
+# the commands of docs/tutorial.md as they stand: ten minutes
+test-tutorial: $(VENV)/ready
+	$(BIN)/python -m pytest -o addopts= --quiet -m tutorial tests/test_tutorial.py
 
 # a gigabyte of text in flat memory: minutes, and six gigabytes of disk
 test-large: $(VENV)/ready

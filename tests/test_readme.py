@@ -51,7 +51,7 @@ def test_presets_exist(page):
     text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
     known = {"pretrain": PRETRAIN_PRESETS, "finetune": FINETUNE_PRESETS}
     for script, rest in re.findall(r"scripts/(pretrain|finetune)\.py([^\n]*)", text):
-        for name in re.findall(r"--preset (\S+)", rest):
+        for name in re.findall(r"--preset ([\w-]+)", rest):
             assert name in known[script], name
 
 
