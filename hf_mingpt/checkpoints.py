@@ -10,6 +10,7 @@ No random state is in it: a step's batches and dropout are functions of the seed
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,8 +46,14 @@ def save_checkpoint(
         state: what else `load_checkpoint` shall give back; values that JSON can hold.
 
     Raises:
+        FloatingPointError: if a weight is not finite, so that no checkpoint ever holds such a one.
         OSError: if it cannot be written; the checkpoints that are there are left as they are.
     """
+    if bad := [name for name, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]:
+        raise FloatingPointError(
+            f"{bad[0]} is not finite after step {step}; the last checkpoint is {last_checkpoint(recipe)}. Lower the "
+            f"learning rate, {recipe.learning_rate}."
+        )
     folder = Path(recipe.output_dir) / FOLDER
     target, unfinished = folder / f"step-{step:08d}", folder / f"unfinished-{step:08d}"
     try:
@@ -66,17 +73,24 @@ def save_checkpoint(
             "sha256": _hashes(unfinished),
         }
         (unfinished / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for path in (*unfinished.iterdir(), unfinished):
+            _flush(path)
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
+        _flush(folder)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        last = max(folder.glob("step-*"), default="none")
         raise OSError(
-            f"The checkpoint of step {step} could not be written ({error}); the last one is {last}."
+            f"The checkpoint of step {step} could not be written ({error}); the last one is {last_checkpoint(recipe)}."
         ) from error
     for old in sorted(folder.glob("step-*"))[: -recipe.save_total_limit]:
         shutil.rmtree(old)
     return target
+
+
+def last_checkpoint(recipe: TrainingRecipe) -> Path | None:
+    """The newest checkpoint of the run, whole or not; None if it has none."""
+    return max((Path(recipe.output_dir) / FOLDER).glob("step-*"), default=None)
 
 
 def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
@@ -127,6 +141,15 @@ def load_checkpoint(
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """What state.json of a checkpoint says."""
     return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def _flush(path: Path) -> None:
+    """Makes sure that a file, or the names in a folder, are on the disk: the machine may lose its power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _hashes(folder: Path) -> dict[str, str]:

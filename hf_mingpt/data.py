@@ -197,13 +197,16 @@ class TrainingSteps(torch.utils.data.Dataset):
         self.documents_per_step = shape.total - (mixture.count(shape) if mixture else 0)
         self.steps_per_epoch = -(-len(dataset) // self.documents_per_step)
 
-    def __getitem__(self, step: int) -> list[MicroBatch]:
+    def index(self, step: int) -> np.ndarray:
+        """The places in the dataset of a step's documents, of all processes."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         first, size = step_of_epoch * self.documents_per_step, len(self.dataset)
         index = np.arange(first, min(first + self.documents_per_step, size))
-        if self.shuffle:
-            index = permute(index, size, seed=self.seed, epoch=epoch)
-        rows = [self.objective(take(self.dataset, index), epoch, index)]
+        return permute(index, size, seed=self.seed, epoch=epoch) if self.shuffle else index
+
+    def __getitem__(self, step: int) -> list[MicroBatch]:
+        index = self.index(step)
+        rows = [self.objective(take(self.dataset, index), step // self.steps_per_epoch, index)]
         if self.mixture:
             rows.append(self.mixture.rows(step, self.shape))
         return deal(stack_rows(rows), self.shape)

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator, PartialState
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
 from .batching import BatchShape, MicroBatch
-from .checkpoints import find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from .checkpoints import find_checkpoint, last_checkpoint, load_checkpoint, read_state, save_checkpoint
 from .data import StreamedSteps, TrainingSteps, step_loader
 from .recipes import TrainingRecipe
 from .tokenization_mingpt import PAD_ID
@@ -221,10 +222,15 @@ class MetricsLog:
     its tokens to `tokens`; both are of this process until a line is written.
     """
 
-    def __init__(self, recipe: TrainingRecipe, accelerator: Accelerator, max_steps: int, steps_per_epoch: int | None):
-        self.recipe, self.accelerator = recipe, accelerator
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        accelerator: Accelerator,
+        steps: TrainingSteps | StreamedSteps,
+        max_steps: int,
+    ):
+        self.recipe, self.accelerator, self.steps, self.max_steps = recipe, accelerator, steps, max_steps
         self.path = Path(recipe.output_dir) / "metrics.jsonl"
-        self.max_steps, self.steps_per_epoch = max_steps, steps_per_epoch
         self.loss = torch.zeros((), device=accelerator.device)
         self.progress = tqdm(total=max_steps, unit="step", disable=not accelerator.is_main_process)
         self.started = time.perf_counter()
@@ -260,24 +266,24 @@ class MetricsLog:
         """Counts a step, and writes a line where one is due.
 
         Raises:
-            FloatingPointError: if the loss is not finite.
+            FloatingPointError: if the loss is not finite; on a GPU, which is not asked in between, where a line is due.
         """
         self.progress.update()
-        if step % self.recipe.logging_steps and step < self.max_steps:
+        due = step % self.recipe.logging_steps == 0 or step == self.max_steps
+        if (due or self.loss.device.type == "cpu") and not math.isfinite(self.loss.item()):
+            raise FloatingPointError(self.describe_failure(step))
+        if not due:
             return
         seconds = time.perf_counter() - self.started
+        steps_per_epoch = self.steps.steps_per_epoch
         record = {
             "step": step,
-            "epoch": round(step / self.steps_per_epoch, 3) if self.steps_per_epoch else None,
+            "epoch": round(step / steps_per_epoch, 3) if steps_per_epoch else None,
             "loss": self.accelerator.reduce(self.loss).item() / (step - self.step),
             "learning_rate": learning_rate,
             "tokens_per_second": round(self.count_all_tokens() / (seconds - self.seconds), 1),
             "seconds": round(seconds, 2),
         }
-        if not math.isfinite(record["loss"]):
-            raise FloatingPointError(
-                f"The loss is {record['loss']} at step {step}: lower the learning rate, {self.recipe.learning_rate}."
-            )
         self.loss.zero_()
         self.step, self.tokens, self.seconds = step, 0, seconds
         values = {name: value for name, value in record.items() if value is not None and name != "step"}
@@ -288,6 +294,18 @@ class MetricsLog:
         self.progress.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_second']:.0f}")
         if step == self.max_steps:
             self.progress.close()
+
+    def describe_failure(self, step: int) -> str:
+        """What to know of a loss that is not finite: since when, on which documents, and where to go on."""
+        since = "" if self.loss.device.type == "cpu" else f", or between step {self.step} and it"
+        documents = ""
+        if isinstance(self.steps, TrainingSteps):
+            index = self.steps.index(step - 1)  # steps are counted from 0 there
+            documents = f" Its documents, counted from 0: {', '.join(map(str, np.sort(index)))}."
+        return (
+            f"The loss is {self.loss.item()} at step {step}{since}; the last checkpoint is "
+            f"{last_checkpoint(self.recipe)}. Lower the learning rate, {self.recipe.learning_rate}.{documents}"
+        )
 
 
 class StopSignal:
@@ -323,7 +341,7 @@ def train(
     Writes a checkpoint every `save_steps`, and when a process gets SIGTERM: then the run ends there.
 
     Raises:
-        FloatingPointError: if the loss is not finite where it is logged.
+        FloatingPointError: if the loss is not finite.
         SystemExit: with code 143 after SIGTERM.
     """
     max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
@@ -336,7 +354,7 @@ def train(
     wrapped, *optimizers = accelerator.prepare(model, *optimizers)
     wrapped.train()
 
-    log = MetricsLog(recipe, accelerator, max_steps, steps.steps_per_epoch)
+    log = MetricsLog(recipe, accelerator, steps, max_steps)
     trained = (accelerator.unwrap_model(wrapped), optimizers, schedulers)
     start = 0
     if recipe.resume_from_checkpoint:

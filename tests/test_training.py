@@ -1,5 +1,8 @@
+import itertools
 import json
+import math
 from shutil import which
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -126,9 +129,28 @@ def test_first_loss_is_the_models_own(tmp_path, dataset):
     assert log[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, dataset):
-    with pytest.raises(FloatingPointError, match="at step"):
-        run(tmp_path, dataset, BatchShape(8), learning_rate=1e30, max_grad_norm=1e30, warmup_steps=0)
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_what_there_is_to_know(tmp_path, dataset):
+    """Also between two lines of the log, and where to go on from."""
+    real, calls = torch.nn.functional.cross_entropy, itertools.count(1)
+
+    def cross_entropy(*args, **kwargs):
+        return real(*args, **kwargs) * (math.inf if next(calls) == 6 else 1.0)
+
+    with mock.patch.object(torch.nn.functional, "cross_entropy", cross_entropy), pytest.raises(FloatingPointError) as e:
+        run(tmp_path, dataset, BatchShape(8), logging_steps=5, save_steps=2, max_steps=9)
+    assert "The loss is inf at step 6; the last checkpoint is" in str(e.value)
+    assert "step-00000004. Lower the learning rate, 0.0006" in str(e.value)
+    documents = [int(word) for word in str(e.value).split("from 0: ")[1].rstrip(".").split(", ")]
+    steps = TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0)
+    read = {tuple(row[row != 0].tolist()) for batch in steps[5] for row in batch["input_ids"]}
+    assert {tuple(dataset[index]["input_ids"]) for index in documents} == read
+    assert documents == sorted(documents)
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, dataset):
+    with pytest.raises(FloatingPointError, match=r"is not finite after step 1; the last checkpoint is None"):
+        run(tmp_path, dataset, BatchShape(8), learning_rate=math.inf, lr_scheduler_type="constant", save_steps=1)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def names_by_group(model, optimizers):
