@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .tokenization_mingpt import check_utf8
+
 IGNORE_ID = -100  # labels that carry no loss, as everywhere in transformers
 MAX_ANSWER_TOKENS = 32  # what the assignment lets the model write
 
@@ -41,12 +43,9 @@ def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Que
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No question file at {path}: check the path.")
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
-        lines = [line.removesuffix("\r") for line in lines]
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 (byte {error.start}): save the file as UTF-8.") from None
+    check_utf8(path)
+    lines = path.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
+    lines = [line.removesuffix("\r") for line in lines]
     if lines == [""]:
         raise ValueError(f"{path} is empty: it needs lines of `question TAB answer`.")
     if answers is None:

@@ -25,6 +25,7 @@ from .tokenization_mingpt import (
     build_tokenizer,
     build_vocabulary,
     character_table,
+    check_utf8,
     encode_texts,
     find_bad_character,
 )
@@ -37,6 +38,9 @@ def load_texts(
 ) -> Dataset | IterableDataset:
     """Loads documents from a local file, a local folder with a dataset, or the Hub.
 
+    Text is UTF-8, with or without a byte order mark, which is dropped. LF, CRLF and CR end a line, nothing else does.
+    Every other character is kept as it is, NUL, combining and invisible ones included: nothing is normalised.
+
     Args:
         source: a path (.txt: one document a line; .tsv, .csv, .parquet, .jsonl: a column of documents) or a Hub name.
         name: the config of a Hub dataset.
@@ -45,7 +49,7 @@ def load_texts(
         streaming: read on the fly instead of through the cache.
 
     Raises:
-        FileNotFoundError, ValueError: if there is no such file, it is empty, or it has no such column.
+        FileNotFoundError, ValueError: if there is no such file, it is empty or not UTF-8, or it has no such column.
     """
     path = Path(source)
     if path.suffix in _FILE_FORMATS or path.is_file():
@@ -55,7 +59,9 @@ def load_texts(
             raise ValueError(f"{source} is empty: it needs one document a line.")
         if path.suffix not in _FILE_FORMATS:
             raise ValueError(f"{source}: cannot read {path.suffix!r} files, only {', '.join(_FILE_FORMATS)}.")
-        options: dict = {"sep": "\t", "quoting": 3} if path.suffix == ".tsv" else {}
+        if path.suffix != ".parquet":
+            check_utf8(path)
+        options: dict = {".tsv": {"sep": "\t", "quoting": 3}, ".txt": {"encoding": "utf-8-sig"}}.get(path.suffix, {})
         dataset = load_dataset(
             _FILE_FORMATS[path.suffix], data_files=str(path), split="train", streaming=streaming, **options
         )
@@ -75,10 +81,12 @@ def build_corpus_tokenizer(
 
     Raises:
         OSError: if that file cannot be read.
-        ValueError: if a text contains one of the reserved marks.
+        ValueError: if it is not UTF-8, or a text contains one of the reserved marks.
     """
     corpus = (batch["text"].combine_chunks() for batch in texts.with_format("arrow").iter(10_000))
-    extra = [[Path(vocabulary_file).read_text(encoding="utf-8")]] if vocabulary_file else []
+    if vocabulary_file:
+        check_utf8(vocabulary_file)
+    extra = [[Path(vocabulary_file).read_text(encoding="utf-8-sig")]] if vocabulary_file else []
     return build_tokenizer(build_vocabulary(itertools.chain(corpus, extra)), block_size)
 
 

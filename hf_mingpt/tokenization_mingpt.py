@@ -9,6 +9,7 @@ the model never learns to predict PAD. `find_bad_character` finds such character
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,22 @@ PAD = "\u25a1"  # white square
 MASK = "\u2047"  # double question mark
 PAD_ID, MASK_ID = 0, 1
 _CODE_POINTS = 0x110000
+_CHUNK = 1 << 20  # bytes
+
+
+def check_utf8(path: str | Path) -> None:
+    """Raises a ValueError with the line and the byte, counted from 0, where a file is not UTF-8."""
+    offset, line = 0, 1
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK) + file.readline():  # whole lines, so whole characters
+            try:
+                chunk.decode("utf-8")
+            except UnicodeDecodeError as error:
+                line += chunk[: error.start].count(b"\n")
+                byte = offset + error.start
+                raise ValueError(f"{path}, line {line}: not UTF-8 (byte {byte}): save the file as UTF-8.") from None
+            offset += len(chunk)
+            line += chunk.count(b"\n")
 
 
 def build_vocabulary(batches: Iterable[Sequence[str] | pa.Array]) -> list[str]:

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_mingpt.batching import BatchShape, cut_rows, deal, select_learnt
@@ -16,6 +16,7 @@ from hf_mingpt.data import (
     Mixture,
     StreamedSteps,
     TrainingSteps,
+    build_corpus_tokenizer,
     encode_documents,
     encode_questions,
     group_into_blocks,
@@ -29,6 +30,8 @@ from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 from .conftest import TEXT, small_model
 
 LINES = [TEXT[:n].strip() for n in range(5, 69)]  # 64 documents of 4 to 68 characters
+
+ODD = "e\u0301 \u05e9\u05dc \u202eabc \U0001f469\u200d\U0001f467"  # combining, right to left, overridden, joined
 
 
 @pytest.fixture
@@ -73,6 +76,49 @@ class TestLoading:
             "---\nconfigs:\n- config_name: small\n  data_files:\n  - split: held\n    path: one/held.txt\n---\n"
         )
         assert load_texts(str(tmp_path), name="small", split="held")["text"][:] == ["a", "b"]  # as from the Hub
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    @pytest.mark.parametrize(
+        ("content", "documents"),
+        [
+            (b"\xef\xbb\xbfAda\nByron\n", ["Ada", "Byron"]),  # a byte order mark is dropped
+            (b"Ada\r\nBy\rron\n", ["Ada", "By", "ron"]),  # CRLF and CR end a line
+            ("a\u2028b\x85c\x0bd\x0ce\x1cf\ng".encode(), ["a\u2028b\x85c\x0bd\x0ce\x1cf", "g"]),  # these do not
+            (b"A\0da\n", ["A\0da"]),
+            (f"{ODD}\n".encode(), [ODD]),
+            (b"a" * 10_000_000 + b"\nb\n", ["a" * 10_000_000, "b"]),
+        ],
+        ids=["mark", "line ends", "separators", "NUL", "combining, right to left, emoji", "10 MB"],
+    )
+    def test_every_character_is_kept(self, tmp_path, content, documents, streaming):
+        path = tmp_path / "odd.txt"
+        path.write_bytes(content)
+        texts = load_texts(str(path), streaming=streaming)
+        assert [row["text"] for row in texts] == documents
+        tokenizer = build_corpus_tokenizer(texts, 48)
+        encoded = [row["input_ids"] for row in encode_documents(texts, tokenizer)]
+        assert ["".join(tokenizer.convert_ids_to_tokens(ids)) for ids in encoded] == documents
+
+    @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\ufeff⁇□"), min_size=1)))
+    def test_any_text_comes_back(self, tmp_path_factory, documents):
+        path = tmp_path_factory.mktemp("any") / "any.txt"
+        path.write_bytes("".join(f"{document}\n" for document in documents).encode() or b"\n")
+        texts = load_texts(str(path), streaming=True)
+        assert [row["text"] for row in texts] == (documents or [""])
+        tokenizer = build_corpus_tokenizer(texts, 48)
+        encoded = [row["input_ids"] for row in encode_documents(texts, tokenizer)]
+        assert ["".join(tokenizer.convert_ids_to_tokens(ids)) for ids in encoded] == documents
+
+    @pytest.mark.parametrize("before", [0, 3, 1_500_000])
+    def test_a_byte_that_is_not_utf8_is_named(self, tmp_path, before):
+        path = tmp_path / "bad.txt"
+        path.write_bytes(b"Ada\n" * before + b"By\xffron\nx\n")
+        message = rf"bad\.txt, line {before + 1}: not UTF-8 \(byte {4 * before + 2}\)"
+        with pytest.raises(ValueError, match=message):
+            load_texts(str(path), streaming=True)
+        with pytest.raises(ValueError, match=message):
+            build_corpus_tokenizer(datasets.Dataset.from_dict({"text": ["A"]}), 48, str(path))
 
     @pytest.mark.parametrize(("name", "content", "said"), [
         ("no.txt", None, "No file at"), ("empty.txt", "", "is empty"), ("x.docx", "a", "cannot read '.docx'"),
