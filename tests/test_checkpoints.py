@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from safetensors.torch import load_file
 
 from hf_mingpt import checkpoints
 from hf_mingpt.batching import BatchShape
@@ -154,10 +156,15 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     run(tmp_path, build_steps(), resume_from_checkpoint="latest")
 
 
-def pretrain(folder, *flags) -> list[str]:
+def pretrain(folder, *flags, processes: int = 1) -> list[str]:
     fixed = ["--preset", "demo", "--train_file", CORPUS, "--max_steps", 24, "--save_steps", 4, "--logging_steps", 6]
-    fixed += ["--per_device_train_batch_size", 4, "--use_cpu", "--output_dir", folder]
-    return list(map(str, [sys.executable, SCRIPTS / "pretrain.py", *fixed, *flags]))
+    fixed += ["--per_device_train_batch_size", 4 // processes, "--use_cpu", "--output_dir", folder]
+    launcher = []
+    if processes > 1:
+        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", processes]
+        launcher += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launcher += ["--main_process_port", 0]
+    return list(map(str, [sys.executable, *launcher, SCRIPTS / "pretrain.py", *fixed, *flags]))
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +199,78 @@ def test_a_killed_script_goes_on(tmp_path, whole, signal_number, code):
     subprocess.run(pretrain(tmp_path, "--resume_from_checkpoint", "latest"), check=True, capture_output=True)
     assert losses(tmp_path) == losses(whole)
     assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+DIES_WHILE_WRITING = """
+import os, runpy, signal, sys
+import torch
+real, calls = torch.save, []
+def save(content, path):
+    real(content, path)
+    calls.append(path)
+    if len(calls) == 3:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_script_that_dies_while_it_writes_a_checkpoint_goes_on(tmp_path, whole):
+    python, *arguments = pretrain(tmp_path)
+    killed = subprocess.run([python, "-c", DIES_WHILE_WRITING, *arguments], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["step-00000004", "step-00000008", "unfinished-00000012"]
+    subprocess.run(pretrain(tmp_path, "--resume_from_checkpoint", "latest"), check=True, capture_output=True)
+    assert losses(tmp_path) == losses(whole)
+    assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not list((tmp_path / "checkpoints").glob("unfinished-*"))
+
+
+EXACT = [
+    "--optim",
+    "adamw",
+    "--mixed_precision",
+    "no",
+    "--save_total_limit",
+    9,
+]  # Muon's own bf16 arithmetic magnifies the last digit
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    subprocess.run(pretrain(folder, *EXACT, processes=2), check=True, capture_output=True)
+    assert json.loads((folder / "run.json").read_text())["num_processes"] == 2
+    return folder
+
+
+def test_two_killed_processes_go_on(tmp_path, of_two_processes):
+    process = subprocess.Popen(
+        pretrain(tmp_path, *EXACT, processes=2), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not (tmp_path / "checkpoints" / "step-00000008").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    again = pretrain(tmp_path, *EXACT, "--resume_from_checkpoint", "latest", processes=2)
+    subprocess.run(again, check=True, capture_output=True)
+    assert losses(tmp_path) == losses(of_two_processes)
+    assert (tmp_path / "model.safetensors").read_bytes() == (of_two_processes / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_a_checkpoint_of_two_processes_goes_on_with_others(tmp_path, of_two_processes, processes):
+    """With the same examples in each step, so with the losses that two would have had."""
+    checkpoint = of_two_processes / "checkpoints" / "step-00000012"
+    again = pretrain(tmp_path, *EXACT, "--resume_from_checkpoint", checkpoint, processes=processes)
+    subprocess.run(again, check=True, capture_output=True)
+    assert json.loads((tmp_path / "run.json").read_text())["num_processes"] == processes
+    assert [step for step, _ in losses(tmp_path)] == [18, 24]
+    for (_, loss), (_, expected) in zip(losses(tmp_path), losses(of_two_processes)[-2:], strict=True):
+        assert loss == pytest.approx(expected, rel=1e-5)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, of_two_processes))
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-5
