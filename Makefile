@@ -3,7 +3,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-hf test-tools test-large test-browser test-tutorial bench checks clean
+.PHONY: demo test test-hf test-tools test-large test-browser test-tutorial fuzz bench checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/ready
@@ -32,6 +32,12 @@ test-browser: $(VENV)/ready
 # the commands of docs/tutorial.md as they stand: ten minutes
 test-tutorial: $(VENV)/ready
 	$(BIN)/python -m pytest -o addopts= --quiet -m tutorial tests/test_tutorial.py
+
+# random bytes for the readers of other people's files: half a minute
+FUZZ_SECONDS ?= 30
+fuzz: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,fuzz]"
+	$(BIN)/python tests/fuzz/readers.py -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=$(VENV)/ -verbosity=0
 
 # a gigabyte of text in flat memory: minutes, and six gigabytes of disk
 test-large: $(VENV)/ready

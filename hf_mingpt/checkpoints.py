@@ -1,8 +1,8 @@
 """Checkpoints: where a run stands, written so that it may die at any moment and go on as if it had not.
 
 After recipes in the flow. A checkpoint is the folder `checkpoints/step-N` of a run: weights, optimizers and schedules,
-the sums of the log, and state.json with the sha256 of the other files. It is written under another name and renamed
-when it is whole; what is damaged later is found by the hashes.
+the sums of the log in state.json, and SHA256SUMS, as of the command sha256sum. It is written under another name and
+renamed when it is whole; what is damaged later is found by the sums.
 
 No random state is in it: a step's batches and dropout are functions of the seed and the number of the step.
 """
@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import nn
 from .recipes import TrainingRecipe
 
 FOLDER = "checkpoints"
+SUMS = "SHA256SUMS"
 # What may change when a run goes on: none of it changes what is learnt. The batch may be cut up in another way.
 _MAY_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
 _MAY_CHANGE |= {"logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"}
@@ -70,9 +72,9 @@ def save_checkpoint(
             "step": step,
             "examples_per_step": examples_per_step,
             "recipe": dataclasses.asdict(recipe),
-            "sha256": _hashes(unfinished),
         }
         (unfinished / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (unfinished / SUMS).write_text(sums_of(unfinished), encoding="utf-8")
         for path in (*unfinished.iterdir(), unfinished):
             _flush(path)
         shutil.rmtree(target, ignore_errors=True)
@@ -129,9 +131,18 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
 def load_checkpoint(
     checkpoint: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any]
 ) -> dict[str, Any]:
-    """Puts a checkpoint into a model and what trains it, and gives its `state` back, with `step`."""
+    """Puts a checkpoint into a model and what trains it, and gives its `state` back, with `step`.
+
+    Raises:
+        ValueError: if a file of it holds more than tensors and numbers: nothing of it is run.
+    """
     load_model(model, str(checkpoint / "model.safetensors"))
-    training = torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
+    try:
+        training = torch.load(checkpoint / "training.pt", map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{checkpoint / 'training.pt'} holds more than tensors and numbers: it is not ours."
+        ) from error
     for kind, objects in (("optimizers", optimizers), ("schedulers", schedulers)):
         for present, saved in zip(objects, training[kind], strict=True):
             present.load_state_dict(saved)
@@ -139,8 +150,26 @@ def load_checkpoint(
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What state.json of a checkpoint says."""
-    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    """What state.json of a checkpoint says.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or is none.
+    """
+    path = checkpoint / "state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is no state of a checkpoint.") from error
+    types = {"step": int, "examples_per_step": int, "recipe": dict}
+    if not isinstance(state, dict) or not all(isinstance(state.get(key), type_) for key, type_ in types.items()):
+        raise ValueError(f"{path} is no state of a checkpoint.")
+    return state
+
+
+def sums_of(folder: Path) -> str:
+    """The sha256 of every file in a checkpoint, as the command sha256sum writes it."""
+    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
 
 
 def _flush(path: Path) -> None:
@@ -152,13 +181,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.iterdir() if path.name != "state.json")
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        return read_state(checkpoint)["sha256"] == _hashes(checkpoint)
-    except (OSError, ValueError, KeyError):
+        read_state(checkpoint)
+        return (checkpoint / SUMS).read_text(encoding="utf-8") == sums_of(checkpoint)
+    except (OSError, ValueError):
         return False

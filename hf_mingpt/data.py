@@ -31,6 +31,7 @@ from .tokenization_mingpt import (
 )
 
 _FILE_FORMATS = {".txt": "text", ".tsv": "csv", ".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+_READING: dict[str, dict] = {".tsv": {"sep": "\t", "quoting": 3}, ".txt": {"encoding": "utf-8-sig"}}
 
 
 def load_texts(
@@ -61,7 +62,7 @@ def load_texts(
             raise ValueError(f"{source}: cannot read {path.suffix!r} files, only {', '.join(_FILE_FORMATS)}.")
         if path.suffix != ".parquet":
             check_utf8(path)
-        options: dict = {".tsv": {"sep": "\t", "quoting": 3}, ".txt": {"encoding": "utf-8-sig"}}.get(path.suffix, {})
+        options = _READING.get(path.suffix, {})
         dataset = load_dataset(
             _FILE_FORMATS[path.suffix], data_files=str(path), split="train", streaming=streaming, **options
         )

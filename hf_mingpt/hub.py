@@ -21,6 +21,7 @@ from typing import Any
 from accelerate import Accelerator
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .birthplaces import MAX_ANSWER_TOKENS
@@ -170,11 +171,28 @@ def load_run(
 
     Raises:
         OSError: if there is no such run.
-        ValueError: if vocabulary and model do not fit each other.
+        ValueError: if weights, model and vocabulary do not fit each other, or the weights are damaged.
     """
     if not Path(name_or_path).is_dir() and name_or_path.count("/") != 1:
         raise FileNotFoundError(f"No run folder at {name_or_path}: check the path.")
-    model = AutoModelForCausalLM.from_pretrained(name_or_path, revision=revision, **config)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name_or_path, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **config
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{name_or_path}: its weights are damaged ({error}): get the file anew.") from error
+    model, info = loaded
+    # the library would only warn, and draw at random what is missing
+    for kind, names in (
+        ("lack", info["missing_keys"]),
+        ("have, and the model has not,", info["unexpected_keys"]),
+        ("have in another shape", {name for name, *_ in info["mismatched_keys"]}),
+    ):
+        if names:
+            raise ValueError(
+                f"{name_or_path}: its weights {kind} {', '.join(sorted(names)[:3])} ({len(names)} in all): they are "
+                "not those of its config.json."
+            )
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(

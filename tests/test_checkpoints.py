@@ -128,9 +128,41 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path):
     assert find_checkpoint(latest, 4) == folders[0]
     with pytest.raises(ValueError, match="damaged"):
         find_checkpoint(recipe(tmp_path, resume_from_checkpoint=str(folders[1])), 4)
-    (folders[0] / "training.pt").unlink()
+    state = folders[0] / "state.json"
+    state.write_text(state.read_text().replace('"step": 3', '"step": 2'))
     with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
         find_checkpoint(latest, 4)
+
+
+class Attack:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    with pytest.raises(PowerCut):
+        run(tmp_path, build_steps(), cut_at=4)
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    torch.save({"optimizers": [Attack(tmp_path / "trace")], "schedulers": []}, checkpoint / "training.pt")
+    (checkpoint / "SHA256SUMS").write_text(checkpoints.sums_of(checkpoint))
+    with pytest.raises(ValueError, match=r"training\.pt holds more than tensors"):
+        run(tmp_path, build_steps(), resume_from_checkpoint="latest")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("state", ["", "[]", "{}", '{"step": "1"}', "nan", "[" * 100_000])
+def test_what_is_no_state_is_no_checkpoint(tmp_path, state):
+    checkpoint = tmp_path / "checkpoints" / "step-00000003"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text(state)
+    (checkpoint / "SHA256SUMS").write_text(checkpoints.sums_of(checkpoint))
+    with pytest.raises(FileNotFoundError, match="no whole checkpoint"):
+        find_checkpoint(recipe(tmp_path, resume_from_checkpoint="latest"), 4)
 
 
 def test_another_recipe_is_refused(tmp_path):

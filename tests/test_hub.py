@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mingpt.hub import check_destination, load_run, push_run, save_run, write_card, write_json
@@ -126,6 +128,34 @@ def test_card_says_what_a_pretrained_run_is_for(run_folder, flags, said, used):
 def test_vocabulary_must_fit_the_model(run_folder):
     small_model("rope", vocab_size=99).save_pretrained(run_folder)
     with pytest.raises(ValueError, match="the model 99"):
+        load_run(str(run_folder))
+
+
+UP = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda weights: weights.pop(UP), f"its weights lack {UP}"),
+        (lambda weights: weights.update(more=torch.zeros(2)), "the model has not, more"),
+        (lambda weights: weights.update({UP: torch.zeros(3, 3)}), f"in another shape {UP}"),
+    ],
+    ids=["missing", "extra", "another shape"],
+)
+def test_weights_must_fit_the_model(run_folder, damage, said):
+    weights = load_file(run_folder / "model.safetensors")
+    damage(weights)
+    save_file(weights, run_folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_run(str(run_folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors " * 9, None])
+def test_damaged_weights_are_named(run_folder, content):
+    path = run_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] if content is None else content)
+    with pytest.raises(ValueError, match="its weights are damaged"):
         load_run(str(run_folder))
 
 
