@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 from shutil import which
 from unittest import mock
 
@@ -47,6 +48,25 @@ def run(tmp_path, dataset, shape, **changes):
     steps = TrainingSteps(dataset, NextToken(), shape, seed=0)
     model = train(model, steps, r, Accelerator(cpu=True))
     return model, [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
+EXACT = {
+    "as it is": (BatchShape(8), {}),
+    "4 x 2 accumulated": (BatchShape(2, 4), {}),
+    "sdpa": (BatchShape(8), {"attn_implementation": "sdpa"}),
+    "padding-free": (BatchShape(8, pad_to_multiple_of=8, padding_free=True), {}),
+    "cut by cost": (BatchShape(8, pad_to_multiple_of=8, overhead=20), {}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("way", EXACT)
+def test_golden_losses(tmp_path, dataset, variant, way):
+    """20 steps in float32 have the losses that they always had, in every way that claims to be exact."""
+    shape, options = EXACT[way]
+    _, log = run(tmp_path, dataset, shape, variant=variant, max_steps=20, **options)
+    assert [record["loss"] for record in log] == pytest.approx(GOLDEN[variant], rel=1e-4)
 
 
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
