@@ -77,6 +77,14 @@ def test_every_script_and_module_is_on_the_map():
         assert module.name == "__init__.py" or f"hf_mingpt/{module.name}`" in readme
 
 
+def test_promises_have_their_tests():
+    named = set(re.findall(r"`([Tt]est_?\w+)(?:\.py)?`", (ROOT / "docs/reliability.md").read_text(encoding="utf-8")))
+    tests = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("tests/*.py")}
+    found = {*tests, *re.findall(r"(?:def|class) ([Tt]est\w+)", "".join(tests.values()))}
+    assert len(named) > 20
+    assert named <= found
+
+
 def test_checksums_of_the_data():
     listed = re.findall(r"\| (\S+) \| .* \| (\d+) \| `([0-9a-f]{64})` \|", (ROOT / "data/README.md").read_text())
     assert len(listed) == 4
