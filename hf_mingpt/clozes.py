@@ -153,7 +153,7 @@ def cut_clozes(
     draws: np.ndarray,
     *,
     block_size: int,
-    max_context: tuple[int, int],
+    max_context: np.ndarray,
 ) -> tuple[Pieces, np.ndarray]:
     """The pieces of `title context MASK context MASK salient_span MASK`, which is learnt from the second MASK on.
 
@@ -167,7 +167,7 @@ def cut_clozes(
         spans: from `find_salient_spans`.
         draws: (N, 3) uniform numbers in [0, 1).
         block_size: longest row.
-        max_context: most tokens that are kept before and after the span.
+        max_context: (N, 2) most tokens that are kept before and after the span.
 
     Returns:
         The pieces, and (N,) whether a document has such a row: it has a salient span, and room for it.
@@ -180,9 +180,9 @@ def cut_clozes(
     room = block_size - titles - length - 3
     possible = (number > 0) & (room >= 0)
     room = np.maximum(room, 0)
-    most_before = np.minimum(np.clip(span_start - start - titles, 0, room), max_context[0])
+    most_before = np.minimum(np.clip(span_start - start - titles, 0, room), max_context[:, 0])
     before = (draws[:, 1] * (most_before + 1)).astype(np.int64)
-    most_after = np.minimum(np.clip(end - span_start - length, 0, room - before), max_context[1])
+    most_after = np.minimum(np.clip(end - span_start - length, 0, room - before), max_context[:, 1])
     after = (draws[:, 2] * (most_after + 1)).astype(np.int64)
     mark, one = np.full_like(start, MASK_PIECE), np.ones_like(start)
     pieces = Pieces(

@@ -94,10 +94,20 @@ class SpanCorruption:
         return Rows(examples.token_ids, move_spans(examples.offsets[:-1], spans))
 
 
+LONG_CONTEXT = (24, 4)
+
+
 class SalientCorruption(SpanCorruption):
     """Span corruption, where a share of the draws becomes a cloze of a name or a number.
 
-    A document without a salient span is always span corrupted.
+    A document without a salient span is always span corrupted. Short contexts teach soonest which names belong to a
+    title; longer ones, in `long_share` of the clozes, what each name is to the person.
+
+    Args:
+        share: of the draws that become clozes.
+        numbers: whether numbers are asked for, too.
+        max_context: most tokens that a cloze keeps before and after its gap; None: any number.
+        long_share: of the clozes whose contexts are up to `LONG_CONTEXT` instead.
     """
 
     def __init__(
@@ -109,9 +119,11 @@ class SalientCorruption(SpanCorruption):
         share: float,
         numbers: bool = True,
         max_context: tuple[int, int] | None = None,
+        long_share: float = 0.0,
     ):
         super().__init__(block_size, seed)
-        self.share, self.numbers, self.max_context = share, numbers, max_context or (block_size, block_size)
+        self.share, self.numbers, self.long_share = share, numbers, long_share
+        self.max_context = max_context or (block_size, block_size)
         self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
         stop_id, space_id = (tokenizer.get_vocab().get(character, PAD_ID) for character in ". ")
         self.title_end = (stop_id, space_id)
@@ -122,9 +134,10 @@ class SalientCorruption(SpanCorruption):
         spans = find_salient_spans(
             ids, offsets, titles, kinds=self.kinds, title_end=self.title_end, numbers=self.numbers
         )
-        draws = uniform_draws(self.seed + 1, epoch, index, 4)  # not those of span corruption
+        draws = uniform_draws(self.seed + 1, epoch, index, 5)  # not those of span corruption
+        contexts = np.where(draws[:, 4:] < self.long_share, LONG_CONTEXT, self.max_context)
         clozes, possible = cut_clozes(
-            offsets, titles, spans, draws[:, 1:], block_size=self.block_size, max_context=self.max_context
+            offsets, titles, spans, draws[:, 1:4], block_size=self.block_size, max_context=contexts
         )
         both = stack_pieces([super().__call__(examples, epoch, index).pieces, clozes])
         is_cloze = possible & (draws[:, 0] < self.share)

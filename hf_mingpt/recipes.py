@@ -147,6 +147,7 @@ class PretrainRecipe(TrainingRecipe):
     salient_numbers: bool = _flag(True, "Clozes of numbers too, not of names only.")
     context_before: int | None = _flag(None, "Most characters that a cloze keeps before its gap; None: any number.")
     context_after: int | None = _flag(None, "Most characters that it keeps after its gap; None: any number.")
+    long_context_share: float = _flag(0.0, "Share of the clozes that keep up to 24 characters before it and 4 after.")
     questions_file: str | None = _flag(None, "TSV of training questions with answers, read along with the text.")
     questions_share: float = _flag(0.25, "Their share of the examples of each step.")
     model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
@@ -159,7 +160,7 @@ class PretrainRecipe(TrainingRecipe):
         super().__post_init__()
         _check_choice("objective", self.objective, OBJECTIVES)
         _check_choice("model_preset", self.model_preset, MODEL_PRESETS)
-        for name in ("salient_share", "questions_share"):
+        for name in ("salient_share", "long_context_share", "questions_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1.")
         for name in ("context_before", "context_after"):
@@ -215,7 +216,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "optim": "muon",
         "learning_rate": 3e-3,
         "dropout": 0.0,
-        "num_train_epochs": 140.0,
+        "num_train_epochs": 100.0,
         "per_device_train_batch_size": 32,
         "gradient_accumulation_steps": 4,
         "position_embedding_type": "rope",
@@ -223,6 +224,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "salient_numbers": False,
         "context_before": 4,
         "context_after": 2,
+        "long_context_share": 0.5,
         "questions_share": 0.1,
         "logging_steps": 20,
     },

@@ -85,6 +85,7 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
             share=recipe.salient_share,
             numbers=recipe.salient_numbers,
             max_context=tuple(block_size if most is None else most for most in contexts),
+            long_share=recipe.long_context_share,
         )
     else:
         objective = SpanCorruption(block_size, recipe.seed)

@@ -86,7 +86,11 @@ class TestClozes:
     def cloze(self, draws, text: str = text, block_size: int = 48, max_context=(99, 99)) -> tuple[str, bool]:
         flat, offsets = flatten([text])
         pieces, possible = cut_clozes(
-            offsets, *titles_and_spans([text]), np.array([draws]), block_size=block_size, max_context=max_context
+            offsets,
+            *titles_and_spans([text]),
+            np.array([draws]),
+            block_size=block_size,
+            max_context=np.array([max_context]),
         )
         (row,) = join_pieces(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
         assert not possible[0] or pieces.first_label[0] == np.flatnonzero(row == MASK_ID)[1]
@@ -135,7 +139,7 @@ def test_rows_of_different_documents_stack():
         *titles_and_spans(["A. b Cd"]),
         np.zeros((1, 3)),
         block_size=48,
-        max_context=(9, 9),
+        max_context=np.array([[9, 9]]),
     )
     rows = stack_pieces([first, second.shift(4)])
     joined = join_pieces(ids("wxyz" + "A. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)

@@ -372,7 +372,7 @@ class TestClozes:
 
     def test_numbers_and_long_contexts_can_be_left_out(self, tokenizer):
         """Of "Ada. born in 1815 and in London, ..." without numbers and context only the place is asked."""
-        texts = datasets.Dataset.from_dict({"text": ["Ada. born in 1815 and in London, as was said"]})
+        texts = datasets.Dataset.from_dict({"text": ["Ada. she was born in 1815 and in London, as was said"]})
         examples, index = take(encode_documents(texts, tokenizer), np.array([0])), np.array([0])
 
         def rows(**options):
@@ -384,7 +384,12 @@ class TestClozes:
         assert {row.split(MASK)[2] for row in rows()} == {"1815", "London"}
         assert {row.split(MASK)[2] for row in rows(numbers=False)} == {"London"}
         contexts = {tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1))}
-        assert contexts == {(f"Ada. {before}", after) for before in ("", " ", "n ", "in ") for after in ("", ",")}
+        short = {(f"Ada. {before}", after) for before in ("", " ", "n ", "in ") for after in ("", ",")}
+        assert contexts == short
+        both = {tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1), long_share=0.5)}
+        assert max(len(before) for before, _ in both) == len("Ada. ") + 24
+        assert {len(after) for _, after in both} == {0, 1, 2, 3, 4}
+        assert contexts & both
 
 
 class TestSteps:
