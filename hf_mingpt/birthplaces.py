@@ -98,7 +98,13 @@ def split_folds(
 
 
 def question_about(name: str) -> str:
-    """The question after a person's birthplace."""
+    """The question after a person's birthplace.
+
+    Raises:
+        ValueError: if the name is empty.
+    """
+    if not name.strip():
+        raise ValueError("The name is empty: write one.")
     return f"Where was {name} born?"
 
 

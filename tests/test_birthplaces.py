@@ -108,6 +108,9 @@ class TestNames:
         assert name_asked(question_about("Ada Byron")) == "Ada Byron"
         with pytest.raises(ValueError, match="asks for no birthplace"):
             name_asked("Who was Ada Byron?")
+        for empty in ("", " "):
+            with pytest.raises(ValueError, match="name is empty"):
+                question_about(empty)
 
     def test_invented_names_are_new(self):
         names = ["Ada Byron", "Zoë Quist", "Jan van Eyck", "Plato"]

@@ -120,6 +120,24 @@ def test_answers_come_with_probabilities(home, calibrated):
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
 
 
+def test_an_answer_is_explained_on_one_page(home, tmp_path):
+    page = tmp_path / "pages" / "bra.html"
+    said = works("explain_answer.py", home / "finetuned", "Bra Mir", "--output_file", page)
+    assert said.startswith("Where was Bra Mir born?")
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>Where was Bra Mir born?" in text
+    assert text.count("</svg>") == 3
+    assert not re.search(r'(src|href)="(?!#|data:)', text)  # nothing from elsewhere
+    again = script("explain_answer.py", home / "finetuned", "Bra", "--output_file", page)
+    assert (again.returncode, "give --overwrite" in again.stderr) == (2, True)
+
+
+def test_the_page_needs_a_calibration_and_says_so(home):
+    done = script("demo.py", home / "finetuned")
+    assert done.returncode == 2
+    assert re.search("has no calibration.json|gradio is not installed", done.stderr)
+
+
 def test_a_calibrated_run_reports_honesty(home, calibrated):
     data = home / "data"
     works(
