@@ -280,22 +280,49 @@ def push_run(
     folder = Path(folder)
     if missing := [f for f in ("config.json", "model.safetensors", "run.json") if not (folder / f).is_file()]:
         raise FileNotFoundError(f"{folder} is no finished run: it lacks {', '.join(missing)}.")
+    return _push(folder, repo_id, kind="run", private=private, revision=revision)
+
+
+def push_dataset(folder: str | Path, repo_id: str | None = None, *, private: bool = False) -> str:
+    """Pushes a folder of data with its card, as it is, and returns the address of the commit.
+
+    Args:
+        folder: of scripts/generate_biographies.py, whose card says how `load_dataset` reads it.
+        repo_id: "name" or "owner/name"; None: the folder's name.
+
+    Raises:
+        FileNotFoundError: if the folder has no card.
+        OSError: if the push fails; it can be repeated.
+    """
+    folder = Path(folder)
+    if not (folder / "README.md").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no README.md, the card of the dataset: make one, or name another folder."
+        )
+    return _push(folder, repo_id, kind="data", private=private)
+
+
+def _push(folder: Path, repo_id: str | None, *, kind: str, private: bool, revision: str | None = None) -> str:
     api = HfApi(library_name="hf_mingpt", library_version=version("hf_mingpt"))
+    repo_type = "model" if kind == "run" else "dataset"
     try:
-        repo = api.create_repo(repo_id or folder.resolve().name, private=private, exist_ok=True).repo_id
+        name = repo_id or folder.resolve().name
+        repo = api.create_repo(name, private=private, repo_type=repo_type, exist_ok=True).repo_id
         if revision:
-            api.create_branch(repo, branch=revision, exist_ok=True)
-        write_card(folder, repo)
+            api.create_branch(repo, branch=revision, repo_type=repo_type, exist_ok=True)
+        if kind == "run":
+            write_card(folder, repo)
         commit = api.upload_folder(
             repo_id=repo,
             folder_path=folder,
+            repo_type=repo_type,
             revision=revision,
-            commit_message="Push a minGPT run",
+            commit_message=f"Push the {kind} {folder.resolve().name}",
             ignore_patterns=[f"{CHECKPOINTS}/*"],
         )
     except OSError as error:
         raise OSError(
-            f"The push failed: {error}. The run in {folder} is whole: repeat scripts/push_to_hub.py --run {folder}."
+            f"The push failed: {error}. What is in {folder} is whole: repeat scripts/push_to_hub.py --{kind} {folder}."
         ) from error
     return str(commit.commit_url)
 

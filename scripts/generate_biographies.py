@@ -11,6 +11,7 @@ from hf_mingpt.biographies import BiographyRecipe, generate_corpus
 from hf_mingpt.birthplaces import write_questions
 from hf_mingpt.recipes import parse_recipe, user_errors
 
+# `datasets` reads all configurations of a repository by the builder of the first: biographies too are a table, of one column
 CARD = """\
 ---
 license: mit
@@ -18,13 +19,12 @@ language: en
 pretty_name: Generated biographies
 task_categories: [question-answering, text-generation]
 configs:
-- config_name: biographies
-  data_files: biographies.txt
 - config_name: questions
   sep: "\\t"
   header: null
   names: [question, answer]
   quoting: 3
+  keep_default_na: false
   data_files:
   - split: train
     path: birth_places_train.tsv
@@ -32,6 +32,13 @@ configs:
     path: birth_dev.tsv
   - split: test
     path: birth_test.tsv
+- config_name: biographies
+  sep: "\\x01"
+  header: null
+  names: [text]
+  quoting: 3
+  keep_default_na: false
+  data_files: biographies.txt
 ---
 # Generated biographies
 

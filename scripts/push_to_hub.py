@@ -1,26 +1,38 @@
-"""Pushes a run folder to the Hugging Face Hub: model, code, tokenizer, card and run record.
+"""Pushes to the Hugging Face Hub: a run (model, code, tokenizer, card, record), or generated data with its card.
 
-python scripts/push_to_hub.py --run runs/rope-answers --hub_model_id me/mingpt-birthplaces --private
+    python scripts/push_to_hub.py --run runs/rope-answers --hub_model_id me/mingpt-birthplaces --private
+    python scripts/push_to_hub.py --data runs/demo/data --hub_dataset_id me/biographies
+
+Data is read back by `load_dataset("me/biographies", "biographies")`, and its questions by the config "questions".
 """
 
 from dataclasses import dataclass, field
 
-from hf_mingpt.hub import push_run
+from hf_mingpt.hub import push_dataset, push_run
 from hf_mingpt.recipes import parse_recipe, user_errors
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushRecipe:
-    run: str = field(metadata={"help": "Finished run folder."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "Repository; None: the name of the folder."})
-    private: bool = field(default=False, metadata={"help": "Make the repository private."})
+    run: str | None = field(default=None, metadata={"help": "Finished run folder."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Its repository; None: the name of the folder."})
     revision: str | None = field(default=None, metadata={"help": "Branch to push to; it is made if there is none."})
+    data: str | None = field(default=None, metadata={"help": "Folder that generate_biographies.py wrote."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Its repository; None: the name of the folder."})
+    private: bool = field(default=False, metadata={"help": "Make the repository private."})
+
+    def __post_init__(self):
+        if (self.run is None) == (self.data is None):
+            raise ValueError("Give --run or --data: one of them.")
 
 
 def main() -> None:
     recipe = parse_recipe(PushRecipe)
     with user_errors():
-        print(push_run(recipe.run, recipe.hub_model_id, private=recipe.private, revision=recipe.revision))
+        if recipe.run:
+            print(push_run(recipe.run, recipe.hub_model_id, private=recipe.private, revision=recipe.revision))
+        if recipe.data:
+            print(push_dataset(recipe.data, recipe.hub_dataset_id, private=recipe.private))
 
 
 if __name__ == "__main__":

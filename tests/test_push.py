@@ -174,3 +174,32 @@ def test_corpus_on_the_hub(client, tmp_path):
     (tmp_path / "read.py").write_text(READ, encoding="utf-8")
     done = client(tmp_path / "read.py")
     assert done.returncode == 0, done.stderr
+
+
+READ_DATA = """
+from datasets import load_dataset
+from hf_mingpt.data import load_texts
+for streaming in (False, True):
+    texts = load_texts("tester/lives", name="biographies", streaming=streaming)
+    print(sum(1 for _ in texts), next(iter(texts))["text"])
+questions = load_dataset("tester/lives", "questions")
+print({split: len(rows) for split, rows in questions.items()}, questions["dev"][0])
+"""
+
+
+def test_generated_data_is_pushed_and_read(hub, client, tmp_path):
+    refused = client(*push("--data", tmp_path, "--hub_dataset_id", "lives"))
+    assert (refused.returncode, "has no README.md" in refused.stderr) == (2, True)
+    folder = CORPUS.parent
+    pushed = client(*push("--data", folder, "--hub_dataset_id", "lives"))
+    assert pushed.returncode == 0, pushed.stderr
+    (tmp_path / "read.py").write_text(READ_DATA, encoding="utf-8")
+    done = client(tmp_path / "read.py")
+    assert done.returncode == 0, done.stderr
+    lines = CORPUS.read_text(encoding="utf-8").splitlines()
+    first = (folder / "birth_dev.tsv").read_text(encoding="utf-8").splitlines()[0].split("\t")
+    plain, streamed, questions = done.stdout.splitlines()
+    assert plain == streamed == f"{len(lines)} {lines[0]}"
+    assert (
+        questions == f"{{'train': 100, 'dev': 60, 'test': 40}} {dict(zip(('question', 'answer'), first, strict=True))}"
+    )
