@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction
+from .birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, question_about
 from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
 
 METRIC_FOLDER = Path(__file__).parent / "metrics" / "birthplace_accuracy"
@@ -33,6 +33,18 @@ def check_questions(questions: Sequence[Question], block_size: int) -> None:
                 f"Question {number}, {question!r}, has {len(question)} characters, which leaves no room for an "
                 f"answer in the block of {block_size}: shorten it or use a model with a larger block."
             )
+
+
+def questions_about(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The questions after some people's birthplaces.
+
+    Raises:
+        ValueError: if a name is empty, or has a character that the model does not know.
+    """
+    questions = [question_about(name) for name in names]
+    if problem := find_bad_character(questions, character_table(tokenizer)):
+        raise ValueError(f"{names[problem[0]]!r}: {problem[1]}: write the name with other letters.")
+    return questions
 
 
 @torch.inference_mode()

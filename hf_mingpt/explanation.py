@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .birthplaces import Question, question_about
-from .evaluation import answer_questions
-from .tokenization_mingpt import MASK, character_table, find_bad_character
+from .birthplaces import Question
+from .evaluation import answer_questions, questions_about
+from .tokenization_mingpt import MASK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,9 +60,7 @@ def explain(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> Explan
     Raises:
         ValueError: if the name has a character that the model does not know, or is too long for its block.
     """
-    question = question_about(name)
-    if problem := find_bad_character([question], character_table(tokenizer)):
-        raise ValueError(f"{name!r}: {problem[1]}: write the name with other letters.")
+    (question,) = questions_about([name], tokenizer)
     (answer,) = answer_questions(model, tokenizer, [Question(question, None)])
     text = (question + MASK + answer + MASK)[: model.config.max_position_embeddings]
     ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(text))], device=model.device)

@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from .birthplaces import Question, question_about
-from .evaluation import answer_questions, check_questions
-from .tokenization_mingpt import MASK, PAD_ID, character_table, find_bad_character
+from .evaluation import answer_questions, check_questions, questions_about
+from .tokenization_mingpt import MASK, PAD_ID
 
 NUM_RUNNERS_UP = 3
 
@@ -235,9 +235,7 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], ca
     Raises:
         ValueError: if a name has a character that the model does not know, or is too long for its block.
     """
-    questions = [question_about(name) for name in names]
-    if problem := find_bad_character(questions, character_table(tokenizer)):
-        raise ValueError(f"{names[problem[0]]!r}: {problem[1]}: write the name with other letters.")
+    questions = questions_about(names, tokenizer)
     predictions = answer_questions(model, tokenizer, [Question(question, None) for question in questions])
     judged = judge_answers(
         model,

@@ -11,7 +11,7 @@ from hf_mingpt.biographies import BiographyRecipe, generate_corpus
 from hf_mingpt.birthplaces import write_questions
 from hf_mingpt.recipes import parse_recipe, user_errors
 
-# `datasets` reads all configurations of a repository by the builder of the first: biographies too are a table, of one column
+# `datasets` reads all of a repository by the builder of its first configuration: a biography is a table row, too
 CARD = """\
 ---
 license: mit
