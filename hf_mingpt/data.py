@@ -5,6 +5,7 @@ when a step's micro-batches are made, and depends on `(seed, epoch, index)` alon
 """
 
 import itertools
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -259,5 +260,17 @@ def step_loader(
     is_stream = isinstance(steps, StreamedSteps)
     sampler = None if is_stream else range(start, max_steps)
     generator = torch.Generator().manual_seed(0)  # else the loader draws from torch's global one
-    loader = DataLoader(steps, batch_size=None, sampler=sampler, num_workers=num_workers, generator=generator)
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=num_workers,
+        generator=generator,
+        worker_init_fn=_leave_stopping_to_the_main_process,
+    )
     return itertools.islice(loader, start if is_stream else 0, max_steps if is_stream else None)
+
+
+def _leave_stopping_to_the_main_process(worker: int) -> None:
+    """A cluster sends SIGTERM to all processes; the main one still needs the workers until it has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

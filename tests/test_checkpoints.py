@@ -233,6 +233,22 @@ def test_a_killed_script_goes_on(tmp_path, whole, signal_number, code):
     assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+def test_a_signal_to_all_processes_lets_the_main_one_save(tmp_path, whole):
+    """As a cluster sends it; the workers of the loader get it too."""
+    workers = ["--dataloader_num_workers", 2]
+    process = subprocess.Popen(pretrain(tmp_path, *workers), stderr=subprocess.PIPE, start_new_session=True)
+    while not (tmp_path / "checkpoints" / "step-00000004").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 143, error
+    again = pretrain(tmp_path, *workers, "--resume_from_checkpoint", "latest")
+    subprocess.run(again, check=True, capture_output=True)
+    assert losses(tmp_path) == losses(whole)
+    assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
 DIES_WHILE_WRITING = """
 import os, runpy, signal, sys
 import torch
