@@ -185,7 +185,8 @@ def fit_calibration(
         signs: of the answers to questions that the model was not trained on.
         right: (N,) whether each answer is right.
         places, unknown_names: with which the signs were taken.
-        answer_accuracy: the threshold is the lowest at which this share of the answers given is right.
+        answer_accuracy: the threshold is the lowest at which this share of the answers given is right, but at least
+            1/2: what is more likely wrong than right is a guess, however good the others are.
 
     Raises:
         ValueError: if all answers are right, or all wrong.
@@ -207,7 +208,7 @@ def fit_calibration(
     # of the answers from each one's probability up, the share that is right
     accuracies = [(right[probability >= p].mean(), float(p)) for p in np.unique(probability)]
     threshold = min((p for accuracy, p in accuracies if accuracy >= answer_accuracy), default=1.0)
-    return replace(calibration, threshold=threshold)
+    return replace(calibration, threshold=max(threshold, 0.5))
 
 
 class Answer(NamedTuple):

@@ -98,6 +98,10 @@ class TestCalibration:
         with pytest.raises(ValueError, match="10 of 10 answers are right"):
             fit_calibration(signs, np.ones(10, dtype=bool))
 
+    def test_what_is_more_likely_wrong_is_a_guess_however_good_the_others_are(self):
+        signs, right, _ = draw_signs(400)
+        assert fit_calibration(signs, right, answer_accuracy=0.01).threshold == 0.5
+
     def test_an_accuracy_out_of_reach_means_no_answers(self):
         calibration = fit_calibration(Signs(*np.zeros((3, 4))), np.array([True, False, False, False]))
         assert calibration.threshold == 1.0
