@@ -147,7 +147,7 @@ class PretrainRecipe(TrainingRecipe):
     salient_numbers: bool = _flag(True, "Clozes of numbers too, not of names only.")
     context_before: int | None = _flag(None, "Most characters that a cloze keeps before its gap; None: any number.")
     context_after: int | None = _flag(None, "Most characters that it keeps after its gap; None: any number.")
-    long_context_share: float = _flag(0.0, "Share of the clozes that keep up to 24 characters before it and 4 after.")
+    long_context_share: float = _flag(0.0, "Share of the clozes that keep up to 24 and 4 characters instead.")
     questions_file: str | None = _flag(None, "TSV of training questions with answers, read along with the text.")
     questions_share: float = _flag(0.25, "Their share of the examples of each step.")
     model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
@@ -166,6 +166,11 @@ class PretrainRecipe(TrainingRecipe):
         for name in ("context_before", "context_after"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ValueError(f"{name} is {value}: it must not be negative.")
+        if self.long_context_share and (not self.salient_share or None in (self.context_before, self.context_after)):
+            raise ValueError(
+                f"long_context_share is {self.long_context_share}: it is of the clozes of salient_share, and beside "
+                "short contexts: give salient_share, context_before and context_after too."
+            )
         if self.salient_share and self.objective != "span_corruption":
             raise ValueError(f"salient_share {self.salient_share} goes with the objective 'span_corruption' only.")
         if self.questions_file and not 0 < self.questions_share < 1:
@@ -303,7 +308,7 @@ def parse_recipe(
     argv: Sequence[str] | None = None,
     positionals: Sequence[str] = (),
 ) -> Recipe:
-    """Reads a recipe from the command line: `[FILE.yaml] [--preset NAME] [--field value ...]`.
+    """Reads a recipe from the command line: `[positionals] [FILE.yaml] [--preset NAME] [--field value ...]`.
 
     A flag wins over the YAML file, and that over the preset. A mistake ends the program with one sentence and code 2.
 
@@ -342,7 +347,7 @@ def parse_recipe(
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """What stands before the first flag, and the rest."""
-    first_flag = next((i for i, argument in enumerate(argv) if argument.startswith("--")), len(argv))
+    first_flag = next((i for i, argument in enumerate(argv) if argument.startswith("-")), len(argv))
     return list(argv[:first_flag]), list(argv[first_flag:])
 
 

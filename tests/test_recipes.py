@@ -57,6 +57,7 @@ def test_finetuning_presets_are_recipes(name):
         (["--learning_rate", "0"], "learning_rate is 0"),
         (["--seed", "-1"], "seed is -1"),
         (["--dropout", "1"], "dropout is 1"),
+        (["--long_context_share", "0.5"], "give salient_share, context_before and context_after"),
         (["--streaming"], "give max_steps and tokenizer_name"),
         (["--streaming", "--max_steps", "9", "--tokenizer_name", "t", "--dataloader_num_workers", "2"], "takes 0 or 1"),
         (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
@@ -74,6 +75,21 @@ def test_a_missing_yaml_file_is_named(capsys):
     with pytest.raises(SystemExit):
         parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, ["nowhere.yaml"])
     assert "No file at nowhere.yaml" in capsys.readouterr().err
+
+
+def test_what_stands_first_may_do_without_its_flag(capsys):
+    def read(*argv):
+        return parse_recipe(PretrainRecipe, None, argv, positionals=("train_file", "output_dir"))
+
+    assert read("a", "b", "--seed", "3") == read("--seed", "3", "--train_file", "a", "--output_dir", "b")
+    assert read("a", "--output_dir", "b").output_dir == "b"
+    for argv, said in ((["a", "b", "c"], "unrecognized arguments: c"), (["a"], "required: --output_dir")):
+        with pytest.raises(SystemExit):
+            read(*argv)
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        read("-h")
+    assert stop.value.code == 0
 
 
 def test_config_of_a_recipe():
