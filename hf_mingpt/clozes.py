@@ -51,17 +51,25 @@ class SalientSpans(NamedTuple):
     offsets: np.ndarray
 
 
-def find_titles(token_ids: np.ndarray, offsets: np.ndarray, *, title_end: tuple[int, int]) -> np.ndarray:
+def find_titles(
+    token_ids: np.ndarray, offsets: np.ndarray, *, kinds: LetterKinds, title_end: tuple[int, int]
+) -> np.ndarray:
     """Tokens of each document's title with the mark that ends it; 0 if there is none.
+
+    The dot of an initial ends no title: that of "J. R. Tolkien. He wrote." is the whole name.
 
     Args:
         token_ids: the ids of N documents in one flat array.
         offsets: (N + 1,) where each begins and ends.
+        kinds: of the vocabulary.
         title_end: the ids of the two characters that end a title: of "." and " ".
     """
-    ends = np.flatnonzero((token_ids[:-1] == title_end[0]) & (token_ids[1:] == title_end[1])) + 2
     starts = offsets[:-1]
-    first = np.append(ends, len(token_ids) + 1)[np.searchsorted(ends, starts + 2)]
+    dots = np.flatnonzero((token_ids[:-1] == title_end[0]) & (token_ids[1:] == title_end[1]))
+    alone = np.isin(dots - 1, starts) | ~kinds.word[token_ids[dots - 2]]  # one character is all there is before the dot
+    initial = alone & kinds.upper[token_ids[dots - 1]] & ~np.isin(dots, starts)
+    dots = dots[~initial]
+    first = np.append(dots + 2, len(token_ids) + 1)[np.searchsorted(dots, starts)]
     return np.where(first <= offsets[1:], first - starts, 0)
 
 

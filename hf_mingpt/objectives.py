@@ -130,7 +130,7 @@ class SalientCorruption(SpanCorruption):
 
     def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
         ids, offsets = examples
-        titles = find_titles(ids, offsets, title_end=self.title_end)
+        titles = find_titles(ids, offsets, kinds=self.kinds, title_end=self.title_end)
         spans = find_salient_spans(
             ids, offsets, titles, kinds=self.kinds, title_end=self.title_end, numbers=self.numbers
         )

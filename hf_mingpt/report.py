@@ -6,6 +6,7 @@ References: Guo et al. 2017, arXiv:1706.04599 (calibration error); Geifman and E
 coverage).
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,10 +86,14 @@ def bootstrap_intervals(
 
 def find_biographies(questions: Sequence[Question], documents: Sequence[str]) -> list[str | None]:
     """The document whose title is the name that is asked for, if there is one, for each question."""
-    by_title: dict[str, str] = {}
+    names = [name_asked(question.question) for question in questions]
+    asked, by_title = set(names), dict[str, str]()
     for document in documents:
-        by_title.setdefault(document.split(". ", 1)[0], document)
-    return [by_title.get(name_asked(question.question)) for question in questions]
+        openings = (document[: stop.start()] for stop in re.finditer(r"\. ", document))  # also to the dots of initials
+        title = next((opening for opening in openings if opening in asked), None)
+        if title:
+            by_title.setdefault(title, document)
+    return [by_title.get(name) for name in names]
 
 
 def split_accuracy(

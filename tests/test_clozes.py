@@ -1,5 +1,7 @@
 """Clozes: what counts as salient, and what is cut around it."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +23,7 @@ def flatten(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
 def titles_and_spans(texts: list[str], *, numbers: bool = True):
     flat, offsets = flatten(texts)
     title_end = (ord("."), ord(" "))
-    titles = find_titles(flat, offsets, title_end=title_end)
+    titles = find_titles(flat, offsets, kinds=KINDS, title_end=title_end)
     return titles, find_salient_spans(flat, offsets, titles, kinds=KINDS, title_end=title_end, numbers=numbers)
 
 
@@ -76,6 +78,23 @@ class TestSalientSpans:
         assert spans.offsets.tolist() == [0, 1, 2, 3, 3]
         assert spans.lengths.tolist() == [3, 4, 5]
 
+    @pytest.mark.parametrize(
+        ("text", "title"),
+        [
+            ("A. F. Kidd. A. F. Kidd wrote.", "A. F. Kidd. "),
+            ("J.C. Patterson. He", "J.C. Patterson. "),
+            ("Asa G. Yancey, Sr. He", "Asa G. Yancey, Sr. "),
+            ("Ada B. wrote. She", "Ada B. wrote. "),
+            ("a. X", "a. "),
+            ("7. X", "7. "),
+            ("A. ", ""),
+            (". X", ". "),
+        ],
+    )
+    def test_the_dot_of_an_initial_ends_no_title(self, text, title):
+        for before in ("", "B", "Bo", "B."):  # in the array, where it is no matter
+            assert titles_and_spans([before, text])[0][1] == len(title)
+
     def test_a_title_does_not_end_in_the_next_document(self):
         assert titles_and_spans(["Ada.", " Bob. x"])[0].tolist() == [0, 6]
 
@@ -126,7 +145,8 @@ class TestClozes:
         if possible:
             context, after, span, end = row.split("⁇")
             assert end == ""
-            title = text[: text.index(". ") + 2] if ". " in text else ""
+            stop = re.search(r"(?<![^A-Za-z0-9\-][A-Z])(?<!^[A-Z])\. ", text)  # of no initial
+            title = text[: stop.end()] if stop else ""
             assert context.startswith(title)
             assert context[len(title) :] + span + after in text
             assert span in salient(text)
@@ -135,12 +155,12 @@ class TestClozes:
 def test_rows_of_different_documents_stack():
     first = move_spans(np.array([0]), Spans(np.array([4]), np.array([1]), np.array([2])))
     second, _ = cut_clozes(
-        *flatten(["A. b Cd"])[1:],
-        *titles_and_spans(["A. b Cd"]),
+        *flatten(["a. b Cd"])[1:],
+        *titles_and_spans(["a. b Cd"]),
         np.zeros((1, 3)),
         block_size=48,
         max_context=np.array([[9, 9]]),
     )
     rows = stack_pieces([first, second.shift(4)])
-    joined = join_pieces(ids("wxyz" + "A. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)
-    np.testing.assert_array_equal(joined, [ids("w⁇z⁇xy□□"), ids("A. ⁇⁇Cd⁇")])
+    joined = join_pieces(ids("wxyz" + "a. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)
+    np.testing.assert_array_equal(joined, [ids("w⁇z⁇xy□□"), ids("a. ⁇⁇Cd⁇")])
