@@ -175,18 +175,24 @@ def fit_calibration(
     signs: Signs,
     right: np.ndarray,
     *,
+    of_invented: Signs | None = None,
     places: Sequence[str] = (),
     unknown_names: Sequence[str] = (),
     answer_accuracy: float = 0.8,
+    false_answers: float = 0.1,
 ) -> Calibration:
     """Fits the probability, and the threshold.
+
+    The threshold is the lowest at which `answer_accuracy` of the answers given are right and at most `false_answers` of
+    the invented names are answered; but at least 1/2: what is more likely wrong than right is a guess.
 
     Args:
         signs: of the answers to questions that the model was not trained on.
         right: (N,) whether each answer is right.
+        of_invented: of the answers about people who do not exist; None: the threshold looks at real ones only.
         places, unknown_names: with which the signs were taken.
-        answer_accuracy: the threshold is the lowest at which this share of the answers given is right, but at least
-            1/2: what is more likely wrong than right is a guess, however good the others are.
+        answer_accuracy: share of the answers given that shall be right.
+        false_answers: share of the invented names that may be answered.
 
     Raises:
         ValueError: if all answers are right, or all wrong.
@@ -207,8 +213,12 @@ def fit_calibration(
     probability = calibration.probability(signs)
     # of the answers from each one's probability up, the share that is right
     accuracies = [(right[probability >= p].mean(), float(p)) for p in np.unique(probability)]
-    threshold = min((p for accuracy, p in accuracies if accuracy >= answer_accuracy), default=1.0)
-    return replace(calibration, threshold=max(threshold, 0.5))
+    threshold = max(0.5, min((p for accuracy, p in accuracies if accuracy >= answer_accuracy), default=1.0))
+    if of_invented is not None:
+        surest = np.sort(calibration.probability(of_invented))[::-1]
+        not_given = surest[int(false_answers * len(surest)) :]  # of these none may be
+        threshold = max([threshold, *np.nextafter(not_given[:1], 1.0).tolist()])
+    return replace(calibration, threshold=threshold)
 
 
 class Answer(NamedTuple):

@@ -7,7 +7,8 @@
         --train_file runs/folds/fold-0/train.tsv --corpus_file wiki.txt --output_dir runs/fast
 
 Writes calibration.json: into the run that it was learnt from, or, with --output_dir, into one that was trained in the
-same way on all questions. `ask.py` and `evaluate_birthplaces.py` find it there.
+same way on all questions. `ask.py` and `evaluate_birthplaces.py` find it there. What that run says of invented people
+helps to choose the threshold under which the honest answer is "I don't know".
 """
 
 from dataclasses import asdict, dataclass, field
@@ -16,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from accelerate import PartialState
 
-from hf_mingpt.birthplaces import invent_names, name_asked, read_questions
+from hf_mingpt.birthplaces import Question, invent_names, name_asked, question_about, read_questions
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions, check_questions
-from hf_mingpt.honesty import check_right_and_wrong, fit_calibration, judge_answers
+from hf_mingpt.honesty import Signs, check_right_and_wrong, fit_calibration, judge_answers
 from hf_mingpt.hub import CALIBRATION_FILE, load_run, write_json
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.report import score_honesty
@@ -34,9 +35,16 @@ class CalibrationRecipe:
     output_dir: str | None = field(default=None, metadata={"help": "Run folder to write into; None: that run's."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace a calibration that is there."})
     answer_accuracy: float = field(default=0.8, metadata={"help": "Share of the answers given that shall be right."})
+    false_answers: float = field(default=0.1, metadata={"help": "Share of the invented names that may be answered."})
+    num_invented_names: int = field(default=200, metadata={"help": "Invented names to see that share on."})
     num_unknown_names: int = field(default=32, metadata={"help": "Invented names that answers are compared with."})
     seed: int = field(default=0, metadata={"help": "Of the invented names."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+
+    def __post_init__(self):
+        for name in ("answer_accuracy", "false_answers"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {share}: it is a share, from 0 to 1.")
 
 
 def main() -> None:
@@ -53,21 +61,37 @@ def main() -> None:
             raise ValueError(f"{sorted(shared)[0]!r} is in both files: what was trained on says nothing. Hold it out.")
         names = [name_asked(question) for question, _ in [*train, *questions]]
         documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else []
-        unknown_names = invent_names(names, recipe.num_unknown_names, seed=recipe.seed, documents=documents)
-        model, tokenizer = load_run(recipe.model_name_or_path)
-        check_questions(questions, model.config.max_position_embeddings)
-    model.to(PartialState(cpu=recipe.use_cpu).device).eval()
+        number = recipe.num_unknown_names + recipe.num_invented_names
+        made_up = invent_names(names, number, seed=recipe.seed, documents=documents)
+        unknown_names, invented = made_up[: recipe.num_unknown_names], made_up[recipe.num_unknown_names :]
+        held_out_run = load_run(recipe.model_name_or_path)
+        run = load_run(recipe.output_dir) if recipe.output_dir else held_out_run
+        for model, _ in (held_out_run, run):
+            check_questions(questions, model.config.max_position_embeddings)
+            model.to(PartialState(cpu=recipe.use_cpu).device).eval()
 
-    predictions = answer_questions(model, tokenizer, questions, progress=True)
+    predictions = answer_questions(*held_out_run, questions, progress=True)
     right = np.array([p == question.answer for p, question in zip(predictions, questions, strict=True)])
     with user_errors():
         check_right_and_wrong(right)
     comparison = {"places": sorted({str(question.answer) for question in train}), "unknown_names": unknown_names}
-    asked = [question for question, _ in questions]
-    judged = judge_answers(model, tokenizer, asked, predictions, **comparison, progress=True)
-    calibration = fit_calibration(judged.signs, right, **comparison, answer_accuracy=recipe.answer_accuracy)
+
+    def take_signs(run, asked: list[Question], predictions: list[str]) -> Signs:
+        questions = [question for question, _ in asked]
+        return judge_answers(*run, questions, predictions, **comparison, progress=True).signs
+
+    signs = take_signs(held_out_run, questions, predictions)
+    about_nobody = [Question(question_about(name), None) for name in invented]
+    calibration = fit_calibration(
+        signs,
+        right,
+        of_invented=take_signs(run, about_nobody, answer_questions(*run, about_nobody)) if invented else None,
+        **comparison,
+        answer_accuracy=recipe.answer_accuracy,
+        false_answers=recipe.false_answers,
+    )
     write_json(path, asdict(calibration))
-    scores = score_honesty(calibration.probability(judged.signs), right, calibration.threshold)
+    scores = score_honesty(calibration.probability(signs), right, calibration.threshold)
     print(
         f"Wrote {path}: {right.sum()} of {len(right)} right; threshold {calibration.threshold:.2f}; on these questions:"
     )

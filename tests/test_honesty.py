@@ -102,6 +102,15 @@ class TestCalibration:
         signs, right, _ = draw_signs(400)
         assert fit_calibration(signs, right, answer_accuracy=0.01).threshold == 0.5
 
+    def test_few_invented_names_are_answered(self):
+        signs, right, _ = draw_signs(400)
+        invented, _, _ = draw_signs(50, seed=2)
+        for share in (0.0, 0.1, 1.0):
+            calibration = fit_calibration(signs, right, of_invented=invented, answer_accuracy=0, false_answers=share)
+            probability = calibration.probability(invented)
+            given = (probability >= calibration.threshold).sum()
+            assert given == min(int(share * 50), (probability >= 0.5).sum())
+
     def test_an_accuracy_out_of_reach_means_no_answers(self):
         calibration = fit_calibration(Signs(*np.zeros((3, 4))), np.array([True, False, False, False]))
         assert calibration.threshold == 1.0

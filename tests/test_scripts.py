@@ -159,7 +159,47 @@ def test_calibration_needs_questions_that_were_held_out(home, tmp_path):
     for questions, message in ((train, "is in both files"), (dev, "0 of 8 answers are right")):
         done = script("calibrate.py", *run, "--questions_file", questions)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    done = script("calibrate.py", *run, "--questions_file", dev, "--false_answers", 10)
+    assert (done.returncode, "false_answers is 10.0: it is a share" in done.stderr) == (2, True), done.stderr
     assert not (home / "pretrained/calibration.json").exists()
+
+
+def test_calibration_learns_from_right_and_wrong_answers(home, tmp_path):
+    run, train = tmp_path / "run", home / "data/birth_places_train.tsv"
+    shutil.copytree(home / "finetuned", run)
+    data = ["--model_name_or_path", home / "finetuned", "--use_cpu", "--questions_file"]
+    works("evaluate_birthplaces.py", *data, home / "data/birth_dev.tsv", "--output_dir", tmp_path / "dev")
+    asked = [line.split("\t")[0] for line in (home / "data/birth_dev.tsv").read_text().splitlines()]
+    said = (tmp_path / "dev/predictions.txt").read_text().splitlines()
+    assert all(said)
+    held_out = tmp_path / "held_out.tsv"  # with what it says itself for half of the answers
+    answers = [answer if i % 2 else "Elsewhere" for i, answer in enumerate(said)]
+    held_out.write_text("".join(f"{pair[0]}\t{pair[1]}\n" for pair in zip(asked, answers, strict=True)))
+    options = ["--train_file", train, "--output_dir", run, "--num_unknown_names", 5, "--num_invented_names", 10]
+    shown = works("calibrate.py", *data, held_out, *options)
+    assert "4 of 8 right" in shown
+    calibration = json.loads((run / "calibration.json").read_text())
+    assert calibration["fitted_on"] == 8
+    assert len(calibration["unknown_names"]) == 5
+    again = script("calibrate.py", *data, held_out, *options)
+    assert (again.returncode, "give --overwrite_output_dir" in again.stderr) == (2, True)
+
+
+def test_several_runs_answer_together(home, tmp_path):
+    data, train = home / "data/birth_dev.tsv", home / "data/birth_places_train.tsv"
+    run = ["--questions_file", data, "--train_file", train, "--output_dir", tmp_path / "all", "--use_cpu"]
+    shown = works("ensemble.py", home / "finetuned", home / "scratch", *run)
+    assert "| ensemble | " in shown
+    report = json.loads((tmp_path / "all/report.json").read_text())
+    assert report["results"]["ensemble"]["total"] == 8
+    said = (tmp_path / "all/predictions.txt").read_text().splitlines()
+    assert len(said) == 8
+    distilled = (tmp_path / "all/distilled.tsv").read_text()
+    assert distilled.startswith(train.read_text())
+    assert len(distilled.splitlines()) == 12 + sum(map(bool, said))
+    for runs, message in (([home / "finetuned"], "1 runs: an ensemble"), ([home, home], "holds predictions")):
+        done = script("ensemble.py", *runs, *run)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
 
 
 def test_questions_without_answers_get_predictions(home, tmp_path):

@@ -1,0 +1,88 @@
+"""Asks several minGPTs, and gives the answer that they together find likeliest.
+
+    python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_dev.tsv \
+        --output_dir runs/ensemble
+
+Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json: the accuracy
+of each run, and of all together. With --train_file also distilled.tsv: the training questions, then those of the file
+with the ensemble's answers to them. Of these one model is distilled:
+
+    python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_test_inputs.tsv \
+        --train_file birth_places_train.tsv --output_dir runs/teachers
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset fast \
+        --questions_file runs/teachers/distilled.tsv --output_dir runs/distilled
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hf_mingpt.birthplaces import read_questions, write_questions
+from hf_mingpt.ensemble import choose_together, label_questions
+from hf_mingpt.evaluation import (
+    accuracy,
+    answer_questions,
+    baselines,
+    check_questions,
+    file_record,
+    format_table,
+    write_predictions,
+)
+from hf_mingpt.hub import load_run, run_record, write_json
+from hf_mingpt.recipes import parse_recipe, split_arguments, user_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleRecipe:
+    questions_file: str = field(metadata={"help": "TSV of questions, with or without answers."})
+    output_dir: str = field(metadata={"help": "Where to write."})
+    train_file: str | None = field(default=None, metadata={"help": "Training TSV, to distil with and to compare with."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace predictions that are there."})
+    batch_size: int = field(default=128, metadata={"help": "Questions answered at once."})
+    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+
+
+def main() -> None:
+    names, flags = split_arguments(sys.argv[1:])
+    recipe = parse_recipe(EnsembleRecipe, argv=flags)
+    folder = Path(recipe.output_dir)
+    with user_errors():
+        if len(names) < 2:
+            raise ValueError(f"{len(names)} runs: an ensemble has two or more, named before the flags.")
+        if (folder / "predictions.txt").exists() and not recipe.overwrite_output_dir:
+            raise ValueError(
+                f"{folder} holds predictions: choose another --output_dir, or give --overwrite_output_dir."
+            )
+        questions = read_questions(recipe.questions_file)
+        train = read_questions(recipe.train_file, answers=True) if recipe.train_file else None
+        runs = [load_run(name) for name in names]
+        for model, _ in runs:
+            check_questions(questions, model.config.max_position_embeddings)
+    device = PartialState(cpu=recipe.use_cpu).device
+    for model, _ in runs:
+        model.to(device).eval()
+
+    predictions = [answer_questions(*run, questions, batch_size=recipe.batch_size, progress=True) for run in runs]
+    asked = [question for question, _ in questions]
+    chosen = choose_together(runs, asked, predictions, progress=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(folder / "predictions.txt", chosen)
+    print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
+    if train:
+        labelled = label_questions(train, asked, chosen)
+        write_questions(folder / "distilled.tsv", labelled)
+        print(f"Wrote {folder / 'distilled.tsv'}: {len(train)} training questions and {len(labelled) - len(train)} more.")
+    if questions[0].answer is not None:
+        references = [question.answer for question in questions]
+        rows = {name: accuracy(answers, references) for name, answers in zip(names, predictions, strict=True)}
+        rows["ensemble"] = accuracy(chosen, references)
+        rows |= baselines(train, references)
+        content = {"questions": file_record(recipe.questions_file), "results": rows, **run_record()}
+        write_json(folder / "report.json", content)
+        print(format_table(rows))
+
+
+if __name__ == "__main__":
+    main()
