@@ -3,9 +3,9 @@
     python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_dev.tsv \
         --output_dir runs/ensemble
 
-Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json: the accuracy
-of each run, and of all together. With --train_file also distilled.tsv: the training questions, then those of the file
-with the ensemble's answers to them. Of these one model is distilled:
+Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json: the
+accuracy of each run, and of all together. With --train_file also distilled.tsv: the training questions, then those of
+the file with the ensemble's answers to them. Of these one model is distilled:
 
     python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_test_inputs.tsv \
         --train_file birth_places_train.tsv --output_dir runs/teachers
@@ -73,7 +73,9 @@ def main() -> None:
     if train:
         labelled = label_questions(train, asked, chosen)
         write_questions(folder / "distilled.tsv", labelled)
-        print(f"Wrote {folder / 'distilled.tsv'}: {len(train)} training questions and {len(labelled) - len(train)} more.")
+        print(
+            f"Wrote {folder / 'distilled.tsv'}: {len(train)} training questions and {len(labelled) - len(train)} more."
+        )
     if questions[0].answer is not None:
         references = [question.answer for question in questions]
         rows = {name: accuracy(answers, references) for name, answers in zip(names, predictions, strict=True)}

@@ -1,18 +1,21 @@
 """A Hugging Face Hub on loopback: as much of its protocol as the unmodified client needs to push and to load.
 
 Repositories of models and datasets with commits, branches and private ones; small text goes into commits, all else by
-Git LFS. Everything is in memory. Protocol: huggingface_hub 2.4, https://huggingface.co/docs/hub/api.
+Git LFS, into memory, or by Xet, into a folder, which the client's hf_xet takes for its storage server. Protocol:
+huggingface_hub 2.4, https://huggingface.co/docs/hub/api, https://huggingface.co/docs/xet.
 """
 
 import base64
 import hashlib
 import json
 import re
+import struct
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 
 TOKEN, USER = "hf_test_token", "tester"
@@ -28,22 +31,24 @@ class Refusal(Exception):
 
 
 class File(NamedTuple):
-    """A file of a commit; `sha256` only if it came by LFS."""
+    """A file of a commit; `sha256` only if it came by LFS or Xet, and then by Xet if it has a `xet_hash`."""
 
     content: bytes
+    size: int
     sha256: str | None = None
+    xet_hash: str | None = None
 
     @property
     def oid(self) -> str:
         """Git's name of what the repository holds: of the file, or of the LFS pointer to it."""
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.size}\n"
         blob = pointer.encode() if self.sha256 else self.content
         return hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
 
     def listed(self, path: str) -> dict[str, Any]:
-        entry = {"type": "file", "path": path, "size": len(self.content), "oid": self.oid}
+        entry = {"type": "file", "path": path, "size": self.size, "oid": self.oid}
         if self.sha256:
-            entry["lfs"] = {"oid": self.sha256, "size": len(self.content), "pointerSize": 134}
+            entry["lfs"] = {"oid": self.sha256, "size": self.size, "pointerSize": 134}
         return entry
 
 
@@ -69,14 +74,50 @@ class Repository:
 
 
 class Hub:
-    """The state of the server. Set `refuse_commits` to have it break down at the end of every push."""
+    """The state of the server. Set `refuse_commits` to have it break down at the end of every push.
 
-    def __init__(self):
+    Args:
+        store: an empty folder for what comes by Xet.
+    """
+
+    def __init__(self, store: Path):
         self.repositories: dict[tuple[str, str], Repository] = {}
-        self.uploads: dict[str, bytes] = {}
+        self.store = store
+        self.uploads: dict[str, bytes] = {}  # by LFS, by sha256
         self.requests: list[str] = []
         self.refuse_commits = False
         self.lock = threading.RLock()
+
+    @property
+    def store_address(self) -> str:
+        return f"local://{self.store}"
+
+    def stored(self) -> dict[str, tuple[str, int]]:
+        """Of each file that came by Xet its hash there and its bytes, by sha256."""
+        shards = self.store.glob("xet/xorbs/shards/*.mdb")
+        return {
+            sha256: (xet_hash, size) for shard in shards for sha256, xet_hash, size in read_shard(shard.read_bytes())
+        }
+
+
+_FAR_FUTURE = 4_000_000_000  # seconds since 1970
+_RECORD, _HAS_VERIFICATION, _HAS_SHA256 = 48, 1 << 31, 1 << 30
+
+
+def read_shard(shard: bytes) -> Iterator[tuple[str, str, int]]:
+    """The files that a shard, Xet's index of what was uploaded, lists: sha256, Xet's hash, and bytes."""
+
+    def hash_at(place: int) -> str:
+        return "".join(f"{part:016x}" for part in struct.unpack_from("<4Q", shard, place))
+
+    place = _RECORD  # after the header
+    while shard[place : place + 32] != b"\xff" * 32:
+        xet_hash, (flags, segments) = hash_at(place), struct.unpack_from("<II", shard, place + 32)
+        sizes = [struct.unpack_from("<I", shard, place + (1 + i) * _RECORD + 36)[0] for i in range(segments)]
+        place += _RECORD * (1 + segments * (2 if flags & _HAS_VERIFICATION else 1))
+        if flags & _HAS_SHA256:
+            yield hash_at(place), xet_hash, sum(sizes)
+            place += _RECORD
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -216,20 +257,30 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.uploads[sha256] = self.body
         self.answer()
 
+    def give_xet_token(self, kind: str, name: str, use: str) -> None:
+        self.repository(kind, name, write=use == "write")
+        access = {"casUrl": self.hub.store_address, "accessToken": "xet", "exp": _FAR_FUTURE}
+        names = ("X-Xet-Cas-Url", "X-Xet-Access-Token", "X-Xet-Token-Expiration")
+        self.answer(access, headers=dict(zip(names, map(str, access.values()), strict=True)))
+
     def commit(self, kind: str, name: str, revision: str) -> None:
         repository = self.repository(kind, name, write=True)
         if self.hub.refuse_commits:
             raise Refusal(503, "out of order")
+        stored = self.hub.stored()
         files = dict(repository.commits[repository.resolve(revision)])
         for line in self.body.splitlines()[1:]:
             operation = json.loads(line)
             value = operation["value"]
             if operation["key"] == "file":
-                files[value["path"]] = File(base64.b64decode(value["content"]))
+                content = base64.b64decode(value["content"])
+                files[value["path"]] = File(content, len(content))
             elif operation["key"] == "lfsFile":
-                if value["oid"] not in self.hub.uploads:
+                sha256, content = value["oid"], self.hub.uploads.get(value["oid"], b"")
+                if sha256 not in self.hub.uploads and sha256 not in stored:
                     raise Refusal(400, f"{value['path']} was never uploaded")
-                files[value["path"]] = File(self.hub.uploads[value["oid"]], value["oid"])
+                xet_hash, size = stored.get(sha256, (None, len(content)))
+                files[value["path"]] = File(content, size, sha256, xet_hash)
             elif operation["key"] == "deletedFile":
                 files.pop(value["path"], None)
         commit = repository.commit(revision, files)
@@ -247,8 +298,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         # The client takes size and hash from a redirect only if it leads to another host.
         port = self.server.server_address[1]
-        headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
+        headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
         headers |= {"Location": f"http://localhost:{port}/lfs/{file.sha256}"}
+        if file.xet_hash:
+            token = f"{self.base}/api/{kind or 'models/'}{name}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": file.xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
         self.answer(status=302, headers=headers)
 
     def download_upload(self, sha256: str) -> None:
@@ -271,6 +325,7 @@ ROUTES: list[tuple[set[str], str, Callable[..., None]]] = [
     ({"POST"}, _REPO + r"/branch/(?P<branch>[^/]+)", Handler.create_branch),
     ({"POST"}, _REPO + r"/preupload/(?P<revision>[^/]+)", Handler.preupload),
     ({"POST"}, _REPO + r"/commit/(?P<revision>[^/]+)", Handler.commit),
+    ({"GET"}, _REPO + r"/xet-(?P<use>read|write)-token/.+", Handler.give_xet_token),
     ({"POST"}, _PLAIN + r"\.git/info/lfs/objects/batch", Handler.negotiate_uploads),
     ({"PUT"}, r"/lfs/(?P<sha256>\w{64})", Handler.upload),
     ({"GET", "HEAD"}, r"/lfs/(?P<sha256>\w{64})", Handler.download_upload),
@@ -279,9 +334,9 @@ ROUTES: list[tuple[set[str], str, Callable[..., None]]] = [
 
 
 @contextmanager
-def serve() -> Iterator[tuple[Hub, str]]:
-    """A Hub on a free port of this machine, and its address."""
-    hub = Hub()
+def serve(store: Path) -> Iterator[tuple[Hub, str]]:
+    """A Hub on a free port of this machine, which keeps what comes by Xet in a folder, and its address."""
+    hub = Hub(store)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -22,8 +22,8 @@ RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device"
 
 
 @pytest.fixture
-def hub():
-    with serve() as (hub, address):
+def hub(tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("store")) as (hub, address):
         hub.address = address
         yield hub
 
@@ -41,12 +41,21 @@ def run_folder(tmp_path, tokenizer):
 
 
 @pytest.fixture
-def client(hub, tmp_path):
+def storage() -> str:
+    return "lfs"
+
+
+both_storages = pytest.mark.parametrize("storage", ["lfs", "xet"])
+
+
+@pytest.fixture
+def client(hub, tmp_path, storage):
     """Runs Python as a user of that Hub would, with the user's token."""
 
     def run(*command, token: str | None = TOKEN) -> subprocess.CompletedProcess:
-        env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-        env |= {"HF_HUB_OFFLINE": "0", "HF_TOKEN": token or "", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+        env |= {"HF_HUB_DISABLE_XET": "0" if storage == "xet" else "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
+        env |= {"HF_HUB_DISABLE_TELEMETRY": "1"}
         return subprocess.run(
             [sys.executable, *map(str, command)], capture_output=True, text=True, check=False, env=env, cwd=tmp_path
         )
@@ -70,7 +79,8 @@ print(ascii(write("Where was Ada born?", max_new_tokens=8, do_sample=False)[0]["
 """
 
 
-def test_what_is_pushed_is_what_is_loaded(hub, client, run_folder, tokenizer):
+@both_storages
+def test_what_is_pushed_is_what_is_loaded(hub, client, run_folder, tokenizer, storage):
     done = client(*push("--run", run_folder, "--hub_model_id", "tester/ada", "--private"))
     assert done.returncode == 0, done.stderr
     assert f"{hub.address}/tester/ada/commit/" in done.stdout
@@ -92,6 +102,9 @@ def test_what_is_pushed_is_what_is_loaded(hub, client, run_folder, tokenizer):
     model = small_model("rope", vocab_size=len(tokenizer))
     written = model.generate(**ids, max_new_tokens=8, do_sample=False, eos_token_id=1)
     assert loaded.stdout.splitlines()[-1] == ascii(tokenizer.decode(written[0], skip_special_tokens=True))
+    by_lfs = [request for request in hub.requests if "/lfs/" in request and not request.startswith("HEAD")]
+    by_xet = [request for request in hub.requests if "/xet-write-token/" in request or "/xet-read-token/" in request]
+    assert (bool(by_lfs), len(by_xet)) == ((False, 2) if storage == "xet" else (True, 0))
     assert client("-c", LOAD, "tester/ada", token=None).returncode != 0  # it is private
 
 
@@ -120,6 +133,7 @@ def test_a_calibrated_run_is_asked_from_the_hub(client, run_folder):
     assert "then: " in done.stdout
 
 
+@both_storages
 def test_a_push_that_fails_loses_nothing_and_can_be_repeated(hub, client, run_folder):
     before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file() and path.name != "README.md"}
     hub.refuse_commits = True

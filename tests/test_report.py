@@ -65,7 +65,9 @@ class TestReport:
     def test_the_text_is_found_by_its_title(self):
         assert find_biographies(ASKED, TEXTS) == [*TEXTS, None]
         initials = Question("Where was A. F. Kidd born?", "Bonn")
-        assert find_biographies([initials], ["A. F. Ek. x", "A. F. Kidd. A. F. Kidd. y"]) == ["A. F. Kidd. A. F. Kidd. y"]
+        assert find_biographies([initials], ["A. F. Ek. x", "A. F. Kidd. A. F. Kidd. y"]) == [
+            "A. F. Kidd. A. F. Kidd. y"
+        ]
 
     def test_accuracy_is_split_by_place_and_text(self):
         right = np.array([True, False, True, False])
