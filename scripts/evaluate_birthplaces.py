@@ -115,10 +115,10 @@ def answer(model, tokenizer, questions: list[Question], recipe: EvaluationRecipe
 
 def judge(model, tokenizer, questions, predictions, calibration: Calibration, state: PartialState) -> np.ndarray:
     """How likely each answer is right, each process its share."""
-    pairs = [(question, prediction) for (question, _), prediction in zip(questions, predictions, strict=True)]
-    with state.split_between_processes(pairs) as share:
+    with state.split_between_processes(list(zip(questions, predictions, strict=True))) as share:
         comparison = {"places": calibration.places, "unknown_names": calibration.unknown_names}
-        asked, said = zip(*share, strict=True)
+        asked = [question for (question, _), _ in share]
+        said = [prediction for _, prediction in share]
         mine = judge_answers(model, tokenizer, asked, said, **comparison, progress=state.is_main_process)
     return calibration.probability(Judgement.join(gather_object([mine])).signs)
 

@@ -266,14 +266,21 @@ def test_two_processes_learn_what_one_learns(home, tmp_path, optim):
     )
 
 
-def test_two_processes_answer_what_one_answers(home, tmp_path):
-    run = ["--model_name_or_path", home / "finetuned", "--questions_file", home / "data/birth_places_train.tsv"]
-    works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "one", "--use_cpu")
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "two", "--use_cpu", launcher=two)
-    one, two = ((tmp_path / name / "predictions.txt").read_text() for name in ("one", "two"))
-    assert one == two
-    assert len(one.splitlines()) == 12
+@pytest.mark.parametrize(("questions", "processes"), [(7, 3), (2, 3)])
+def test_several_processes_answer_what_one_answers(home, calibrated, tmp_path, questions, processes):
+    lines = (home / "data/birth_places_train.tsv").read_text().splitlines(keepends=True)
+    asked = tmp_path / "asked.tsv"
+    asked.write_text("".join(lines[:questions]))
+    run = ["--model_name_or_path", calibrated, "--questions_file", asked, "--num_invented_names", 2, "--use_cpu"]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "one")
+    works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "several", launcher=several)
+    one, other = ((tmp_path / name / "predictions.txt").read_text() for name in ("one", "several"))
+    assert one == other
+    assert len(one.splitlines()) == questions
+    one, other = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "several"))
+    assert one["results"] == other["results"]
+    assert one["honesty"]["probabilities"] == other["honesty"]["probabilities"]
 
 
 class TestBadInput:
