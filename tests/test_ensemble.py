@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hf_mingpt import ensemble
 from hf_mingpt.birthplaces import Question
 from hf_mingpt.ensemble import choose_together, label_questions
 from hf_mingpt.honesty import score_answers
@@ -28,6 +29,12 @@ def test_the_answer_with_the_greatest_mean_probability_is_taken(runs):
     chosen = choose_together([*runs, runs[0]], QUESTIONS, [[place] * 2 for place in places])
     weighted = 2 * probabilities[0] + probabilities[1]
     assert chosen == [places[k] for k in weighted.argmax(axis=1)]
+
+
+def test_one_that_is_sure_outweighs_one_that_is_not(runs, monkeypatch):
+    probabilities = {id(runs[0][0]): [0.9, 0.05], id(runs[1][0]): [1e-6, 0.06]}  # of Bonn and Rome
+    monkeypatch.setattr(ensemble, "score_answers", lambda model, *_: np.log([probabilities[id(model)]]))
+    assert choose_together(runs, QUESTIONS[:1], [["Bonn"], ["Rome"]]) == ["Bonn"]
 
 
 def test_what_is_empty_or_has_no_end_is_taken_last(runs):

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from hf_mingpt.birthplaces import Question
-from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.honesty import (
     Calibration,
     Judgement,
@@ -47,13 +45,13 @@ class TestScores:
 
 class TestJudgement:
     def test_signs(self, model, tokenizer):
-        predictions = answer_questions(model, tokenizer, [Question(question, None) for question in QUESTIONS])
-        found = judge_answers(model, tokenizer, QUESTIONS, predictions, places=PLACES, unknown_names=["Ada"])
+        found = judge_answers(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], places=PLACES, unknown_names=["Ada"])
         assert found.shares.shape == (2, 4)
         np.testing.assert_allclose(found.shares.sum(axis=1), 1)
         assert (found.signs.entropy >= 0).all()
         assert (found.signs.log_probability <= 0).all()
-        assert found.signs.contrast[0] == pytest.approx(0, abs=1e-4)  # it was asked about that name
+        ada, zoe = score_answers(model, tokenizer, QUESTIONS, ["Bonn", "Rome"])
+        assert found.signs.contrast == pytest.approx([0, zoe[1] - ada[1]], abs=1e-4)  # the unknown name was asked about
 
     def test_do_not_depend_on_the_other_questions(self, model, tokenizer):
         options = {"places": PLACES, "unknown_names": ["Byron", "Bo"]}
