@@ -8,6 +8,7 @@ metrics.jsonl, and the model card as README.md. What is pushed is that folder.
 import dataclasses
 import json
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -95,15 +96,21 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def run_record() -> dict[str, Any]:
-    """With what a run was made: command, date, versions, commit of the code."""
+    """With what a run was made: command (of absolute paths the last part), date, versions, commit of the code."""
     git = ["git", "-C", str(_HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).replace(str(Path.home()), "~"),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])]),
         "date": date.today().isoformat(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "commit": commit or None,
     }
+
+
+def _without_folders(argument: str) -> str:
+    """An argument of a command without what it says of the machine: cards are for the public."""
+    flag, equals, value = argument.rpartition("=")
+    return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
 def finish_run(

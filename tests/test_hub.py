@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_mingpt.hub import check_destination, load_run, push_run, save_run, write_card, write_json
+from hf_mingpt.hub import check_destination, load_run, push_run, run_record, save_run, write_card, write_json
 from hf_mingpt.recipes import FinetuneRecipe, PretrainRecipe
 
 from .conftest import small_model
@@ -106,6 +106,12 @@ def test_card_has_results_and_valid_metadata(run_folder):
     assert "someone/mingpt" in reread.text
     assert "{{" not in reread.text
     assert "It makes places up" in reread.text
+
+
+def test_the_record_does_not_say_where_files_were(monkeypatch, tmp_path):
+    argv = [f"{tmp_path}/scripts/ask.py", "Ada Byron", "--run", f"{tmp_path}/fast", f"--text={tmp_path}/t", "a/b=c"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert run_record()["command"] == "ask.py 'Ada Byron' --run fast --text=t a/b=c"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,276 @@
+"""Studies: many small runs of the experiment, each of which differs from one of them in one thing.
+
+    python benchmarks/study.py --output_dir runs/study --jobs 2
+    python benchmarks/study.py --train_file wiki.txt --questions_file birth_places_train.tsv \
+        --output_dir runs/recipe-study
+
+The first asks how facts are stored and brought out, on invented people, of whom the truth is known. The second asks
+what each piece of the preset `fast` is worth on a text of yours; its answers are judged on a fifth of the questions,
+which is held out. Every run is the scripts' own work; those that results.jsonl has already are not repeated, so that a
+study can be stopped and go on. Writes study.md and study.png.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hf_mingpt.birthplaces import Question, read_questions, split_folds, write_questions
+from hf_mingpt.data import load_texts
+from hf_mingpt.evaluation import answer_questions
+from hf_mingpt.honesty import score_answers
+from hf_mingpt.hub import load_run, run_record, write_json
+from hf_mingpt.recipes import parse_recipe, user_errors
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+class Arm(NamedTuple):
+    """One way to do the experiment: flags of generate_biographies.py and of pretrain.py, and whether to finetune after.
+
+    If not, the training questions are read along with the text.
+    """
+
+    corpus: Mapping[str, Any] = {}
+    pretrain: Mapping[str, Any] = {}
+    finetune: bool = False
+
+
+def corpus(number_of_people: int, **changed: Any) -> dict[str, Any]:
+    """Flags for invented people: two fifths of them are trained on, and two fifths asked about."""
+    asked, tested = 2 * number_of_people // 5, number_of_people // 8
+    flags = {"num_train_people": asked, "num_dev_people": asked, "num_test_people": tested}
+    flags |= {"num_other_people": number_of_people - 2 * asked - tested}
+    return flags | {"phrasings_per_person": 4, "permute_sentences": True} | changed
+
+
+def demo(number_of_people: int, **changed: Any) -> dict[str, Any]:
+    """Flags of a pretraining in which every person is read as often as in any other."""
+    steps = {"max_steps": 19 * number_of_people // 4}
+    return {"preset": "demo", "model_preset": "demo", "position_embedding_type": "rope", **steps} | changed
+
+
+_CLOZES = {"salient_share": 1.0, "context_before": 4, "context_after": 2, "salient_numbers": False}
+STORED: dict[str, dict[str, Arm]] = {
+    "phrasings of a biography": {
+        str(n): Arm(corpus(160, phrasings_per_person=n), demo(160), finetune=True) for n in (1, 2, 4, 8)
+    },
+    "order of the sentences": {
+        name: Arm(corpus(160, permute_sentences=permuted), demo(160), finetune=True)
+        for name, permuted in (("birthplace first", False), ("any", True))
+    },
+    "questions": {
+        "finetuned after the text": Arm(corpus(160), demo(160), finetune=True),
+        "read along with it": Arm(corpus(160), demo(160)),
+        "along with clozes of it": Arm(corpus(160), demo(160, **_CLOZES)),
+    },
+    "people": {str(n): Arm(corpus(n), demo(n), finetune=True) for n in (80, 160, 320)},
+    "width of the model": {
+        width: Arm(corpus(160), demo(160, model_preset=preset), finetune=True)
+        for width, preset in (("48", "gpt-nano"), ("128", "demo"), ("192", "gpt-mini"))
+    },
+}
+
+_FAST = {"preset": "fast", "num_train_epochs": 30, "questions_share": 0.1}
+_ONE_THING = {
+    "the preset": {},
+    "learned positions": {"position_embedding_type": "learned"},
+    "span corruption instead of clozes": {"salient_share": 0.0, "long_context_share": 0.0},
+    "clozes in half of the draws": {"salient_share": 0.5},
+    "clozes of numbers too": {"salient_numbers": True},
+    "short contexts only": {"long_context_share": 0.0},
+    "contexts of any length": {"context_before": 128, "context_after": 128, "long_context_share": 0.0},
+    "a quarter questions": {"questions_share": 0.25},
+    "AdamW": {"optim": "adamw", "learning_rate": 1e-3},
+    "dropout 0.1": {"dropout": 0.1},
+    "no weight decay": {"weight_decay": 0.0},
+}
+PIECES: dict[str, dict[str, Arm]] = {
+    "pieces of the preset fast": {name: Arm({}, {**_FAST, **changed}) for name, changed in _ONE_THING.items()}
+    | {"questions finetuned after": Arm({}, _FAST, finetune=True)}
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRecipe:
+    output_dir: str = field(metadata={"help": "Where the runs and the results go."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Text to study the preset on; None: invented people."}
+    )
+    questions_file: str | None = field(default=None, metadata={"help": "TSV of its training questions."})
+    num_seeds: int = field(default=3, metadata={"help": "Of each arm: 0, 1, ..."})
+    max_steps: int | None = field(default=None, metadata={"help": "Of every pretraining, to try the study itself."})
+    jobs: int = field(default=1, metadata={"help": "Runs at a time, each with its share of the cores."})
+
+    def __post_init__(self):
+        if (self.train_file is None) != (self.questions_file is None):
+            raise ValueError("A text of yours needs its questions: give train_file and questions_file, or neither.")
+
+
+def main() -> None:
+    recipe = parse_recipe(StudyRecipe)
+    folder = Path(recipe.output_dir)
+    with user_errors():
+        if recipe.train_file and recipe.questions_file:
+            load_texts(recipe.train_file)
+            train, held_out = split_folds(read_questions(recipe.questions_file, answers=True), 5)[0]
+        about = {"train_file": recipe.train_file, "questions_file": recipe.questions_file}
+        if (folder / "study.json").exists() and json.loads((folder / "study.json").read_text()) != about:
+            raise ValueError(f"{folder} has the study of other files: choose another --output_dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "study.json", about)
+    study = PIECES if recipe.train_file else STORED
+    if recipe.train_file:
+        write_questions(folder / "train.tsv", train)
+        write_questions(folder / "held_out.tsv", held_out)
+    if recipe.max_steps:
+        steps = {"max_steps": recipe.max_steps}
+        study = {
+            axis: {name: arm._replace(pretrain={**arm.pretrain, **steps}) for name, arm in named.items()}
+            for axis, named in study.items()
+        }
+    results = read_results(folder)
+    pending: dict[tuple[str, int], Arm] = {}  # an arm may stand on several axes
+    for seed in range(recipe.num_seeds):
+        pending |= {(key_of(arm), seed): arm for named in study.values() for arm in named.values()}
+    with ThreadPoolExecutor(recipe.jobs) as pool:
+        runs = [pool.submit(measure, recipe, arm, *key) for key, arm in pending.items() if key not in results]
+        for run in runs:
+            run.result()
+    results = read_results(folder)
+    (folder / "study.md").write_text(table := render(study, results), encoding="utf-8")
+    draw(study, results, folder / "study.png")
+    print(table)
+
+
+def key_of(arm: Arm) -> str:
+    return json.dumps(arm)
+
+
+def read_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """The runs that are done, by arm and seed."""
+    path = folder / "results.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {(row["arm"], row["seed"]): row for row in map(json.loads, lines)}
+
+
+def measure(recipe: StudyRecipe, arm: Arm, key: str, seed: int) -> None:
+    """Runs an arm with a seed, in a folder of its own, and adds a line to results.jsonl."""
+    folder = Path(recipe.output_dir)
+    home = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:8]}-{seed}"
+    home.mkdir(exist_ok=True)
+    started = time.perf_counter()
+    threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", 1, "--num_machines", 1, "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", threads]
+
+    def run(script: str, flags: Mapping[str, Any], launcher: Sequence[Any] = ()) -> None:
+        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        command = [str(word) for word in (sys.executable, *launcher, SCRIPTS / script, *words)]
+        with (home / "log.txt").open("a") as log:
+            print(shlex.join(command), file=log, flush=True)
+            done = subprocess.run(command, stdout=log, stderr=log, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{script} failed: {home / 'log.txt'} says why.")
+
+    text, train, asked = recipe.train_file, folder / "train.tsv", folder / "held_out.tsv"
+    if arm.corpus:
+        run("generate_biographies.py", {**arm.corpus, "seed": seed, "output_dir": home, "overwrite_output_dir": True})
+        text, train, asked = home / "biographies.txt", home / "birth_places_train.tsv", home / "birth_dev.tsv"
+    common = {"seed": seed, "use_cpu": True, "overwrite_output_dir": True}
+    flags = {**arm.pretrain, **common, "train_file": text, "vocabulary_file": train, "output_dir": home / "pretrained"}
+    flags |= {} if arm.finetune else {"questions_file": train}
+    run("pretrain.py", flags, launch)
+    answers = home / "pretrained"
+    if arm.finetune:
+        flags = {"preset": "demo" if arm.corpus else "short", "model_name_or_path": answers, "train_file": train}
+        answers = home / "finetuned"
+        run("finetune.py", {**flags, **common, "output_dir": answers}, launch)
+
+    model, tokenizer = load_run(str(answers))
+    questions = read_questions(asked, answers=True)
+    said = answer_questions(model, tokenizer, questions)
+    row = {
+        "arm": key,
+        "seed": seed,
+        "right": sum(answer == question.answer for answer, question in zip(said, questions, strict=True)),
+        "total": len(questions),
+        "bits": bits_told(model, tokenizer, questions) if arm.corpus else None,
+        "parameters": model.num_parameters(),
+        "seconds": round(time.perf_counter() - started),
+        **run_record(),
+    }
+    with (folder / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def bits_told(model: Any, tokenizer: Any, questions: Sequence[Question]) -> float:
+    """How many bits the model tells about a person's birthplace, in the mean, beside how frequent the places are."""
+    frequency = Counter(str(question.answer) for question in questions)
+    scores = score_answers(model, tokenizer, [question for question, _ in questions], list(frequency))
+    chosen = [list(frequency).index(str(question.answer)) for question in questions]
+    nats = scores[range(len(questions)), chosen] - np.logaddexp.reduce(scores, axis=1)
+    prior = [math.log(frequency[str(question.answer)] / len(questions)) for question in questions]
+    return float((nats - prior).mean() / math.log(2))
+
+
+def of_seeds(arm: Arm, results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for (key, _), row in results.items() if key == key_of(arm)]
+
+
+def render(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, int], dict[str, Any]]) -> str:
+    """The results as a table: one row an arm, the seeds' mean and standard deviation."""
+    lines = ["| | | seeds | right | bits told of a person | bits a parameter |", "|---|---|---|---|---|---|"]
+    for axis, named in study.items():
+        for name, arm in named.items():
+            rows = of_seeds(arm, results)
+            shares = [row["right"] / row["total"] for row in rows]
+            spread = f" ± {statistics.stdev(shares):.1%}" if len(shares) > 1 else ""
+            bits = ["", ""]
+            if arm.corpus:
+                told = statistics.mean(row["bits"] for row in rows)
+                everyone = sum(value for flag, value in arm.corpus.items() if flag.endswith("people"))
+                bits = [f"{told:.2f}", f"{told * everyone / rows[0]['parameters']:.2g}"]
+            lines.append(
+                f"| {axis} | {name} | {len(rows)} | {statistics.mean(shares):.1%}{spread} | {' | '.join(bits)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def draw(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, int], dict[str, Any]], path: Path) -> None:
+    """Draws the share of right answers of every arm: the mean, and a point for each seed."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    names = [(axis, name) for axis, named in study.items() for name in named]
+    figure = Figure(figsize=(9, 1 + 0.34 * len(names)), layout="constrained", dpi=120)
+    plot = figure.subplots()
+    for place, (axis, name) in enumerate(names):
+        shares = [row["right"] / row["total"] for row in of_seeds(study[axis][name], results)]
+        plot.barh(place, statistics.mean(shares), color=f"C{list(study).index(axis) % 2 * 7}")  # blue, grey by turns
+        plot.plot(shares, [place] * len(shares), "o", color="k", markersize=4)
+    plot.set_yticks(range(len(names)), [f"{axis}: {name}" for axis, name in names])
+    plot.invert_yaxis()
+    plot.set(xlabel="exact match on questions that training has not seen (points: seeds)", xlim=(0, 1))
+    plot.xaxis.set_major_formatter(PercentFormatter(1))
+    plot.grid(axis="x", alpha=0.3)
+    plot.set_axisbelow(True)
+    plot.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
