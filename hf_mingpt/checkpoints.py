@@ -22,6 +22,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from .recipes import TrainingRecipe
+from .sharding import gather, spread_optimizer_state
 
 FOLDER = "checkpoints"
 SUMS = "SHA256SUMS"
@@ -32,18 +33,27 @@ _MAY_CHANGE |= {"dataloader_num_workers", "per_device_train_batch_size", "gradie
 _MAY_CHANGE |= {"num_train_epochs", "max_steps", "decay_share"}  # training.checkpoint_to_resume looks at them
 
 
+def training_state(optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any]) -> dict[str, Any]:
+    """What a checkpoint keeps of what trains the model. Every process must call it: it gathers what is sharded."""
+    return {
+        "optimizers": [gather(optimizer.state_dict()) for optimizer in optimizers],
+        "schedulers": [scheduler.state_dict() for scheduler in schedulers],
+    }
+
+
 def save_checkpoint(
     recipe: TrainingRecipe,
     step: int,
     model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    schedulers: Sequence[Any],
+    training: dict[str, Any],
     examples_per_step: int,
     **state: Any,
 ) -> Path:
     """Writes the checkpoint of a step, then removes the oldest ones over `save_total_limit`. For the main process.
 
     Args:
+        model: with whole weights.
+        training: from `training_state`.
         examples_per_step: over all processes and micro-batches.
         state: what else `load_checkpoint` shall give back; values that JSON can hold.
 
@@ -62,10 +72,6 @@ def save_checkpoint(
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         save_model(model, str(unfinished / "model.safetensors"))
-        training = {
-            "optimizers": [o.state_dict() for o in optimizers],
-            "schedulers": [s.state_dict() for s in schedulers],
-        }
         torch.save(training, unfinished / "training.pt")
         content = {
             **state,
@@ -131,7 +137,7 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
 def load_checkpoint(
     checkpoint: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any]
 ) -> dict[str, Any]:
-    """Puts a checkpoint into a model and what trains it, and gives its `state` back, with `step`.
+    """Puts a checkpoint into a model with whole weights and what trains it, and gives its `state` back, with `step`.
 
     Raises:
         ValueError: if a file of it holds more than tensors and numbers: nothing of it is run.
@@ -143,9 +149,11 @@ def load_checkpoint(
         raise ValueError(
             f"{checkpoint / 'training.pt'} holds more than tensors and numbers: it is not ours."
         ) from error
-    for kind, objects in (("optimizers", optimizers), ("schedulers", schedulers)):
-        for present, saved in zip(objects, training[kind], strict=True):
-            present.load_state_dict(saved)
+    for optimizer, saved in zip(optimizers, training["optimizers"], strict=True):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer.load_state_dict(spread_optimizer_state(saved, parameters))
+    for scheduler, saved in zip(schedulers, training["schedulers"], strict=True):
+        scheduler.load_state_dict(saved)
     return read_state(checkpoint)
 
 

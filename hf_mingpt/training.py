@@ -5,6 +5,7 @@ loss is the sum of the cross entropies divided by the number of label tokens of 
 accumulation nor the number of processes changes the gradient.
 """
 
+import copy
 import json
 import logging
 import math
@@ -28,9 +29,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
 from .batching import BatchShape, MicroBatch
-from .checkpoints import find_checkpoint, last_checkpoint, load_checkpoint, read_state, save_checkpoint
+from .checkpoints import find_checkpoint, last_checkpoint, load_checkpoint, read_state, save_checkpoint, training_state
 from .data import StreamedSteps, TrainingSteps, step_loader
 from .recipes import TrainingRecipe
+from .sharding import check_sharding, gather_weights, spread_weights
 from .tokenization_mingpt import PAD_ID
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,8 @@ def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
     """An Accelerator as the recipe asks for; `mixed_precision` None means bf16 where the hardware gains from it.
 
     Raises:
-        ValueError: if the package of the tracker is not installed.
+        ValueError: if the package of the tracker is not installed, or if the way in which accelerate launches is not
+            supported.
     """
     if recipe.report_to and find_spec(recipe.report_to) is None:
         raise ValueError(f"report_to {recipe.report_to!r} is not installed: pip install {recipe.report_to}.")
@@ -65,12 +68,14 @@ def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
         )
     if precision is None:
         precision = "bf16" if hardware_gains_from_bf16(device) else "no"
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=recipe.use_cpu,
         mixed_precision=precision,
         log_with=recipe.report_to,
         project_dir=recipe.output_dir,
     )
+    check_sharding(recipe, accelerator)
+    return accelerator
 
 
 def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator, block_size: int) -> BatchShape:
@@ -351,15 +356,16 @@ def train(
     schedulers = [build_scheduler(optimizer, recipe, max_steps, decay_steps) for optimizer in optimizers]
     if recipe.torch_compile:
         model.compile(dynamic=True)
+    whole = copy.deepcopy(model).cpu() if accelerator.is_fsdp2 else model  # what is saved, loaded and given back
     wrapped, *optimizers = accelerator.prepare(model, *optimizers)
     wrapped.train()
 
     log = MetricsLog(recipe, accelerator, steps, max_steps)
-    trained = (accelerator.unwrap_model(wrapped), optimizers, schedulers)
     start = 0
     if recipe.resume_from_checkpoint:
-        state = load_checkpoint(checkpoint_to_resume(recipe, steps), *trained)
+        state = load_checkpoint(checkpoint_to_resume(recipe, steps), whole, optimizers, schedulers)
         start = state["step"]
+        spread_weights(whole, model)
         log.resume(state)
         accelerator.wait_for_everyone()
     loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start)
@@ -388,12 +394,14 @@ def train(
                 stopping = bool(accelerator.reduce(received).item())
             if stopping or (recipe.save_steps and step % recipe.save_steps == 0):
                 state = {**log.state(), "learning_rate": schedulers[0].get_last_lr()[0]}
+                state["training"] = training_state(optimizers, schedulers)
+                gather_weights(model, whole)
                 if accelerator.is_main_process:
-                    save_checkpoint(recipe, step, *trained, examples_per_step=steps.shape.total, **state)
+                    save_checkpoint(recipe, step, whole, examples_per_step=steps.shape.total, **state)
                 accelerator.wait_for_everyone()
             if stopping and step < max_steps:
                 log.progress.write(f"Told to stop at step {step}: go on with --resume_from_checkpoint latest.")
                 raise SystemExit(128 + signal.SIGTERM)
-    model = accelerator.unwrap_model(wrapped, keep_torch_compile=False)
-    model.config.use_cache = True
-    return model.eval()
+    gather_weights(model, whole)
+    whole.config.use_cache = True
+    return whole.eval()

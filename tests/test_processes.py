@@ -1,10 +1,14 @@
 """Several processes beyond DDP, which test_scripts and test_checkpoints run: a rank that fails, and sharded weights."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,7 +86,71 @@ dist.destroy_process_group()
 
 
 def test_sharded_weights_learn_what_whole_ones_learn(tmp_path):
-    """By torch's own fully_shard: accelerate's FSDP2 falls back to DDP on a CPU."""
+    """By torch's own fully_shard."""
     done = launch(tmp_path, SHARDED)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "sharded 2"
+
+
+# accelerate shards on accelerators only: here it is told that this is one
+SHARDS = """
+import runpy, sys
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+from hf_mingpt import training
+real_accelerator, real_gather = training.Accelerator, training.gather_weights
+def accelerator(**options):
+    made = real_accelerator(**options)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
+    assert made.is_fsdp2 and made.num_processes == 2
+    return made
+def gather_weights(model, whole):
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    assert {type(block).__name__ for block in model.base_model.layers} == {"FSDPMinGPTBlock"}
+    real_gather(model, whole)
+training.Accelerator, training.gather_weights = accelerator, gather_weights
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+WHOLE = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_sharded_run_is_a_whole_one_and_its_checkpoints_go_on_anywhere(tmp_path):
+    corpus = ROOT / "data/generated/biographies.txt"
+    script = [ROOT / "scripts/pretrain.py", "--preset", "demo", "--train_file", corpus, "--use_cpu"]
+    script += ["--mixed_precision", "no", "--model_preset", "gpt-nano", "--optim", "adamw", "--logging_steps", 1]
+    script += ["--gradient_accumulation_steps", 2, "--max_steps", 4, "--save_steps", 2, "--output_dir"]
+
+    def run(name: str, *flags, sharded: bool) -> tuple[list[float], dict]:
+        batch = ["--per_device_train_batch_size", 4 if sharded else 8]
+        command = (*script, tmp_path / name, *batch, *flags)
+        done = launch(tmp_path, SHARDS if sharded else WHOLE, *command, processes=2 if sharded else 1)
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines], load_file(tmp_path / name / "model.safetensors")
+
+    losses, weights = run("whole", sharded=False)
+    others, other_weights = run("sharded", sharded=True)
+    assert others == pytest.approx(losses, rel=1e-5)
+    assert len(losses) == 4
+    for name, weight in weights.items():
+        assert (weight - other_weights[name]).abs().max() < 1e-4, name
+    first = tmp_path / "sharded/checkpoints/step-00000002"
+    for name, sharded in (("sharded-again", True), ("whole-again", False)):
+        again, again_weights = run(name, "--resume_from_checkpoint", first, sharded=sharded)
+        assert again == pytest.approx(others[2:], rel=1e-5)
+        assert all((again_weights[n] - w).abs().max() < 1e-4 for n, w in other_weights.items())
+
+    refused = launch(tmp_path, SHARDS, *script, tmp_path / "muon", "--optim", "muon")
+    assert refused.returncode != 0
+    assert "give --optim adamw" in refused.stderr
