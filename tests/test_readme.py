@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from hf_mingpt.recipes import FINETUNE_PRESETS, PRETRAIN_PRESETS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("scripts/**/*.md")])
-PAGES += sorted(ROOT.glob("benchmarks/*.md"))
+PAGES += sorted([*ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/cards/*/*.md")])
+CARDS = sorted(ROOT.glob("docs/cards/*/README.md"))
 SCRIPTS = sorted(ROOT.glob("scripts/*.py"))
 
 
@@ -92,3 +94,18 @@ def test_checksums_of_the_data():
         content = (ROOT / "data/generated" / name).read_bytes()
         assert content.count(b"\n") == int(lines)
         assert hashlib.sha256(content).hexdigest() == digest
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.parent.name)
+def test_cards_are_what_the_hub_takes(card):
+    loaded = ModelCard.load(card)  # raises if the metadata is not valid
+    assert loaded.data.license == "mit"
+    (result,) = loaded.data.eval_results
+    assert f"| model | {result.metric_value:.1%} |" in loaded.text
+    for heading in ("Results", "How far to trust an answer", "Limits", "What it must not be used for"):
+        assert f"\n## {heading}\n" in loaded.text
+    assert not re.search(r"/(home|root|tmp|Users)/", loaded.text)
+
+
+def test_there_are_cards():
+    assert [card.parent.name for card in CARDS] == ["fast", "generated"]
