@@ -63,6 +63,9 @@ def find_titles(
         offsets: (N + 1,) where each begins and ends.
         kinds: of the vocabulary.
         title_end: the ids of the two characters that end a title: of "." and " ".
+
+    Returns:
+        (N,) tokens.
     """
     starts = offsets[:-1]
     dots = np.flatnonzero((token_ids[:-1] == title_end[0]) & (token_ids[1:] == title_end[1]))

@@ -6,7 +6,7 @@ changes anything.
 Reference: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,8 @@ from .recipes import TrainingRecipe
 def check_sharding(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
     """Raises a ValueError if the recipe cannot be followed in the way that accelerate was told to launch it."""
     kind = accelerator.distributed_type
-    if (
-        kind not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-        and not accelerator.is_fsdp2
-    ):
+    refused = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.FSDP)  # the last: its version 1
+    if kind in refused and not accelerator.is_fsdp2:
         raise ValueError(f"{kind.value} is not supported: launch with DDP or, to shard the weights, with FSDP2.")
     if accelerator.is_fsdp2 and recipe.optim == "muon":
         raise ValueError("optim 'muon' needs whole matrices, and FSDP gives each process a part: give --optim adamw.")
@@ -64,10 +62,10 @@ def spread(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def spread_optimizer_state(saved: dict[str, Any], parameters: Iterable[torch.Tensor]) -> dict[str, Any]:
-    """What `gather` made of an optimizer's state_dict, sharded as the parameters are, in the order of its groups."""
+def spread_optimizer_state(saved: dict[str, Any], parameters: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """What `gather` made of an optimizer's state_dict, sharded as its parameters are, which are in their groups' order."""
     state = {
-        i: {name: spread(value, parameter) if torch.is_tensor(value) else value for name, value in values.items()}
-        for (i, values), parameter in zip(sorted(saved["state"].items()), parameters, strict=True)
+        i: {name: spread(value, parameters[i]) if torch.is_tensor(value) else value for name, value in values.items()}
+        for i, values in saved["state"].items()
     }
     return {**saved, "state": state}

@@ -354,9 +354,9 @@ def train(
     model.config.use_cache = False
     optimizers = build_optimizers(model, recipe)
     schedulers = [build_scheduler(optimizer, recipe, max_steps, decay_steps) for optimizer in optimizers]
+    whole = copy.deepcopy(model).cpu() if accelerator.is_fsdp2 else model  # what is saved, loaded and given back
     if recipe.torch_compile:
         model.compile(dynamic=True)
-    whole = copy.deepcopy(model).cpu() if accelerator.is_fsdp2 else model  # what is saved, loaded and given back
     wrapped, *optimizers = accelerator.prepare(model, *optimizers)
     wrapped.train()
 

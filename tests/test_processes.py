@@ -6,9 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
+
+from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.sharding import check_sharding
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,6 +95,17 @@ def test_sharded_weights_learn_what_whole_ones_learn(tmp_path):
     done = launch(tmp_path, SHARDED)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "sharded 2"
+
+
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "NO"])
+def test_what_cannot_be_saved_is_refused(kind):
+    accelerator = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False)
+    recipe = PretrainRecipe(train_file="t.txt", output_dir="out", optim="muon")
+    if kind in ("DEEPSPEED", "FSDP"):
+        with pytest.raises(ValueError, match=f"{kind} is not supported"):
+            check_sharding(recipe, accelerator)
+    else:
+        check_sharding(recipe, accelerator)
 
 
 # accelerate shards on accelerators only: here it is told that this is one
