@@ -102,13 +102,20 @@ def find_words(token_ids: np.ndarray, offsets: np.ndarray, *, kinds: LetterKinds
 
 
 def find_repeated(token_ids: np.ndarray, words: Words, in_title: np.ndarray) -> np.ndarray:
-    """(M,) whether the same word stands in the title of the same document; compared by 64-bit hashes."""
-    lengths = words.ends - words.starts
+    """(M,) whether the same word stands in the title of the same document."""
+    hashes = hash_runs(token_ids, words.starts, words.ends - words.starts, words.document)
+    return np.isin(hashes, hashes[in_title])
+
+
+def hash_runs(
+    token_ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, owners: np.ndarray | None = None
+) -> np.ndarray:
+    """64 bits that are a hash of each of M runs of tokens, none of them empty, and of its owner: (M,)."""
     firsts = np.cumsum(lengths) - lengths
     place = np.arange(lengths.sum()) - np.repeat(firsts, lengths)
-    tokens = token_ids[np.repeat(words.starts, lengths) + place]
-    hashes = np.add.reduceat(random_bits((np.repeat(words.document, lengths), place, tokens), 1)[:, 0], firsts)
-    return np.isin(hashes, hashes[in_title])
+    tokens = token_ids[np.repeat(starts, lengths) + place]
+    owner = 0 if owners is None else np.repeat(owners, lengths)
+    return np.add.reduceat(random_bits((owner, place, tokens), 1)[:, 0], firsts)
 
 
 def find_salient_spans(
@@ -157,10 +164,41 @@ def find_salient_spans(
     return SalientSpans(starts, ends - starts, np.searchsorted(document, np.arange(len(offsets))))
 
 
+def choose_spans(spans: SalientSpans, sought: np.ndarray, draws: np.ndarray, *, sought_share: float) -> np.ndarray:
+    """Chooses a span of each document: of those that are sought with that chance, if it has any; else any of them.
+
+    Args:
+        spans: M of N documents, from `find_salient_spans`.
+        sought: (M,) booleans.
+        draws: (N,) uniform numbers in [0, 1).
+        sought_share: the chance, from 0 to 1.
+
+    Returns:
+        (N,) places in `spans`; what stands there for a document without any means nothing.
+
+    Example: of the spans "Rome", "May" and "Ohio", where "Ohio" is sought with a chance of 0.7, a draw of 0.1 chooses
+    "Ohio", and one of 0.75, the sixth part of what is left, "Rome".
+    """
+    by_interest = np.lexsort((~sought, np.repeat(np.arange(len(draws)), np.diff(spans.offsets))))  # the sought first
+    before = np.append(0, np.cumsum(sought))[spans.offsets]
+    number, number_sought = np.diff(spans.offsets), np.diff(before)
+    share = np.where(number_sought > 0, sought_share, 0.0)
+    seeks = draws < share
+    place = np.where(
+        seeks,
+        draws / np.where(seeks, share, 1.0) * number_sought,
+        (draws - share) / np.where(seeks, 1.0, 1.0 - share) * number,
+    ).astype(np.int64)
+    places = spans.offsets[:-1] + np.minimum(place, number - 1)
+    by_interest = np.append(by_interest, 0)
+    return np.where(seeks, by_interest[np.minimum(places, len(by_interest) - 1)], places)
+
+
 def cut_clozes(
     offsets: np.ndarray,
     titles: np.ndarray,
     spans: SalientSpans,
+    chosen: np.ndarray,
     draws: np.ndarray,
     *,
     block_size: int,
@@ -168,7 +206,7 @@ def cut_clozes(
 ) -> tuple[Pieces, np.ndarray]:
     """The pieces of `title context MASK context MASK salient_span MASK`, which is learnt from the second MASK on.
 
-    The span is any of the document's. The lengths of what is kept before and after it are uniform, up to `max_context`,
+    The lengths of what is kept before and after it are uniform, up to `max_context`,
     to what there is, and to what the block has room for. A short context leaves the title as the only thing from which
     the span can be known.
 
@@ -176,7 +214,8 @@ def cut_clozes(
         offsets: (N + 1,) where each document begins and ends.
         titles: (N,) from `find_titles`.
         spans: from `find_salient_spans`.
-        draws: (N, 3) uniform numbers in [0, 1).
+        chosen: (N,) the place of each document's span in `spans`, from `choose_spans`.
+        draws: (N, 2) uniform numbers in [0, 1).
         block_size: longest row.
         max_context: (N, 2) most tokens that are kept before and after the span.
 
@@ -185,16 +224,15 @@ def cut_clozes(
     """
     start, end = offsets[:-1], offsets[1:]
     number = np.diff(spans.offsets)
-    chosen = spans.offsets[:-1] + (draws[:, 0] * number).astype(np.int64)
     span_start = np.append(spans.starts, 0)[chosen]
     length = np.append(spans.lengths, 0)[chosen]
     room = block_size - titles - length - 3
     possible = (number > 0) & (room >= 0)
     room = np.maximum(room, 0)
     most_before = np.minimum(np.clip(span_start - start - titles, 0, room), max_context[:, 0])
-    before = (draws[:, 1] * (most_before + 1)).astype(np.int64)
+    before = (draws[:, 0] * (most_before + 1)).astype(np.int64)
     most_after = np.minimum(np.clip(end - span_start - length, 0, room - before), max_context[:, 1])
-    after = (draws[:, 2] * (most_after + 1)).astype(np.int64)
+    after = (draws[:, 1] * (most_after + 1)).astype(np.int64)
     mark, one = np.full_like(start, MASK_PIECE), np.ones_like(start)
     pieces = Pieces(
         np.stack((start, span_start - before, mark, span_start + length, mark, span_start, mark), axis=1),

@@ -6,7 +6,7 @@ micro-batches are made. What it draws depends on `(seed, epoch, index)` alone.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,9 +14,9 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import IGNORE_ID, answer_starts
-from .clozes import LetterKinds, cut_clozes, find_salient_spans, find_titles
+from .clozes import LetterKinds, choose_spans, cut_clozes, find_salient_spans, find_titles, hash_runs
 from .corruption import Pieces, draw_spans, join_pieces, move_spans, stack_pieces, uniform_draws
-from .tokenization_mingpt import MASK_ID, PAD_ID
+from .tokenization_mingpt import MASK_ID, PAD_ID, character_table, encode_texts
 
 
 class Ragged(NamedTuple):
@@ -108,6 +108,8 @@ class SalientCorruption(SpanCorruption):
         numbers: whether numbers are asked for, too.
         max_context: most tokens that a cloze keeps before and after its gap; None: any number.
         long_share: of the clozes whose contexts are up to `LONG_CONTEXT` instead.
+        sought: texts that clozes ask for more often than for others, such as the answers of the training questions.
+        sought_share: the chance with which a cloze asks for one of them, if its document has one.
     """
 
     def __init__(
@@ -120,6 +122,8 @@ class SalientCorruption(SpanCorruption):
         numbers: bool = True,
         max_context: tuple[int, int] | None = None,
         long_share: float = 0.0,
+        sought: Iterable[str] = (),
+        sought_share: float = 0.0,
     ):
         super().__init__(block_size, seed)
         self.share, self.numbers, self.long_share = share, numbers, long_share
@@ -127,6 +131,9 @@ class SalientCorruption(SpanCorruption):
         self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
         stop_id, space_id = (tokenizer.get_vocab().get(character, PAD_ID) for character in ". ")
         self.title_end = (stop_id, space_id)
+        self.sought_share = sought_share
+        ids, offsets = encode_texts(sorted(set(sought) - {""}), character_table(tokenizer))
+        self.sought = hash_runs(ids, offsets[:-1], np.diff(offsets))
 
     def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
         ids, offsets = examples
@@ -135,9 +142,11 @@ class SalientCorruption(SpanCorruption):
             ids, offsets, titles, kinds=self.kinds, title_end=self.title_end, numbers=self.numbers
         )
         draws = uniform_draws(self.seed + 1, epoch, index, 5)  # not those of span corruption
+        sought = np.isin(hash_runs(ids, spans.starts, spans.lengths), self.sought)
+        chosen = choose_spans(spans, sought, draws[:, 1], sought_share=self.sought_share)
         contexts = np.where(draws[:, 4:] < self.long_share, LONG_CONTEXT, self.max_context)
         clozes, possible = cut_clozes(
-            offsets, titles, spans, draws[:, 1:4], block_size=self.block_size, max_context=contexts
+            offsets, titles, spans, chosen, draws[:, 2:4], block_size=self.block_size, max_context=contexts
         )
         both = stack_pieces([super().__call__(examples, epoch, index).pieces, clozes])
         is_cloze = possible & (draws[:, 0] < self.share)

@@ -150,6 +150,7 @@ class PretrainRecipe(TrainingRecipe):
     long_context_share: float = _flag(0.0, "Share of the clozes that keep up to 24 and 4 characters instead.")
     questions_file: str | None = _flag(None, "TSV of training questions with answers, read along with the text.")
     questions_share: float = _flag(0.25, "Their share of the examples of each step.")
+    answers_share: float = _flag(0.0, "Share of the clozes that ask for an answer of questions_file, where one stands.")
     model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
     attention_type: str | None = _flag(None, "'dot_product' or 'synthesizer'; None: as the model preset has it.")
     position_embedding_type: str | None = _flag(None, "'learned' or 'rope'; None: as the model preset has it.")
@@ -160,7 +161,7 @@ class PretrainRecipe(TrainingRecipe):
         super().__post_init__()
         _check_choice("objective", self.objective, OBJECTIVES)
         _check_choice("model_preset", self.model_preset, MODEL_PRESETS)
-        for name in ("salient_share", "long_context_share", "questions_share"):
+        for name in ("salient_share", "long_context_share", "questions_share", "answers_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1.")
         for name in ("context_before", "context_after"):
@@ -170,6 +171,11 @@ class PretrainRecipe(TrainingRecipe):
             raise ValueError(
                 f"long_context_share is {self.long_context_share}: it is of the clozes of salient_share, and beside "
                 "short contexts: give salient_share, context_before and context_after too."
+            )
+        if self.answers_share and not (self.salient_share and self.questions_file):
+            raise ValueError(
+                f"answers_share is {self.answers_share}: it is of the clozes of salient_share, and the answers are "
+                "those of a questions_file: give both."
             )
         if self.salient_share and self.objective != "span_corruption":
             raise ValueError(f"salient_share {self.salient_share} goes with the objective 'span_corruption' only.")

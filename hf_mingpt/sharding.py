@@ -63,7 +63,7 @@ def spread(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def spread_optimizer_state(saved: dict[str, Any], parameters: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """What `gather` made of an optimizer's state_dict, sharded as its parameters are, which are in their groups' order."""
+    """What `gather` made of an optimizer's state_dict, sharded as its parameters are, in their groups' order."""
     state = {
         i: {name: spread(value, parameters[i]) if torch.is_tensor(value) else value for name, value in values.items()}
         for i, values in saved["state"].items()

@@ -86,6 +86,8 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
             numbers=recipe.salient_numbers,
             max_context=tuple(block_size if most is None else most for most in contexts),
             long_share=recipe.long_context_share,
+            sought=[question.answer for question in questions],
+            sought_share=recipe.answers_share,
         )
     else:
         objective = SpanCorruption(block_size, recipe.seed)

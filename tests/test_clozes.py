@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mingpt.clozes import LetterKinds, cut_clozes, find_salient_spans, find_titles
+from hf_mingpt.clozes import (
+    LetterKinds,
+    SalientSpans,
+    choose_spans,
+    cut_clozes,
+    find_salient_spans,
+    find_titles,
+    hash_runs,
+)
 from hf_mingpt.corruption import Spans, join_pieces, move_spans, stack_pieces
 from hf_mingpt.tokenization_mingpt import MASK_ID, PAD_ID
 
@@ -99,15 +107,65 @@ class TestSalientSpans:
         assert titles_and_spans(["Ada.", " Bob. x"])[0].tolist() == [0, 6]
 
 
+class TestChoice:
+    spans = SalientSpans(np.arange(6), np.ones(6, int), np.array([0, 3, 3, 6]))  # of three documents
+    sought = np.array([0, 0, 1, 0, 0, 0], bool)
+
+    @pytest.mark.parametrize(
+        ("draw", "expected"),
+        [(0.1, [2, 3]), (0.69, [2, 5]), (0.75, [0, 5]), (0.81, [1, 5]), (0.99, [2, 5])],
+    )
+    def test_literal(self, draw, expected):
+        chosen = choose_spans(self.spans, self.sought, np.full(3, draw), sought_share=0.7)
+        assert chosen[[0, 2]].tolist() == expected  # the second has none
+
+    @pytest.mark.parametrize(("share", "expected"), [(0.0, 1 / 3), (0.5, 2 / 3), (1.0, 1.0)])
+    def test_seeks_as_often_as_it_is_told(self, share, expected):
+        number = 30_000
+        spans = SalientSpans(np.arange(3 * number), np.ones(3 * number, int), np.arange(0, 3 * number + 1, 3))
+        sought = np.tile([False, True, False], number)
+        chosen = choose_spans(spans, sought, np.random.default_rng(0).random(number), sought_share=share)
+        places = np.bincount(chosen % 3, minlength=3) / number
+        np.testing.assert_allclose(places, [(1 - expected) / 2, expected, (1 - expected) / 2], atol=0.01)
+
+    @given(
+        st.lists(st.lists(st.booleans(), max_size=4), min_size=1, max_size=6),
+        st.floats(0, 1),
+        st.floats(0, 1, exclude_max=True),
+    )
+    def test_is_of_the_document(self, documents, share, draw):
+        offsets = np.append(0, np.cumsum([len(document) for document in documents]))
+        sought = np.array([flag for document in documents for flag in document], bool)
+        spans = SalientSpans(np.arange(len(sought)), np.ones(len(sought), int), offsets)
+        chosen = choose_spans(spans, sought, np.full(len(documents), draw), sought_share=share)
+        for document, flags in enumerate(documents):
+            if flags:
+                assert offsets[document] <= chosen[document] < offsets[document + 1]
+                assert sought[chosen[document]] or draw >= share or not any(flags)
+
+
+def test_equal_runs_have_equal_hashes_and_others_have_not():
+    flat = ids("Rome, Oslo, Rome, emoR, Rom")
+    starts, lengths = np.array([0, 6, 12, 18, 24]), np.array([4, 4, 4, 4, 3])
+    hashes = hash_runs(flat, starts, lengths)
+    assert hashes[0] == hashes[2]
+    assert len(set(hashes.tolist())) == 4
+    assert hash_runs(flat, starts, lengths, np.arange(5))[0] != hash_runs(flat, starts, lengths, np.arange(5))[2]
+
+
 class TestClozes:
     text = "Ada Byron. Ada was born in London ."
 
     def cloze(self, draws, text: str = text, block_size: int = 48, max_context=(99, 99)) -> tuple[str, bool]:
         flat, offsets = flatten([text])
+        titles, spans = titles_and_spans([text])
+        chosen = choose_spans(spans, np.zeros(len(spans.starts), bool), np.array(draws[:1]), sought_share=0.5)
         pieces, possible = cut_clozes(
             offsets,
-            *titles_and_spans([text]),
-            np.array([draws]),
+            titles,
+            spans,
+            chosen,
+            np.array([draws[1:]]),
             block_size=block_size,
             max_context=np.array([max_context]),
         )
@@ -157,7 +215,8 @@ def test_rows_of_different_documents_stack():
     second, _ = cut_clozes(
         *flatten(["a. b Cd"])[1:],
         *titles_and_spans(["a. b Cd"]),
-        np.zeros((1, 3)),
+        np.array([0]),
+        np.zeros((1, 2)),
         block_size=48,
         max_context=np.array([[9, 9]]),
     )

@@ -391,6 +391,21 @@ class TestClozes:
         assert {len(after) for _, after in both} == {0, 1, 2, 3, 4}
         assert contexts & both
 
+    def test_what_is_sought_is_asked_for_more_often(self, tokenizer):
+        texts = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and London"] * 400})
+        examples, index = take(encode_documents(texts, tokenizer), np.arange(400)), np.arange(400)
+
+        def share_of_bath(**options):
+            rows = SalientCorruption(48, 0, tokenizer=tokenizer, share=1.0, **options)(examples, 0, index)
+            asked = [tokenizer.decode(row).split(MASK)[2] for row in rows.join(index)["input_ids"]]
+            assert set(asked) <= {"London", "Bath"}
+            return asked.count("Bath") / 400
+
+        assert share_of_bath() == pytest.approx(1 / 3, abs=0.07)
+        assert share_of_bath(sought=["Bath", "Bat", "ath", "London, Bath"], sought_share=1.0) == 1.0
+        assert share_of_bath(sought=["Bath"], sought_share=0.7) == pytest.approx(0.8, abs=0.07)
+        assert share_of_bath(sought=["", "Lon", "\u2603"], sought_share=1.0) == share_of_bath()
+
 
 class TestSteps:
     shape = BatchShape(5, 2)

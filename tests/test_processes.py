@@ -108,9 +108,9 @@ def test_what_cannot_be_saved_is_refused(kind):
         check_sharding(recipe, accelerator)
 
 
-# accelerate shards on accelerators only: here it is told that this is one
+# accelerate shards on accelerators only: here it is told that this is one; how to shard stands in the shipped file
 SHARDS = """
-import runpy, sys
+import os, runpy, sys, yaml
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
@@ -119,15 +119,19 @@ from hf_mingpt import training
 real_accelerator, real_gather = training.Accelerator, training.gather_weights
 def accelerator(**options):
     made = real_accelerator(**options)
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
-    )
+    config = yaml.safe_load(open(os.environ["SHARDING"]))["fsdp_config"]
+    config = {name.removeprefix("fsdp_"): value for name, value in config.items()}
+    config["auto_wrap_policy"] = config["auto_wrap_policy"].lower()
+    plugin = FullyShardedDataParallelPlugin(**{"fsdp_version": config.pop("version"), **config})
     AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
     assert made.is_fsdp2 and made.num_processes == 2
     return made
 def gather_weights(model, whole):
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     assert {type(block).__name__ for block in model.base_model.layers} == {"FSDPMinGPTBlock"}
+    groups = {block._get_fsdp_state()._fsdp_param_group for block in model.base_model.layers}
+    whole_between = {group.post_forward_mesh_info is None for group in groups}
+    assert whole_between == {"zero2" in os.environ["SHARDING"]}
     real_gather(model, whole)
 training.Accelerator, training.gather_weights = accelerator, gather_weights
 sys.argv = sys.argv[1:]
@@ -141,7 +145,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_sharded_run_is_a_whole_one_and_its_checkpoints_go_on_anywhere(tmp_path):
+@pytest.mark.parametrize("file", ["fsdp2", "zero2"])
+def test_a_sharded_run_is_a_whole_one_and_its_checkpoints_go_on_anywhere(tmp_path, monkeypatch, file):
+    monkeypatch.setenv("SHARDING", str(ROOT / f"scripts/accelerate/{file}.yaml"))
     corpus = ROOT / "data/generated/biographies.txt"
     script = [ROOT / "scripts/pretrain.py", "--preset", "demo", "--train_file", corpus, "--use_cpu"]
     script += ["--mixed_precision", "no", "--model_preset", "gpt-nano", "--optim", "adamw", "--logging_steps", 1]

@@ -58,6 +58,7 @@ def test_finetuning_presets_are_recipes(name):
         (["--seed", "-1"], "seed is -1"),
         (["--dropout", "1"], "dropout is 1"),
         (["--long_context_share", "0.5"], "give salient_share, context_before and context_after"),
+        (["--answers_share", "0.5"], "those of a questions_file: give both"),
         (["--streaming"], "give max_steps and tokenizer_name"),
         (["--streaming", "--max_steps", "9", "--tokenizer_name", "t", "--dataloader_num_workers", "2"], "takes 0 or 1"),
         (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
