@@ -1,15 +1,24 @@
-"""A gigabyte of text in flat memory: `make test-large`."""
+"""A gigabyte of text, and a run of 200,000 steps, in flat memory: `make test-large`."""
 
+import json
+import math
 import os
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
+from accelerate import Accelerator
+from datasets import Dataset
 
 from hf_mingpt.batching import BatchShape
+from hf_mingpt.checkpoints import last_checkpoint
 from hf_mingpt.data import StreamedSteps, TrainingSteps, encode_documents, load_texts, step_loader
-from hf_mingpt.objectives import SpanCorruption
+from hf_mingpt.objectives import NextToken, SpanCorruption
+from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.training import train
 
-from .conftest import TEXT
+from .conftest import TEXT, small_model
 
 pytestmark = pytest.mark.large
 SIZES = (10_000_000, 1_000_000_000)  # bytes
@@ -49,3 +58,40 @@ def test_memory_does_not_grow_with_the_corpus(texts, tokenizer, streaming):
         grown.append(anonymous_memory() - before)
     small, large = grown
     assert large < small + 100_000_000
+
+
+def test_a_long_run_stays_as_it_was(tmp_path):
+    """200,000 steps of a tiny model: its memory does not grow, its loss is finite, its checkpoints make room."""
+    number, memory, kept = 200_000, [], []
+    rng = np.random.default_rng(0)
+    dataset = Dataset.from_dict({"input_ids": [rng.integers(2, 12, n).tolist() for n in rng.integers(6, 30, 1000)]})
+
+    class WatchedSteps(TrainingSteps):
+        def __getitem__(self, step):
+            if step % 1_000 == 0:
+                memory.append(psutil.Process().memory_info().rss)
+                kept.append(len(list(tmp_path.glob("checkpoints/*"))))
+            return super().__getitem__(step)
+
+    recipe = PretrainRecipe(
+        train_file="x",
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        mixed_precision="no",
+        max_steps=number,
+        logging_steps=1_000,
+        save_steps=10_000,
+        save_total_limit=3,
+    )
+    steps = WatchedSteps(dataset, NextToken(), BatchShape(4), seed=0)
+    train(small_model("rope", num_hidden_layers=1), steps, recipe, Accelerator(cpu=True))
+
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == number // 1_000
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < losses[0]
+    settled = memory[len(memory) // 20]
+    print(f"memory after a twentieth of the run {settled / 1e6:.0f} MB, at most {max(memory) / 1e6:.0f} MB after it")
+    assert max(memory[len(memory) // 20 :]) < 1.05 * settled
+    assert max(kept) == recipe.save_total_limit
+    assert last_checkpoint(recipe).name == f"step-{number:08}"

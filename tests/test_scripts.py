@@ -240,30 +240,28 @@ def test_examples_are_shown_x_above_y(home):
     assert answer[1].removeprefix("y: ").startswith("□" * (len(question) - 1) + "⁇")
 
 
-@pytest.mark.parametrize("optim", ["adamw", "muon"])
-def test_two_processes_learn_what_one_learns(home, tmp_path, optim):
+@pytest.mark.parametrize(("optim", "processes"), [("adamw", 2), ("adamw", 4), ("muon", 2)])
+def test_several_processes_learn_what_one_learns(home, tmp_path, optim, processes):
+    """Losses and weights within 1e-5; with Muon, whose own arithmetic is bf16, within 1e-3 and 5e-3."""
     data = ["--train_file", home / "data/biographies.txt", *TINY, "--max_steps", 6, "--optim", optim]
     data += ["--max_grad_norm", "100"]
-    two = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    two += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    several = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", processes, "--num_machines", "1"]
+    several += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     works("pretrain.py", *data, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 8)
-    arguments = [*data, "--output_dir", tmp_path / "two", "--per_device_train_batch_size", 4]
-    works("pretrain.py", *arguments, launcher=two)
-    runs = [json.loads((tmp_path / name / "run.json").read_text())["num_processes"] for name in ("one", "two")]
-    assert runs == [1, 2]
+    arguments = [*data, "--output_dir", tmp_path / "several", "--per_device_train_batch_size", 8 // processes]
+    works("pretrain.py", *arguments, launcher=several)
+    runs = [json.loads((tmp_path / name / "run.json").read_text())["num_processes"] for name in ("one", "several")]
+    assert runs == [1, processes]
     logs = [
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
+        for name in ("one", "several")
     ]
     assert logs[0] == pytest.approx(logs[1], rel=1e-5 if optim == "adamw" else 1e-3)
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    difference = max((one[name] - two[name]).abs().max().item() for name in one)
-    assert difference < (1e-4 if optim == "adamw" else 5e-3)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "several"))
+    difference = max((one[name] - other[name]).abs().max().item() for name in one)
+    assert difference < (1e-5 if optim == "adamw" else 5e-3)
     moved = load_file(home / "pretrained/model.safetensors")
-    assert (
-        max((one[name] - moved[name]).abs().max().item() for name in one if "embed" not in name and "lm" not in name)
-        > 0.01
-    )
+    assert max((one[name] - moved[name]).abs().max().item() for name in one if "layers" in name) > 0.01
 
 
 @pytest.mark.parametrize(("questions", "processes"), [(7, 3), (2, 3)])
