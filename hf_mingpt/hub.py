@@ -327,7 +327,7 @@ def _push(folder: Path, repo_id: str | None, *, kind: str, private: bool, revisi
             commit_message=f"Push the {kind} {folder.resolve().name}",
             ignore_patterns=[f"{CHECKPOINTS}/*"],
         )
-    except OSError as error:
+    except Exception as error:  # of a server that dies the client gives errors that have no common kind with the rest
         raise OSError(
             f"The push failed: {error}. What is in {folder} is whole: repeat scripts/push_to_hub.py --{kind} {folder}."
         ) from error

@@ -74,7 +74,9 @@ class Repository:
 
 
 class Hub:
-    """The state of the server. Set `refuse_commits` to have it break down at the end of every push.
+    """The state of the server.
+
+    Set `refuse_commits` to have it break down at the end of every push, and `dies_at_commit` to have it die there.
 
     Args:
         store: an empty folder for what comes by Xet.
@@ -85,7 +87,7 @@ class Hub:
         self.store = store
         self.uploads: dict[str, bytes] = {}  # by LFS, by sha256
         self.requests: list[str] = []
-        self.refuse_commits = False
+        self.refuse_commits = self.dies_at_commit = False
         self.lock = threading.RLock()
 
     @property
@@ -267,6 +269,11 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.repository(kind, name, write=True)
         if self.hub.refuse_commits:
             raise Refusal(503, "out of order")
+        if self.hub.dies_at_commit:
+            self.server.shutdown()
+            self.server.server_close()
+            self.close_connection = True  # without an answer
+            return
         stored = self.hub.stored()
         files = dict(repository.commits[repository.resolve(revision)])
         for line in self.body.splitlines()[1:]:
@@ -334,14 +341,13 @@ ROUTES: list[tuple[set[str], str, Callable[..., None]]] = [
 
 
 @contextmanager
-def serve(store: Path) -> Iterator[tuple[Hub, str]]:
-    """A Hub on a free port of this machine, which keeps what comes by Xet in a folder, and its address."""
-    hub = Hub(store)
+def serve(hub: Hub) -> Iterator[str]:
+    """Serves a Hub on a free port of this machine, and gives its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield hub, f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

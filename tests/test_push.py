@@ -14,7 +14,7 @@ from hf_mingpt.honesty import Calibration
 from hf_mingpt.hub import save_run, write_json
 
 from .conftest import small_model
-from .hub_server import TOKEN, serve
+from .hub_server import TOKEN, Hub, serve
 
 ROOT = Path(__file__).parent.parent
 CORPUS = ROOT / "data" / "generated" / "biographies.txt"
@@ -23,8 +23,8 @@ RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device"
 
 @pytest.fixture
 def hub(tmp_path_factory):
-    with serve(tmp_path_factory.mktemp("store")) as (hub, address):
-        hub.address = address
+    hub = Hub(tmp_path_factory.mktemp("store"))
+    with serve(hub) as hub.address:
         yield hub
 
 
@@ -107,6 +107,12 @@ def test_what_is_pushed_is_what_is_loaded(hub, client, run_folder, tokenizer, st
     assert (bool(by_lfs), len(by_xet)) == ((False, 2) if storage == "xet" else (True, 0))
     assert client("-c", LOAD, "tester/ada", token=None).returncode != 0  # it is private
 
+    downloaded = client("-m", "huggingface_hub.cli.hf", "download", "tester/ada", "--local-dir", "ada-again")
+    assert downloaded.returncode == 0, downloaded.stderr
+    for path, file in files.items():
+        pushed = file.content or (run_folder / path).read_bytes()
+        assert (run_folder.parent / "ada-again" / path).read_bytes() == pushed
+
 
 def test_a_branch_is_made_and_main_is_left_alone(hub, client, run_folder):
     done = client(*push("--run", run_folder, "--hub_model_id", "ada", "--revision", "second"))
@@ -134,17 +140,20 @@ def test_a_calibrated_run_is_asked_from_the_hub(client, run_folder):
 
 
 @both_storages
-def test_a_push_that_fails_loses_nothing_and_can_be_repeated(hub, client, run_folder):
+@pytest.mark.parametrize(("failure", "said"), [("refuse_commits", "out of order"), ("dies_at_commit", "push failed: ")])
+def test_a_push_that_fails_loses_nothing_and_can_be_repeated(hub, client, run_folder, failure, said):
     before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file() and path.name != "README.md"}
-    hub.refuse_commits = True
+    setattr(hub, failure, True)
     failed = client(*push("--run", run_folder, "--hub_model_id", "tester/ada"))
     assert failed.returncode == 2
-    assert "out of order" in failed.stderr
+    assert said in failed.stderr
     assert f"repeat scripts/push_to_hub.py --run {run_folder}" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert all(path.read_bytes() == content for path, content in before.items())
-    hub.refuse_commits = False
-    assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
+    setattr(hub, failure, False)
+    with serve(hub) as hub.address:
+        assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
+        assert client("-c", LOAD, "tester/ada").returncode == 0
 
 
 def test_training_pushes_at_its_end_and_asks_for_the_token_before(hub, client, tmp_path):
@@ -159,6 +168,7 @@ def test_training_pushes_at_its_end_and_asks_for_the_token_before(hub, client, t
         4,
         "--use_cpu",
     ]
+    flags += ["--vocabulary_file", CORPUS.parent / "birth_places_train.tsv"]
     flags += ["--push_to_hub", "--hub_model_id", "tester/small", "--hub_private_repo", "true", "--output_dir"]
     refused = client(ROOT / "scripts" / "pretrain.py", *flags, tmp_path / "refused", token="hf_wrong")
     assert refused.returncode == 2
@@ -170,6 +180,16 @@ def test_training_pushes_at_its_end_and_asks_for_the_token_before(hub, client, t
     files = repository.commits[repository.resolve("main")]
     assert json.loads(files["run.json"].content)["versions"]["transformers"]
     assert b"Traceback" not in files["README.md"].content
+
+    finetune = (ROOT / "scripts" / "finetune.py", "--preset", "demo", "--model_name_or_path", "tester/small")
+    finetune += ("--train_file", CORPUS.parent / "birth_places_train.tsv", "--max_steps", 2, "--use_cpu")
+    finetune += ("--push_to_hub", "--hub_model_id", "tester/answers", "--output_dir", tmp_path / "answers")
+    done = client(*finetune)
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/answers"]
+    files = repository.commits[repository.resolve("main")]
+    assert json.loads(files["recipe.json"].content)["model_name_or_path"] == "tester/small"
+    assert not [path for path, file in files.items() if TOKEN.encode() in file.content]
 
 
 READ = """
