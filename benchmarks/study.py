@@ -88,7 +88,8 @@ _FAST = {"preset": "fast", "num_train_epochs": 30, "questions_share": 0.1}
 _ONE_THING = {
     "the preset": {},
     "learned positions": {"position_embedding_type": "learned"},
-    "span corruption instead of clozes": {"salient_share": 0.0, "long_context_share": 0.0},
+    "clozes of any name": {"answers_share": 0.0},
+    "span corruption instead of clozes": {"salient_share": 0.0, "long_context_share": 0.0, "answers_share": 0.0},
     "clozes in half of the draws": {"salient_share": 0.5},
     "clozes of numbers too": {"salient_numbers": True},
     "short contexts only": {"long_context_share": 0.0},
@@ -100,7 +101,7 @@ _ONE_THING = {
 }
 PIECES: dict[str, dict[str, Arm]] = {
     "pieces of the preset fast": {name: Arm({}, {**_FAST, **changed}) for name, changed in _ONE_THING.items()}
-    | {"questions finetuned after": Arm({}, _FAST, finetune=True)}
+    | {"questions finetuned after": Arm({}, {**_FAST, "answers_share": 0.0}, finetune=True)}
 }
 
 

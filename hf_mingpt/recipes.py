@@ -175,7 +175,7 @@ class PretrainRecipe(TrainingRecipe):
         if self.answers_share and not (self.salient_share and self.questions_file):
             raise ValueError(
                 f"answers_share is {self.answers_share}: it is of the clozes of salient_share, and the answers are "
-                "those of a questions_file: give both."
+                "those of a questions_file: give both, or --answers_share 0."
             )
         if self.salient_share and self.objective != "span_corruption":
             raise ValueError(f"salient_share {self.salient_share} goes with the objective 'span_corruption' only.")
@@ -222,7 +222,8 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 4,
         "logging_steps": 20,
     },
-    # the best answers soonest: clozes of names, and the training questions read along, so that nothing is finetuned
+    # the best answers soonest: clozes of names, mostly of those that are answers of the training questions, which are read
+    # along, so that nothing is finetuned
     "fast": {
         "optim": "muon",
         "learning_rate": 3e-3,
@@ -236,6 +237,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "context_before": 4,
         "context_after": 2,
         "long_context_share": 0.5,
+        "answers_share": 0.9,
         "questions_share": 0.1,
         "logging_steps": 20,
     },

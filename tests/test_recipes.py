@@ -35,7 +35,8 @@ def test_the_first_preset_is_the_default():
 
 @pytest.mark.parametrize("name", PRETRAIN_PRESETS)
 def test_pretraining_presets_are_recipes(name):
-    PretrainRecipe(train_file="a", output_dir="b", **PRETRAIN_PRESETS[name])
+    questions = {"questions_file": "q"} if "questions_share" in PRETRAIN_PRESETS[name] else {}
+    PretrainRecipe(train_file="a", output_dir="b", **questions, **PRETRAIN_PRESETS[name])
 
 
 @pytest.mark.parametrize("name", FINETUNE_PRESETS)
@@ -59,6 +60,7 @@ def test_finetuning_presets_are_recipes(name):
         (["--dropout", "1"], "dropout is 1"),
         (["--long_context_share", "0.5"], "give salient_share, context_before and context_after"),
         (["--answers_share", "0.5"], "those of a questions_file: give both"),
+        (["--preset", "fast"], "give both, or --answers_share 0"),
         (["--streaming"], "give max_steps and tokenizer_name"),
         (["--streaming", "--max_steps", "9", "--tokenizer_name", "t", "--dataloader_num_workers", "2"], "takes 0 or 1"),
         (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
