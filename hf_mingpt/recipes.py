@@ -222,8 +222,8 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 4,
         "logging_steps": 20,
     },
-    # the best answers soonest: clozes of names, mostly of those that are answers of the training questions, which are read
-    # along, so that nothing is finetuned
+    # the best answers soonest: clozes of names, mostly of those that are answers of the training questions, which are
+    # read along, so that nothing is finetuned
     "fast": {
         "optim": "muon",
         "learning_rate": 3e-3,
