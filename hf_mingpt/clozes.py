@@ -11,7 +11,7 @@ Pure functions on token ids, after corruption in the flow. A document, and one o
 It is closed by a MASK, and learnt alone, as an answer is. The less context is kept, the more the title must tell.
 
 References: Guu et al. 2020, REALM, arXiv:2002.08909 (salient spans); Roberts et al. 2020, arXiv:2002.08910 (salient
-spans for closed-book answers).
+spans for closed-book answers); Ye et al. 2020, arXiv:2012.15856 (more often those that questions may ask for).
 """
 
 from collections.abc import Sequence
