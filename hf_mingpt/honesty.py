@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from .birthplaces import Question, question_about
-from .evaluation import answer_questions, check_questions, questions_about
+from .evaluation import answer_questions, check_questions, questions_about, wilson_interval
 from .tokenization_mingpt import MASK, PAD_ID
 
 NUM_RUNNERS_UP = 3
@@ -78,12 +78,12 @@ _ANSWERS_AT_ONCE = 64
 class Signs(NamedTuple):
     """What speaks for N answers; arrays of shape (N,), in nats.
 
-    log_probability: of the answer, to its question.
+    log_odds: of the answer, with the MASK that closes it, against all else that could be said to its question.
     entropy: of the choice among the places that there are: 0 if one is certain.
     contrast: how much more probable the answer is than it would be, on average, to questions about unknown names.
     """
 
-    log_probability: np.ndarray
+    log_odds: np.ndarray
     entropy: np.ndarray
     contrast: np.ndarray
 
@@ -139,7 +139,12 @@ def judge_answers(
             log_probability[i] = scores[i, candidates.index(prediction)]
             contrast[i] = log_probability[i] - usual[said.index(prediction)]
     entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
-    return Judgement(Signs(log_probability, entropy, contrast), shares)
+    return Judgement(Signs(log_odds(log_probability), entropy, contrast), shares)
+
+
+def log_odds(log_probability: np.ndarray, *, least_doubt: float = 1e-6) -> np.ndarray:
+    """log(p / (1 - p)) of log(p), in nats; 1 - p is at least `least_doubt`, as float32 tells no more apart."""
+    return log_probability - np.log(-np.expm1(np.minimum(log_probability, -least_doubt)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +163,10 @@ class Calibration:
     places: list[str]
     unknown_names: list[str]
     fitted_on: int
+
+    def __post_init__(self):
+        if self.weights.keys() != set(Signs._fields):
+            raise ValueError(f"It weighs {', '.join(self.weights)}, where the signs are {', '.join(Signs._fields)}.")
 
     def probability(self, signs: Signs) -> np.ndarray:
         """(N,) how likely each answer is right."""
@@ -184,7 +193,8 @@ def fit_calibration(
     """Fits the probability, and the threshold.
 
     The threshold is the lowest at which `answer_accuracy` of the answers given are right and at most `false_answers` of
-    the invented names are answered; but at least 1/2: what is more likely wrong than right is a guess.
+    invented names are answered; but at least 1/2: what is more likely wrong than right is a guess. The invented names
+    here are a sample, so `false_answers` is kept by the upper end of the 95 % interval of their share.
 
     Args:
         signs: of the answers to questions that the model was not trained on.
@@ -192,7 +202,7 @@ def fit_calibration(
         of_invented: of the answers about people who do not exist; None: the threshold looks at real ones only.
         places, unknown_names: with which the signs were taken.
         answer_accuracy: share of the answers given that shall be right.
-        false_answers: share of the invented names that may be answered.
+        false_answers: share of invented names that may be answered.
 
     Raises:
         ValueError: if all answers are right, or all wrong.
@@ -216,7 +226,9 @@ def fit_calibration(
     threshold = max(0.5, min((p for accuracy, p in accuracies if accuracy >= answer_accuracy), default=1.0))
     if of_invented is not None:
         surest = np.sort(calibration.probability(of_invented))[::-1]
-        not_given = surest[int(false_answers * len(surest)) :]  # of these none may be
+        total = len(surest)
+        allowed = max((k for k in range(total + 1) if wilson_interval(k, total)[1] <= false_answers), default=0)
+        not_given = surest[allowed:]  # of these none may be
         threshold = max([threshold, *np.nextafter(not_given[:1], 1.0).tolist()])
     return replace(calibration, threshold=threshold)
 

@@ -215,6 +215,7 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
     Raises:
         FileNotFoundError: if it has none.
         OSError: if the Hub cannot be reached.
+        ValueError: if it is no calibration, or one of a version that took other signs.
     """
     path = Path(name_or_path) / CALIBRATION_FILE
     if not Path(name_or_path).is_dir():
@@ -222,7 +223,12 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
             path = Path(hf_hub_download(name_or_path, CALIBRATION_FILE, revision=revision))
     if not path.is_file():
         raise FileNotFoundError(f"{name_or_path} has no {CALIBRATION_FILE}: make it with scripts/calibrate.py.")
-    return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no calibration of this version: make it anew (scripts/calibrate.py). {error}"
+        ) from error
 
 
 def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:

@@ -12,8 +12,10 @@ from hf_mingpt.honesty import (
     ask,
     fit_calibration,
     judge_answers,
+    log_odds,
     score_answers,
 )
+from hf_mingpt.hub import load_calibration
 from hf_mingpt.tokenization_mingpt import MASK
 
 from .conftest import small_model
@@ -49,9 +51,14 @@ class TestJudgement:
         assert found.shares.shape == (2, 4)
         np.testing.assert_allclose(found.shares.sum(axis=1), 1)
         assert (found.signs.entropy >= 0).all()
-        assert (found.signs.log_probability <= 0).all()
         ada, zoe = score_answers(model, tokenizer, QUESTIONS, ["Bonn", "Rome"])
+        chosen = np.exp([ada[0], zoe[1]])
+        assert found.signs.log_odds == pytest.approx(np.log(chosen / (1 - chosen)), abs=1e-4)
         assert found.signs.contrast == pytest.approx([0, zoe[1] - ada[1]], abs=1e-4)  # the unknown name was asked about
+
+    def test_certainty_is_a_finite_sign(self):
+        assert log_odds(np.log([0.5, 0.9])) == pytest.approx(np.log([1, 9]))
+        assert log_odds(np.zeros(1)) == pytest.approx(np.log(1e6), rel=1e-6)
 
     def test_do_not_depend_on_the_other_questions(self, model, tokenizer):
         options = {"places": PLACES, "unknown_names": ["Byron", "Bo"]}
@@ -69,7 +76,7 @@ def draw_signs(number: int, seed: int = 0) -> tuple[Signs, np.ndarray, np.ndarra
     """Signs, whether the answers are right, and the true probability of that."""
     rng = np.random.default_rng(seed)
     signs = Signs(-rng.exponential(2, number), rng.exponential(1, number), rng.normal(3, 4, number))
-    probability = 1 / (1 + np.exp(-(1 + 0.8 * signs.log_probability - 0.5 * signs.entropy + 0.4 * signs.contrast)))
+    probability = 1 / (1 + np.exp(-(1 + 0.8 * signs.log_odds - 0.5 * signs.entropy + 0.4 * signs.contrast)))
     return signs, rng.random(number) < probability, probability
 
 
@@ -91,6 +98,19 @@ class TestCalibration:
         assert again == calibration
         np.testing.assert_array_equal(again.probability(signs), calibration.probability(signs))
 
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"weights": {"log_probability": 1.0, "entropy": 0.0, "contrast": 0.0}}, "weighs log_probability, entropy"),
+            ({"fitted": 3}, "unexpected keyword argument 'fitted'"),
+        ],
+    )
+    def test_one_of_another_version_is_an_error(self, tmp_path, changed, message):
+        signs, right, _ = draw_signs(100)
+        (tmp_path / "calibration.json").write_text(json.dumps({**asdict(fit_calibration(signs, right)), **changed}))
+        with pytest.raises(ValueError, match=f"calibration.json is no calibration of this version: .*{message}"):
+            load_calibration(str(tmp_path))
+
     def test_nothing_to_tell_apart_is_an_error(self):
         signs, _, _ = draw_signs(10)
         with pytest.raises(ValueError, match="10 of 10 answers are right"):
@@ -103,11 +123,11 @@ class TestCalibration:
     def test_few_invented_names_are_answered(self):
         signs, right, _ = draw_signs(400)
         invented, _, _ = draw_signs(50, seed=2)
-        for share in (0.0, 0.1, 1.0):
+        for share, answered in ((0.0, 0), (0.1, 0), (0.2, 4), (1.0, 50)):  # of 50; 5 would be 4.3 to 21.4 %
             calibration = fit_calibration(signs, right, of_invented=invented, answer_accuracy=0, false_answers=share)
             probability = calibration.probability(invented)
             given = (probability >= calibration.threshold).sum()
-            assert given == min(int(share * 50), (probability >= 0.5).sum())
+            assert given == min(answered, (probability >= 0.5).sum())
 
     def test_an_accuracy_out_of_reach_means_no_answers(self):
         calibration = fit_calibration(Signs(*np.zeros((3, 4))), np.array([True, False, False, False]))
@@ -117,7 +137,7 @@ class TestCalibration:
 class TestAsking:
     @pytest.fixture
     def calibration(self):
-        weights = {"log_probability": 0.1, "entropy": -0.2, "contrast": 0.3}
+        weights = {"log_odds": 0.1, "entropy": -0.2, "contrast": 0.3}
         values = {"weights": weights, "bias": 1.0, "fitted_on": 9, "places": PLACES, "unknown_names": ["Byron"]}
         return Calibration(threshold=0.5, **values)
 
