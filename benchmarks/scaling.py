@@ -189,6 +189,7 @@ def measure_processes(*, processes: int) -> dict[str, float] | None:
 
 def draw(results: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     labels = {
         "hidden_size": "width",
@@ -212,6 +213,9 @@ def draw(results: dict, path: Path) -> None:
             axis.set(xscale="log", yscale="log", xlabel=label, ylabel=unit if name == "hidden_size" else None)
             axis.set_xticks(CURVES[name], [str(value) for value in CURVES[name]], minor=False)
             axis.minorticks_off()
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(ScalarFormatter())
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.grid(alpha=0.3)
     axes[0, -1].legend(frameon=False)
     figure.suptitle(
