@@ -139,7 +139,7 @@ def invent_names(names: Sequence[str], number: int, *, seed: int = 0, documents:
         for name in [name for name in invented if name in document]:
             del invented[name]
     if len(invented) < number:
-        raise ValueError(f"Only {len(invented)} of {number} names could be made up of {len(names)}: give more names.")
+        raise ValueError(f"Only {len(invented)} of {number} names could be made up of {len(names)}: ask for fewer.")
     return list(invented)[:number]
 
 

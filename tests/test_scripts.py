@@ -155,7 +155,8 @@ def test_a_calibrated_run_reports_honesty(home, calibrated):
 
 def test_calibration_needs_questions_that_were_held_out(home, tmp_path):
     train, dev = (home / "data" / name for name in ("birth_places_train.tsv", "birth_dev.tsv"))
-    run = ["--model_name_or_path", home / "pretrained", "--train_file", train, "--num_unknown_names", 5, "--use_cpu"]
+    run = ["--model_name_or_path", home / "pretrained", "--train_file", train, "--num_unknown_names", 5]
+    run += ["--num_invented_names", 20, "--use_cpu"]
     for questions, message in ((train, "is in both files"), (dev, "0 of 8 answers are right")):
         done = script("calibrate.py", *run, "--questions_file", questions)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
