@@ -44,8 +44,8 @@ def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Que
     if not path.is_file():
         raise FileNotFoundError(f"No question file at {path}: check the path.")
     check_utf8(path)
-    lines = path.read_bytes().decode("utf-8-sig").removesuffix("\n").split("\n")
-    lines = [line.removesuffix("\r") for line in lines]
+    lines = path.read_bytes().decode().lstrip("\ufeff").removesuffix("\n").split("\n")
+    lines = [line.rstrip("\r") for line in lines]
     if lines == [""]:
         raise ValueError(f"{path} is empty: it needs lines of `question TAB answer`.")
     if answers is None:

@@ -29,6 +29,14 @@ def test_reads_questions_with_answers(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("content", ["Where?\tRome\r\r\n", "\ufeff\ufeffWhere?\tRome\n"])
+def test_what_was_converted_twice_is_read_and_written_alike(tmp_path, content):
+    questions = read_questions(write(tmp_path, content.encode()))
+    assert questions == [Question("Where?", "Rome")]
+    write_questions(tmp_path / "again.tsv", questions)
+    assert read_questions(tmp_path / "again.tsv") == questions
+
+
 def test_reads_questions_without_answers(tmp_path):
     assert read_questions(write(tmp_path, b"Where was A born?\nWhere was B born?")) == [
         Question("Where was A born?", None),
