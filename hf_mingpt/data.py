@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset, IterableDataset, load_dataset
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from .batching import BatchShape, MicroBatch, deal
@@ -225,7 +225,7 @@ class TrainingSteps(torch.utils.data.Dataset):
 class StreamedSteps(torch.utils.data.IterableDataset):
     """The micro-batches of a stream of documents, in its order, step after step and epoch after epoch.
 
-    At most one worker can prepare them: `datasets` would give each of several workers a part of the stream only.
+    Of several workers each reads the whole stream and makes its share of the steps; the loader asks them by turns.
     """
 
     steps_per_epoch = None  # not known before the stream has ended
@@ -238,15 +238,18 @@ class StreamedSteps(torch.utils.data.IterableDataset):
         self.documents_per_step = shape.total - (mixture.count(shape) if mixture else 0)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
+        worker = get_worker_info()
+        turn, num_turns = (worker.id, worker.num_workers) if worker else (0, 1)
         step = 0
         for epoch in itertools.count():
             first = 0
             for table in self.dataset.iter(self.documents_per_step):
                 index = np.arange(first, first := first + len(table))
-                rows = [self.objective(Ragged.from_table(table), epoch, index)]
-                if self.mixture:
-                    rows.append(self.mixture.rows(step, self.shape))
-                yield deal(stack_rows(rows), self.shape)
+                if step % num_turns == turn:
+                    rows = [self.objective(Ragged.from_table(table), epoch, index)]
+                    if self.mixture:
+                        rows.append(self.mixture.rows(step, self.shape))
+                    yield deal(stack_rows(rows), self.shape)
                 step += 1
 
 

@@ -185,8 +185,6 @@ class PretrainRecipe(TrainingRecipe):
             )
         if self.streaming and (self.max_steps is None or self.tokenizer_name is None):
             raise ValueError("A stream has no known length or vocabulary: give max_steps and tokenizer_name with it.")
-        if self.streaming and self.dataloader_num_workers > 1:
-            raise ValueError(f"dataloader_num_workers is {self.dataloader_num_workers}: a stream takes 0 or 1.")
 
 
 @dataclass(frozen=True, kw_only=True)

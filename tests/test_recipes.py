@@ -62,7 +62,6 @@ def test_finetuning_presets_are_recipes(name):
         (["--answers_share", "0.5"], "those of a questions_file: give both"),
         (["--preset", "fast"], "give both, or --answers_share 0"),
         (["--streaming"], "give max_steps and tokenizer_name"),
-        (["--streaming", "--max_steps", "9", "--tokenizer_name", "t", "--dataloader_num_workers", "2"], "takes 0 or 1"),
         (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
         (["--max_steps", "many"], "invalid int value"),
     ],
