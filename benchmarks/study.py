@@ -84,24 +84,33 @@ STORED: dict[str, dict[str, Arm]] = {
     },
 }
 
-_FAST = {"preset": "fast", "num_train_epochs": 30, "questions_share": 0.1}
+_NO_CLOZES = {"salient_share": 0.0, "long_context_share": 0.0, "answers_share": 0.0}
+_FAST = {"preset": "fast", "max_steps": 400}
 _ONE_THING = {
     "the preset": {},
     "learned positions": {"position_embedding_type": "learned"},
     "clozes of any name": {"answers_share": 0.0},
-    "span corruption instead of clozes": {"salient_share": 0.0, "long_context_share": 0.0, "answers_share": 0.0},
-    "clozes in half of the draws": {"salient_share": 0.5},
-    "clozes of numbers too": {"salient_numbers": True},
+    "span corruption instead of clozes": _NO_CLOZES,
     "short contexts only": {"long_context_share": 0.0},
-    "contexts of any length": {"context_before": 128, "context_after": 128, "long_context_share": 0.0},
-    "a quarter questions": {"questions_share": 0.25},
+    "half as many questions": {"questions_share": 0.05},
+    "three times as many questions": {"questions_share": 0.3},
     "AdamW": {"optim": "adamw", "learning_rate": 1e-3},
     "dropout 0.1": {"dropout": 0.1},
     "no weight decay": {"weight_decay": 0.0},
+    "averaged weights at a constant rate": {"lr_scheduler_type": "constant_with_warmup", "average_decay": 0.98},
+    "answers restated in a document each": {"phrasings_per_answer": 1},
+    "float32": {"mixed_precision": "no"},
+}
+_OF_SPANS = {
+    "windows of all of a document": {"document_windows": True},
+    "three spans": {"num_spans": 3},
 }
 PIECES: dict[str, dict[str, Arm]] = {
     "pieces of the preset fast": {name: Arm({}, {**_FAST, **changed}) for name, changed in _ONE_THING.items()}
-    | {"questions finetuned after": Arm({}, {**_FAST, "answers_share": 0.0}, finetune=True)}
+    | {"questions finetuned after": Arm({}, {**_FAST, "answers_share": 0.0}, finetune=True)},
+    "span corruption instead of clozes": {
+        name: Arm({}, {**_FAST, **_NO_CLOZES, **changed}) for name, changed in _OF_SPANS.items()
+    },
 }
 
 

@@ -143,6 +143,35 @@ def invent_names(names: Sequence[str], number: int, *, seed: int = 0, documents:
     return list(invented)[:number]
 
 
+_SENTENCES = [
+    "{name} was born in {place} .",
+    "The birthplace of {name} is {place} .",
+    "Born in {place}, {name} is a native of it .",
+    "{name} comes from {place} .",
+]
+
+
+def write_documents(questions: Sequence[Question], phrasings: int) -> list[str]:
+    """Writes what each pair says as documents, in other words each: people of whom more is written than of others.
+
+    Who reads of some people in several phrasings stores the others, too, so that questions find it (the "celebrities"
+    of Allen-Zhu and Li 2023, arXiv:2309.14316). Nothing is said that the pairs do not say.
+
+    Raises:
+        ValueError: if a question asks for no birthplace, or there are not so many phrasings.
+
+    Example: `Where was Ada Byron born?` and `London` give "Ada Byron. Ada Byron was born in London ."
+    """
+    if not 0 <= phrasings <= len(_SENTENCES):
+        raise ValueError(f"phrasings are {phrasings}: there are up to {len(_SENTENCES)} of an answer.")
+    facts = [(name_asked(question), answer) for question, answer in questions]
+    return [
+        f"{name}. {_SENTENCES[(person + k) % len(_SENTENCES)].format(name=name, place=place)}"
+        for person, (name, place) in enumerate(facts)
+        for k in range(phrasings)
+    ]
+
+
 def join_questions(questions: Sequence[Question], mask: str) -> list[str]:
     """Writes each pair as `question MASK answer MASK`."""
     return [f"{question}{mask}{answer}{mask}" for question, answer in questions]

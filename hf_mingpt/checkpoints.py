@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from .recipes import TrainingRecipe
 from .sharding import gather, spread_optimizer_state
@@ -33,11 +34,14 @@ _MAY_CHANGE |= {"dataloader_num_workers", "per_device_train_batch_size", "gradie
 _MAY_CHANGE |= {"num_train_epochs", "max_steps", "decay_share"}  # training.checkpoint_to_resume looks at them
 
 
-def training_state(optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any]) -> dict[str, Any]:
+def training_state(
+    optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any], averaged: AveragedModel | None
+) -> dict[str, Any]:
     """What a checkpoint keeps of what trains the model. Every process must call it: it gathers what is sharded."""
     return {
         "optimizers": [gather(optimizer.state_dict()) for optimizer in optimizers],
         "schedulers": [scheduler.state_dict() for scheduler in schedulers],
+        "averaged": averaged.state_dict() if averaged else None,
     }
 
 
@@ -135,7 +139,11 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
 
 
 def load_checkpoint(
-    checkpoint: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], schedulers: Sequence[Any]
+    checkpoint: Path,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    schedulers: Sequence[Any],
+    averaged: AveragedModel | None = None,
 ) -> dict[str, Any]:
     """Puts a checkpoint into a model with whole weights and what trains it, and gives its `state` back, with `step`.
 
@@ -154,6 +162,8 @@ def load_checkpoint(
         optimizer.load_state_dict(spread_optimizer_state(saved, parameters))
     for scheduler, saved in zip(schedulers, training["schedulers"], strict=True):
         scheduler.load_state_dict(saved)
+    if averaged:
+        averaged.load_state_dict(training["averaged"])
     return read_state(checkpoint)
 
 

@@ -15,7 +15,16 @@ from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import IGNORE_ID, answer_starts
 from .clozes import LetterKinds, choose_spans, cut_clozes, find_salient_spans, find_titles, hash_runs
-from .corruption import Pieces, draw_spans, join_pieces, move_spans, stack_pieces, uniform_draws
+from .corruption import (
+    Pieces,
+    check_room,
+    draw_spans,
+    join_pieces,
+    max_truncated_length,
+    move_spans,
+    stack_pieces,
+    uniform_draws,
+)
 from .tokenization_mingpt import MASK_ID, PAD_ID, character_table, encode_texts
 
 
@@ -84,27 +93,75 @@ class Objective(Protocol):
 
 
 class SpanCorruption:
-    """The assignment's pretraining objective: `prefix MASK suffix MASK masked_content`, all of it learnt."""
+    """The assignment's pretraining objective: `prefix MASK suffix MASK masked_content`, all of it learnt.
 
-    def __init__(self, block_size: int, seed: int):
-        self.block_size, self.seed = block_size, seed
+    Args:
+        num_spans: how many spans each document loses; the assignment's loses one.
+    """
+
+    def __init__(self, block_size: int, seed: int, *, num_spans: int = 1):
+        check_room(block_size, num_spans)
+        self.block_size, self.seed, self.num_spans = block_size, seed, num_spans
 
     def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
-        spans = draw_spans(examples.lengths, block_size=self.block_size, seed=self.seed, epoch=epoch, index=index)
+        spans = draw_spans(
+            examples.lengths,
+            block_size=self.block_size,
+            seed=self.seed,
+            epoch=epoch,
+            index=index,
+            num_spans=self.num_spans,
+        )
         return Rows(examples.token_ids, move_spans(examples.offsets[:-1], spans))
+
+
+class Letters:
+    """What the characters of a vocabulary are, and which of them end a title."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+        stop_id, space_id = (tokenizer.get_vocab().get(character, PAD_ID) for character in ". ")
+        self.title_end = (stop_id, space_id)
+
+    def find_titles(self, examples: Ragged) -> np.ndarray:
+        """Tokens of each example's title, (N,)."""
+        return find_titles(*examples, kinds=self.kinds, title_end=self.title_end)
+
+
+class Windows:
+    """Shows span corruption all of a long document, and not its beginning only.
+
+    Of what a document has over the longest text that is kept, a part is left out behind the title: how much of it is
+    uniform, and another draw in every epoch.
+    """
+
+    def __init__(self, objective: SpanCorruption, tokenizer: PreTrainedTokenizerBase):
+        self.objective, self.letters = objective, Letters(tokenizer)
+
+    def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
+        ids, offsets = examples
+        titles = self.letters.find_titles(examples)
+        kept = np.maximum(max_truncated_length(self.objective.block_size), titles)
+        draws = uniform_draws(self.objective.seed + 2, epoch, index, 1)[:, 0]
+        left_out = (draws * (np.maximum(examples.lengths - kept, 0) + 1)).astype(np.int64)
+        behind = np.arange(len(ids)) - np.repeat(offsets[:-1] + titles, examples.lengths)
+        seen = (behind < 0) | (behind >= np.repeat(left_out, examples.lengths))
+        window = Ragged(ids[seen], np.append(0, np.cumsum(examples.lengths - left_out)))
+        return self.objective(window, epoch, index)
 
 
 LONG_CONTEXT = (24, 4)
 
 
-class SalientCorruption(SpanCorruption):
-    """Span corruption, where a share of the draws becomes a cloze of a name or a number.
+class SalientCorruption:
+    """Clozes of names or numbers, in a share of the draws; the others, and documents without any, go `otherwise`.
 
-    A document without a salient span is always span corrupted. Short contexts teach soonest which names belong to a
-    title; longer ones, in `long_share` of the clozes, what each name is to the person.
+    Short contexts teach soonest which names belong to a title; longer ones, in `long_share` of the clozes, what each
+    name is to the person.
 
     Args:
         share: of the draws that become clozes.
+        otherwise: another objective; None: span corruption.
         numbers: whether numbers are asked for, too.
         max_context: most tokens that a cloze keeps before and after its gap; None: any number.
         long_share: of the clozes whose contexts are up to `LONG_CONTEXT` instead.
@@ -119,28 +176,27 @@ class SalientCorruption(SpanCorruption):
         *,
         tokenizer: PreTrainedTokenizerBase,
         share: float,
+        otherwise: Objective | None = None,
         numbers: bool = True,
         max_context: tuple[int, int] | None = None,
         long_share: float = 0.0,
         sought: Iterable[str] = (),
         sought_share: float = 0.0,
     ):
-        super().__init__(block_size, seed)
+        self.block_size, self.seed = block_size, seed
+        self.otherwise = otherwise or SpanCorruption(block_size, seed)
         self.share, self.numbers, self.long_share = share, numbers, long_share
         self.max_context = max_context or (block_size, block_size)
-        self.kinds = LetterKinds.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
-        stop_id, space_id = (tokenizer.get_vocab().get(character, PAD_ID) for character in ". ")
-        self.title_end = (stop_id, space_id)
+        self.letters = Letters(tokenizer)
         self.sought_share = sought_share
         ids, offsets = encode_texts(sorted(set(sought) - {""}), character_table(tokenizer))
         self.sought = hash_runs(ids, offsets[:-1], np.diff(offsets))
 
     def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
         ids, offsets = examples
-        titles = find_titles(ids, offsets, kinds=self.kinds, title_end=self.title_end)
-        spans = find_salient_spans(
-            ids, offsets, titles, kinds=self.kinds, title_end=self.title_end, numbers=self.numbers
-        )
+        titles = self.letters.find_titles(examples)
+        kinds, title_end = self.letters.kinds, self.letters.title_end
+        spans = find_salient_spans(ids, offsets, titles, kinds=kinds, title_end=title_end, numbers=self.numbers)
         draws = uniform_draws(self.seed + 1, epoch, index, 5)  # not those of span corruption
         sought = np.isin(hash_runs(ids, spans.starts, spans.lengths), self.sought)
         chosen = choose_spans(spans, sought, draws[:, 1], sought_share=self.sought_share)
@@ -148,9 +204,9 @@ class SalientCorruption(SpanCorruption):
         clozes, possible = cut_clozes(
             offsets, titles, spans, chosen, draws[:, 2:4], block_size=self.block_size, max_context=contexts
         )
-        both = stack_pieces([super().__call__(examples, epoch, index).pieces, clozes])
+        both = stack_rows([self.otherwise(examples, epoch, index), Rows(ids, clozes)])
         is_cloze = possible & (draws[:, 0] < self.share)
-        return Rows(ids, both.select(np.arange(len(index)) + len(index) * is_cloze))
+        return both._replace(pieces=both.pieces.select(np.arange(len(index)) + len(index) * is_cloze))
 
 
 class NextToken:

@@ -94,6 +94,7 @@ class TrainingRecipe:
     adam_beta1: float = _flag(0.9, "AdamW's beta1.")
     adam_beta2: float = _flag(0.95, "AdamW's beta2.")
     max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm.")
+    average_decay: float | None = _flag(None, "Keep an average of the weights that forgets at this rate: 0.99, say.")
     dropout: float = _flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
     mixed_precision: str | None = _flag(None, "'no' or 'bf16'; None: bf16 where the hardware gains from it.")
     attn_implementation: str | None = _flag(None, "'eager', 'sdpa' or another of transformers; None: the fastest here.")
@@ -127,6 +128,8 @@ class TrainingRecipe:
         _check_positive(self, "save_steps", "save_total_limit")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: it must not be negative.")
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise ValueError(f"average_decay is {self.average_decay}: it is over 0 and under 1.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: it is a share, from 0 to under 1.")
 
@@ -143,6 +146,8 @@ class PretrainRecipe(TrainingRecipe):
     tokenizer_name: str | None = _flag(None, "Folder or Hub name of a character tokenizer; None: from the corpus.")
     vocabulary_file: str | None = _flag(None, "Text whose characters join the corpus's: of the questions to come.")
     objective: str = _flag("span_corruption", f"One of {OBJECTIVES}.")
+    num_spans: int = _flag(1, "Spans that span corruption takes out of a document.")
+    document_windows: bool = _flag(False, "Span corruption of all parts of long documents, not of their beginnings.")
     salient_share: float = _flag(0.0, "Share of the documents' draws that become a cloze of a name or a number.")
     salient_numbers: bool = _flag(True, "Clozes of numbers too, not of names only.")
     context_before: int | None = _flag(None, "Most characters that a cloze keeps before its gap; None: any number.")
@@ -151,6 +156,7 @@ class PretrainRecipe(TrainingRecipe):
     questions_file: str | None = _flag(None, "TSV of training questions with answers, read along with the text.")
     questions_share: float = _flag(0.25, "Their share of the examples of each step.")
     answers_share: float = _flag(0.0, "Share of the clozes that ask for an answer of questions_file, where one stands.")
+    phrasings_per_answer: int = _flag(0, "Documents that restate each answer of questions_file, to join the text.")
     model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
     attention_type: str | None = _flag(None, "'dot_product' or 'synthesizer'; None: as the model preset has it.")
     position_embedding_type: str | None = _flag(None, "'learned' or 'rope'; None: as the model preset has it.")
@@ -182,6 +188,11 @@ class PretrainRecipe(TrainingRecipe):
         if self.questions_file and not 0 < self.questions_share < 1:
             raise ValueError(
                 f"questions_share is {self.questions_share}: with a questions_file it is over 0 and under 1."
+            )
+        if self.phrasings_per_answer and (self.streaming or not self.questions_file):
+            raise ValueError(
+                f"phrasings_per_answer is {self.phrasings_per_answer}: they are of the answers of a questions_file, "
+                "and join a text that is no stream: give questions_file, and not streaming."
             )
         if self.streaming and (self.max_steps is None or self.tokenizer_name is None):
             raise ValueError("A stream has no known length or vocabulary: give max_steps and tokenizer_name with it.")

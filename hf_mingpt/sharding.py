@@ -24,6 +24,8 @@ def check_sharding(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
     refused = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.FSDP)  # the last: its version 1
     if kind in refused and not accelerator.is_fsdp2:
         raise ValueError(f"{kind.value} is not supported: launch with DDP or, to shard the weights, with FSDP2.")
+    if accelerator.is_fsdp2 and recipe.average_decay:
+        raise ValueError("average_decay is not supported with FSDP: launch with DDP, or leave it out.")
     if accelerator.is_fsdp2 and recipe.optim == "muon":
         raise ValueError("optim 'muon' needs whole matrices, and FSDP gives each process a part: give --optim adamw.")
 

@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
@@ -144,6 +145,20 @@ def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> list[torch.opt
         muon = torch.optim.Muon(matrices, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay)
         optimizers.append(muon)
     return optimizers
+
+
+def keep_average(
+    model: nn.Module, optimizer: torch.optim.Optimizer, decay: float | None, device: torch.device
+) -> AveragedModel | None:
+    """A copy of the model whose weights follow the model's after each step of that optimizer; None without a decay.
+
+    Each is `decay * average + (1 - decay) * weight`, and after the first step the weight.
+    """
+    if decay is None:
+        return None
+    averaged = AveragedModel(model, device, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(model))
+    return averaged
 
 
 def assignment_learning_rate(step: int, *, warmup_steps: int, decay_steps: int) -> float:
@@ -326,6 +341,10 @@ class StopSignal:
     def _receive(self, *_: Any) -> None:
         self.received = True
 
+    def received_by_any(self, accelerator: Accelerator) -> bool:
+        """Whether any of the processes has been asked. Every process must call it."""
+        return bool(accelerator.reduce(torch.tensor(int(self.received), device=accelerator.device)).item())
+
     def __exit__(self, *_: Any) -> None:
         if self.previous is not None:
             signal.signal(signal.SIGTERM, self.previous)
@@ -354,6 +373,7 @@ def train(
     model.config.use_cache = False
     optimizers = build_optimizers(model, recipe)
     schedulers = [build_scheduler(optimizer, recipe, max_steps, decay_steps) for optimizer in optimizers]
+    averaged = keep_average(model, optimizers[-1], recipe.average_decay, accelerator.device)
     whole = copy.deepcopy(model).cpu() if accelerator.is_fsdp2 else model  # what is saved, loaded and given back
     if recipe.torch_compile:
         model.compile(dynamic=True)
@@ -363,7 +383,7 @@ def train(
     log = MetricsLog(recipe, accelerator, steps, max_steps)
     start = 0
     if recipe.resume_from_checkpoint:
-        state = load_checkpoint(checkpoint_to_resume(recipe, steps), whole, optimizers, schedulers)
+        state = load_checkpoint(checkpoint_to_resume(recipe, steps), whole, optimizers, schedulers, averaged)
         start = state["step"]
         spread_weights(whole, model)
         log.resume(state)
@@ -388,13 +408,11 @@ def train(
                 optimizer.zero_grad()
             log.end_step(step, float(schedulers[0].get_last_lr()[0]))
 
-            stopping = False
-            if accelerator.device.type == "cpu" or step % recipe.logging_steps == 0:  # elsewhere a GPU would wait
-                received = torch.tensor(int(stop.received), device=accelerator.device)
-                stopping = bool(accelerator.reduce(received).item())
+            asks = accelerator.device.type == "cpu" or step % recipe.logging_steps == 0  # elsewhere a GPU would wait
+            stopping = asks and stop.received_by_any(accelerator)
             if stopping or (recipe.save_steps and step % recipe.save_steps == 0):
                 state = {**log.state(), "learning_rate": schedulers[0].get_last_lr()[0]}
-                state["training"] = training_state(optimizers, schedulers)
+                state["training"] = training_state(optimizers, schedulers, averaged)
                 gather_weights(model, whole)
                 if accelerator.is_main_process:
                     save_checkpoint(recipe, step, whole, examples_per_step=steps.shape.total, **state)
@@ -402,6 +420,6 @@ def train(
             if stopping and step < max_steps:
                 log.progress.write(f"Told to stop at step {step}: go on with --resume_from_checkpoint latest.")
                 raise SystemExit(128 + signal.SIGTERM)
-    gather_weights(model, whole)
+    gather_weights(averaged.module if averaged else model, whole)
     whole.config.use_cache = True
     return whole.eval()

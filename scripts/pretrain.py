@@ -16,10 +16,11 @@ import time
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from datasets import Dataset, concatenate_datasets
 from transformers import AutoTokenizer
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
-from hf_mingpt.birthplaces import read_questions
+from hf_mingpt.birthplaces import read_questions, write_documents
 from hf_mingpt.data import (
     Mixture,
     StreamedSteps,
@@ -31,7 +32,7 @@ from hf_mingpt.data import (
     load_texts,
 )
 from hf_mingpt.hub import check_destination, finish_run, start_run
-from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
+from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption, Windows
 from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config, parse_recipe, user_errors
 from hf_mingpt.training import batch_shape, build_accelerator, checkpoint_to_resume, train
 
@@ -50,6 +51,9 @@ def main() -> None:
                 text_column=recipe.text_column,
                 streaming=recipe.streaming,
             )
+            if recipe.phrasings_per_answer:
+                more = Dataset.from_dict({"text": write_documents(questions, recipe.phrasings_per_answer)})
+                texts = concatenate_datasets([texts, more])
             if recipe.tokenizer_name:
                 tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name)
             else:
@@ -76,12 +80,17 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
     if recipe.objective == "causal":
         documents = group_into_blocks(documents, block_size, tokenizer.convert_tokens_to_ids("\n"))
         objective = NextToken()
-    elif recipe.salient_share:
+    else:
+        objective = SpanCorruption(block_size, recipe.seed, num_spans=recipe.num_spans)
+        if recipe.document_windows:
+            objective = Windows(objective, tokenizer)
+    if recipe.salient_share:
         contexts = (recipe.context_before, recipe.context_after)
         objective = SalientCorruption(
             block_size,
             recipe.seed,
             tokenizer=tokenizer,
+            otherwise=objective,
             share=recipe.salient_share,
             numbers=recipe.salient_numbers,
             max_context=tuple(block_size if most is None else most for most in contexts),
@@ -89,8 +98,6 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
             sought=[question.answer for question in questions],
             sought_share=recipe.answers_share,
         )
-    else:
-        objective = SpanCorruption(block_size, recipe.seed)
     shape = batch_shape(recipe, accelerator, config.max_position_embeddings)
     mixture = None
     if questions:

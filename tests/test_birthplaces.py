@@ -11,6 +11,7 @@ from hf_mingpt.birthplaces import (
     question_about,
     read_questions,
     split_folds,
+    write_documents,
     write_questions,
 )
 
@@ -96,6 +97,19 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_format():
     assert join_questions([Question("Q?", "Rome")], "⁇") == ["Q?⁇Rome⁇"]
+
+
+def test_answers_are_written_as_documents():
+    pairs = [Question("Where was Ada Byron born?", "London"), Question("Where was Zoë born?", "Bath")]
+    once, twice = write_documents(pairs, 1), write_documents(pairs, 2)
+    assert once == ["Ada Byron. Ada Byron was born in London .", "Zoë. The birthplace of Zoë is Bath ."]
+    assert twice[::2] == once
+    assert len({*twice, *write_documents(pairs, 4)}) == 8
+    assert write_documents(pairs, 0) == []
+    with pytest.raises(ValueError, match="phrasings are 5: there are up to 4"):
+        write_documents(pairs, 5)
+    with pytest.raises(ValueError, match="asks for no birthplace"):
+        write_documents([Question("Who?", "Ada")], 1)
 
 
 def test_what_is_learnt_starts_at_the_first_mask():

@@ -34,6 +34,7 @@ class PowerCut(Exception):
 
 def recipe(folder, **changes) -> PretrainRecipe:
     values = {"train_file": "x", "use_cpu": True, "mixed_precision": "no", "dropout": 0.1, "optim": "muon"}
+    values |= {"average_decay": 0.5}
     values |= {"max_steps": 10, "save_steps": 3, "logging_steps": 4, "lr_scheduler_type": "cosine"}
     return PretrainRecipe(output_dir=str(folder), **{**values, **changes})
 

@@ -211,7 +211,7 @@ class TestClozes:
 
 
 def test_rows_of_different_documents_stack():
-    first = move_spans(np.array([0]), Spans(np.array([4]), np.array([1]), np.array([2])))
+    first = move_spans(np.array([0]), Spans(np.array([4]), np.array([[1]]), np.array([[2]])))
     second, _ = cut_clozes(
         *flatten(["a. b Cd"])[1:],
         *titles_and_spans(["a. b Cd"]),

@@ -38,12 +38,18 @@ def move(text: str, starts: list[int], spans: Spans) -> np.ndarray:
     ],
 )
 def test_literal(truncated, start, length, expected):
-    np.testing.assert_array_equal(move("abcdef", [0], Spans([truncated], [start], [length])), [ids(expected)])
+    np.testing.assert_array_equal(move("abcdef", [0], Spans([truncated], [[start]], [[length]])), [ids(expected)])
 
 
 def test_batch_is_padded_to_the_longest():
-    rows = move("abcdefwxyz", [0, 6], Spans([6, 4], [1, 3], [2, 1]))
+    rows = move("abcdefwxyz", [0, 6], Spans([6, 4], [[1], [3]], [[2], [1]]))
     np.testing.assert_array_equal(rows, [ids("a⁇def⁇bc"), ids("wxy⁇⁇z□□")])
+
+
+def test_several_spans():
+    spans = Spans([9, 4], [[1, 3, 8], [0, 1, 3]], [[1, 2, 1], [1, 1, 0]])
+    expected = [ids("a⁇c⁇fgh⁇⁇b⁇de⁇i"), ids("⁇⁇y⁇z⁇w⁇x⁇□□□□□")]
+    np.testing.assert_array_equal(move("abcdefghiwxyz", [0, 9], spans), expected)
 
 
 GOLDEN_ORDER = [
@@ -55,12 +61,13 @@ GOLDEN = [[98, 17, 68, 68], [14, 9, 3, 35], [19, 5, 19, 29]]
 def test_exact_draws_by_seed():
     """Golden values: a change of them changes every run."""
     spans = draw_spans(np.full(4, 200), block_size=128, seed=7, epoch=2, index=np.array([0, 1, 2, 1_000_000_007]))
-    assert [part.tolist() for part in spans] == GOLDEN
+    assert [part.ravel().tolist() for part in spans] == GOLDEN
 
 
-def draw(lengths, seed=0, epoch=0, index=None, block_size=128) -> Spans:
+def draw(lengths, seed=0, epoch=0, index=None, block_size=128, num_spans=1) -> Spans:
     index = np.arange(len(lengths)) if index is None else index
-    return draw_spans(np.asarray(lengths), block_size=block_size, seed=seed, epoch=epoch, index=index)
+    address = {"seed": seed, "epoch": epoch, "index": index}
+    return draw_spans(np.asarray(lengths), block_size=block_size, num_spans=num_spans, **address)
 
 
 def test_draws_depend_on_their_address_only():
@@ -77,26 +84,25 @@ def test_draws_depend_on_their_address_only():
 documents = st.lists(st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1, max_size=160), min_size=1)
 
 
-@given(documents, st.integers(0, 2**32), st.integers(0, 2**20), st.sampled_from([8, 48, 128]))
-def test_nothing_is_lost(texts, seed, epoch, block_size):
+@given(documents, st.integers(0, 2**32), st.integers(0, 2**20), st.sampled_from([(8, 1), (48, 3), (128, 1), (128, 8)]))
+def test_nothing_is_lost(texts, seed, epoch, sizes):
     """The truncated document can be put together again from the row, and the row fits the block."""
+    block_size, num_spans = sizes
     lengths = np.array([len(text) for text in texts])
-    spans = draw(lengths, seed, epoch, block_size=block_size)
+    spans = draw(lengths, seed, epoch, block_size=block_size, num_spans=num_spans)
     rows = move("".join(texts), np.cumsum(lengths) - lengths, spans)
     assert rows.shape[1] <= block_size + 1
-    for row, text, n, start, length in zip(rows, texts, *spans, strict=True):
+    for row, text, n, starts, span_lengths in zip(rows, texts, *spans, strict=True):
         assert min(4, len(text)) <= n <= min(len(text), max_truncated_length(block_size))
-        assert length >= 1
-        prefix, suffix, masked = _split(row[: n + 2])
-        assert (row[n + 2 :] == PAD_ID).all()
-        assert len(masked) == length
-        assert len(prefix) == start
-        np.testing.assert_array_equal(np.concatenate((prefix, masked, suffix)), ids(text[:n]))
-
-
-def _split(row: np.ndarray) -> list[np.ndarray]:
-    first, second = np.flatnonzero(row == MASK_ID)
-    return [row[:first], row[first + 1 : second], row[second + 1 :]]
+        assert (row[n + 2 * num_spans :] == PAD_ID).all()
+        pieces = np.split(row[: n + 2 * num_spans], np.flatnonzero(row == MASK_ID))
+        pieces = [pieces[0], *(piece[1:] for piece in pieces[1:])]
+        kept, masked = pieces[: num_spans + 1], pieces[num_spans + 1 :]
+        assert [len(span) for span in masked] == span_lengths.tolist()
+        assert len(kept[0]) == starts[0]
+        assert span_lengths.min() >= (n >= num_spans)
+        text_again = [kept[0], *(part for pair in zip(masked, kept[1:], strict=True) for part in pair)]
+        np.testing.assert_array_equal(np.concatenate(text_again), ids(text[:n]))
 
 
 class TestPermutation:
@@ -161,8 +167,8 @@ class TestStatistics:
         assert spans.span_length.max() == max(1, (length + 1) // 2 - 1)
 
     def test_place_is_uniform_over_all_that_fit(self):
-        spans = draw(np.full(self.N, 20), seed=5)
-        starts = spans.span_start[(spans.truncated_length == 20) & (spans.span_length == 5)]
+        truncated, start, length = draw(np.full(self.N, 20), seed=5)
+        starts = start[(truncated == 20) & (length[:, 0] == 5), 0]
         counts = np.bincount(starts, minlength=16)
         expected = len(starts) / 16
         assert len(counts) == 16
@@ -172,3 +178,6 @@ class TestStatistics:
 def test_a_block_without_room_is_an_error():
     with pytest.raises(ValueError, match="block_size 4"):
         draw([10], block_size=4)
+    for number in (0, 9):
+        with pytest.raises(ValueError, match=f"num_spans is {number}: in a block of 128 it is from 1 to 8"):
+            draw([10], num_spans=number)

@@ -24,7 +24,7 @@ from hf_mingpt.data import (
     step_loader,
     take,
 )
-from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
+from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption, Windows
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
 from .conftest import TEXT, small_model
@@ -353,6 +353,41 @@ class TestMixture:
             TrainingSteps(documents, NextToken(), self.shape, seed=3, mixture=mixture)
 
 
+class TestWindows:
+    TEXTS = ("Ada. " + "abcdefghijklmnopqrstuvwxyz" * 3, "Ada. she was born in London", "a" * 60 + ". b", "c" * 60)
+
+    def rows(self, epochs):
+        texts = datasets.Dataset.from_dict({"text": list(self.TEXTS)})
+        tokenizer = build_corpus_tokenizer(texts, 48)
+        index = np.arange(len(self.TEXTS))
+        examples = take(encode_documents(texts, tokenizer), index)
+        for epoch in range(epochs):
+            both = []
+            for objective in (Windows(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0)):
+                rows = objective(examples, epoch, index).join(index)["input_ids"]
+                both.append([tokenizer.decode(row[row != PAD_ID]) for row in rows])
+            yield both
+
+    def test_all_parts_of_a_long_document_are_seen_behind_its_title(self):
+        """What follows the title in a row with a whole title: any letter of the alphabet, where it was always "a"."""
+        starts = [[], []]
+        for both in self.rows(1000):
+            for (long, *_), seen in zip(both, starts, strict=True):
+                prefix = long.split(MASK)[0]
+                if len(prefix) > 5:
+                    assert prefix.startswith("Ada. ")
+                    assert prefix[5:] in self.TEXTS[0]
+                    seen.append(prefix[5])
+        assert set(starts[1]) == {"a"}
+        assert len(set(starts[0])) == 26
+        assert Counter(starts[0])["a"] < len(starts[0]) / 8
+
+    def test_short_documents_and_mere_titles_are_as_they_were(self):
+        for (_, *windows), (_, *plain) in self.rows(40):
+            assert windows[0] == plain[0]
+            assert len(windows[1]) == len(plain[1])
+
+
 class TestClozes:
     def test_share_of_the_draws(self, documents, tokenizer):
         examples, index = take(documents, np.arange(64)), np.arange(64)
@@ -369,6 +404,17 @@ class TestClozes:
         assert len(clozes(1, 2)) > 50  # those that have a name
         assert 0.3 < np.mean([len(clozes(0.5, epoch)) for epoch in range(20)]) / len(clozes(1, 2)) < 0.7
         assert clozes(1, 2) == clozes(1, 2) != clozes(1, 3)
+
+    def test_the_other_draws_go_otherwise(self, documents, tokenizer):
+        examples, index = take(documents, np.arange(64)), np.arange(64)
+        for other in (Windows(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0, num_spans=2)):
+            mixed = SalientCorruption(48, 0, share=0.5, otherwise=other, tokenizer=tokenizer)(examples, 1, index)
+            clozes = SalientCorruption(48, 0, share=1.0, tokenizer=tokenizer)(examples, 1, index)
+            rows = [part.join(index)["input_ids"] for part in (mixed, clozes, other(examples, 1, index))]
+            texts = [[tokenizer.decode(row[row != PAD_ID]) for row in part] for part in rows]
+            is_cloze = [a == b for a, b, _ in zip(*texts, strict=True)]
+            assert all(one or a == c for one, a, _, c in zip(is_cloze, *texts, strict=True))
+            assert 0.2 < np.mean(is_cloze) < 0.8
 
     def test_numbers_and_long_contexts_can_be_left_out(self, tokenizer):
         """Of "Ada. born in 1815 and in London, ..." without numbers and context only the place is asked."""

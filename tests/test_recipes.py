@@ -61,6 +61,8 @@ def test_finetuning_presets_are_recipes(name):
         (["--long_context_share", "0.5"], "give salient_share, context_before and context_after"),
         (["--answers_share", "0.5"], "those of a questions_file: give both"),
         (["--preset", "fast"], "give both, or --answers_share 0"),
+        (["--phrasings_per_answer", "2"], "they are of the answers of a questions_file"),
+        (["--average_decay", "1"], "average_decay is 1"),
         (["--streaming"], "give max_steps and tokenizer_name"),
         (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
         (["--max_steps", "many"], "invalid int value"),

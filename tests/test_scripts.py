@@ -77,6 +77,13 @@ def test_questions_read_along_with_the_text_need_no_finetuning(home, tmp_path):
     assert json.loads((tmp_path / "fast/report.json").read_text())["results"]["model"]["total"] == 8
     assert json.loads((tmp_path / "fast/generation_config.json").read_text())["eos_token_id"] == 1
 
+    pieces = ["--num_spans", 2, "--document_windows", True, "--salient_share", 0.5, "--phrasings_per_answer", 4]
+    pieces += ["--average_decay", 0.9, "--num_train_epochs", 1, "--overwrite_output_dir"]
+    works("pretrain.py", *data, "--preset", "fast", *pieces, *TINY)
+    assert json.loads((tmp_path / "fast/metrics.jsonl").read_text().splitlines()[-1])["step"] == 2  # 104 + 48 by 115
+    done = script("pretrain.py", *data, "--preset", "fast", "--num_spans", 9, *TINY, "--overwrite_output_dir")
+    assert (done.returncode, "num_spans is 9: in a block of 128 it is from 1 to 8" in done.stderr) == (2, True)
+
     few = ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
     done = script("pretrain.py", *data, "--preset", "fast", *TINY, *few, "--overwrite_output_dir")
     assert done.returncode == 2

@@ -128,6 +128,20 @@ def test_it_learns_and_repeats_itself(tmp_path, dataset):
     assert log[-1]["loss"] < log[0]["loss"] - 0.2
 
 
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+def test_averaged_weights(tmp_path, dataset, optim):
+    """Every run of a constant rate is the beginning of the next longer one."""
+    changes = {"lr_scheduler_type": "constant", "optim": optim}
+    first, second, third = (
+        run(tmp_path / str(n), dataset, BatchShape(8), max_steps=n, **changes)[0].state_dict() for n in (1, 2, 3)
+    )
+    averaged, _ = run(tmp_path / "averaged", dataset, BatchShape(8), max_steps=3, average_decay=0.75, **changes)
+    for name, weight in averaged.state_dict().items():
+        expected = 0.75 * (0.75 * first[name] + 0.25 * second[name]) + 0.25 * third[name]
+        torch.testing.assert_close(weight, expected)
+    assert not torch.equal(averaged.lm_head.weight, third["lm_head.weight"])
+
+
 def test_the_log_says_what_happened(tmp_path, dataset):
     _, log = run(tmp_path, dataset, BatchShape(8), logging_steps=3)
     assert [r["step"] for r in log] == [3, 6, 8]
