@@ -76,6 +76,18 @@ STORED: dict[str, dict[str, Arm]] = {
         "finetuned after the text": Arm(corpus(160), demo(160), finetune=True),
         "read along with it": Arm(corpus(160), demo(160)),
         "along with clozes of it": Arm(corpus(160), demo(160, **_CLOZES)),
+        "along with clozes, answers restated": Arm(corpus(160), demo(160, **_CLOZES, phrasings_per_answer=1)),
+    },
+    "span corruption": {
+        "one span of the beginning": Arm(corpus(160), demo(160), finetune=True),
+        "of windows of it all": Arm(corpus(160), demo(160, document_windows=True), finetune=True),
+        "three spans": Arm(corpus(160), demo(160, num_spans=3), finetune=True),
+    },
+    "weights": {
+        "the last ones": Arm(corpus(160), demo(160), finetune=True),
+        "averaged, at a constant rate": Arm(
+            corpus(160), demo(160, average_decay=0.99, lr_scheduler_type="constant_with_warmup"), finetune=True
+        ),
     },
     "people": {str(n): Arm(corpus(n), demo(n), finetune=True) for n in (80, 160, 320)},
     "width of the model": {
@@ -90,6 +102,7 @@ _ONE_THING = {
     "the preset": {},
     "learned positions": {"position_embedding_type": "learned"},
     "clozes of any name": {"answers_share": 0.0},
+    "clozes of names that answers qualify, too": {"seek_qualified": True},
     "span corruption instead of clozes": _NO_CLOZES,
     "short contexts only": {"long_context_share": 0.0},
     "half as many questions": {"questions_share": 0.05},
@@ -101,16 +114,9 @@ _ONE_THING = {
     "answers restated in a document each": {"phrasings_per_answer": 1},
     "float32": {"mixed_precision": "no"},
 }
-_OF_SPANS = {
-    "windows of all of a document": {"document_windows": True},
-    "three spans": {"num_spans": 3},
-}
 PIECES: dict[str, dict[str, Arm]] = {
     "pieces of the preset fast": {name: Arm({}, {**_FAST, **changed}) for name, changed in _ONE_THING.items()}
     | {"questions finetuned after": Arm({}, {**_FAST, "answers_share": 0.0}, finetune=True)},
-    "span corruption instead of clozes": {
-        name: Arm({}, {**_FAST, **_NO_CLOZES, **changed}) for name, changed in _OF_SPANS.items()
-    },
 }
 
 

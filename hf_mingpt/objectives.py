@@ -14,7 +14,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import IGNORE_ID, answer_starts
-from .clozes import LetterKinds, choose_spans, cut_clozes, find_salient_spans, find_titles, hash_runs
+from .clozes import LetterKinds, choose_spans, cut_clozes, find_qualified, find_salient_spans, find_titles, hash_runs
 from .corruption import (
     Pieces,
     check_room,
@@ -167,6 +167,7 @@ class SalientCorruption:
         long_share: of the clozes whose contexts are up to `LONG_CONTEXT` instead.
         sought: texts that clozes ask for more often than for others, such as the answers of the training questions.
         sought_share: the chance with which a cloze asks for one of them, if its document has one.
+        seek_qualified: whether a name that one of them qualifies is sought too, as "Deal" in "Deal, Kent".
     """
 
     def __init__(
@@ -182,13 +183,15 @@ class SalientCorruption:
         long_share: float = 0.0,
         sought: Iterable[str] = (),
         sought_share: float = 0.0,
+        seek_qualified: bool = False,
     ):
         self.block_size, self.seed = block_size, seed
         self.otherwise = otherwise or SpanCorruption(block_size, seed)
         self.share, self.numbers, self.long_share = share, numbers, long_share
         self.max_context = max_context or (block_size, block_size)
         self.letters = Letters(tokenizer)
-        self.sought_share = sought_share
+        self.sought_share, self.seek_qualified = sought_share, seek_qualified
+        self.comma_id = tokenizer.get_vocab().get(",", PAD_ID)
         ids, offsets = encode_texts(sorted(set(sought) - {""}), character_table(tokenizer))
         self.sought = hash_runs(ids, offsets[:-1], np.diff(offsets))
 
@@ -199,6 +202,8 @@ class SalientCorruption:
         spans = find_salient_spans(ids, offsets, titles, kinds=kinds, title_end=title_end, numbers=self.numbers)
         draws = uniform_draws(self.seed + 1, epoch, index, 5)  # not those of span corruption
         sought = np.isin(hash_runs(ids, spans.starts, spans.lengths), self.sought)
+        if self.seek_qualified:
+            sought |= find_qualified(ids, spans, sought, comma_id=self.comma_id)
         chosen = choose_spans(spans, sought, draws[:, 1], sought_share=self.sought_share)
         contexts = np.where(draws[:, 4:] < self.long_share, LONG_CONTEXT, self.max_context)
         clozes, possible = cut_clozes(

@@ -156,6 +156,7 @@ class PretrainRecipe(TrainingRecipe):
     questions_file: str | None = _flag(None, "TSV of training questions with answers, read along with the text.")
     questions_share: float = _flag(0.25, "Their share of the examples of each step.")
     answers_share: float = _flag(0.0, "Share of the clozes that ask for an answer of questions_file, where one stands.")
+    seek_qualified: bool = _flag(False, "Ask as often for a name that an answer qualifies: for Deal in 'Deal, Kent'.")
     phrasings_per_answer: int = _flag(0, "Documents that restate each answer of questions_file, to join the text.")
     model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
     attention_type: str | None = _flag(None, "'dot_product' or 'synthesizer'; None: as the model preset has it.")

@@ -97,6 +97,7 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
             long_share=recipe.long_context_share,
             sought=[question.answer for question in questions],
             sought_share=recipe.answers_share,
+            seek_qualified=recipe.seek_qualified,
         )
     shape = batch_shape(recipe, accelerator, config.max_position_embeddings)
     mixture = None

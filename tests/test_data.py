@@ -448,6 +448,8 @@ class TestClozes:
             return asked.count("Bath") / 400
 
         assert share_of_bath() == pytest.approx(1 / 3, abs=0.07)
+        qualified = {"sought": ["Bath"], "sought_share": 1.0, "seek_qualified": True}  # the first London too
+        assert share_of_bath(**qualified) == pytest.approx(1 / 2, abs=0.07)
         assert share_of_bath(sought=["Bath", "Bat", "ath", "London, Bath"], sought_share=1.0) == 1.0
         assert share_of_bath(sought=["Bath"], sought_share=0.7) == pytest.approx(0.8, abs=0.07)
         assert share_of_bath(sought=["", "Lon", "\u2603"], sought_share=1.0) == share_of_bath()
