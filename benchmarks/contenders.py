@@ -3,15 +3,19 @@
     python benchmarks/contenders.py NAME CORPUS.txt
 
 Protocol: it reads the number of steps from standard input, a line at a time, trains so many, and answers with a line of
-JSON: seconds, useful_tokens (not padding), parameters, peak_bytes (of the process). `benchmarks/bench.py` speaks it.
+JSON: seconds, useful_tokens (not padding), parameters, peak_bytes. `benchmarks/bench.py` speaks it. A contender of
+several processes starts the others itself, and answers for all.
 
 The peers train transformers' GPT2LMHeadModel at the size of the assignment's model on the same text, corrupted the way
 the assignment's code does it: one document after the other, as strings, padded to the block.
 """
 
 import json
+import os
 import random
 import resource
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+import torch.distributed as dist
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from hf_mingpt import MinGPTForCausalLM
@@ -41,11 +46,13 @@ class Contender:
     precision: str  # "float32" or "bf16"
     attention: str  # "eager" or "sdpa"
     optimizer: str = "adamw"
+    processes: int = 1  # of one thread each, if there are several
 
 
 CONTENDERS = {
     "hf_mingpt, Muon": Contender("ours", "bf16", "eager", "muon"),
     "hf_mingpt, AdamW": Contender("ours", "bf16", "eager"),
+    "hf_mingpt, AdamW, 2 processes": Contender("ours", "bf16", "eager", processes=2),
     "hf_mingpt, float32": Contender("ours", "float32", "eager"),
     **{
         f"GPT-2, {loop}, {precision}, {attention}": Contender(loop, precision, attention)
@@ -53,6 +60,7 @@ CONTENDERS = {
         for precision in ("float32", "bf16")
         for attention in ("eager", "sdpa")
     },
+    "GPT-2, trainer, bf16, sdpa, 2 processes": Contender("trainer", "bf16", "sdpa", processes=2),
 }
 
 
@@ -72,18 +80,47 @@ class Gate:
     def __call__(self) -> None:
         if not self.steps_left:
             if self.started is not None:
+                seconds = time.perf_counter() - self.started
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                tokens, peak = self._of_all(self.useful_tokens, peak)
                 record = {
-                    "seconds": time.perf_counter() - self.started,
-                    "useful_tokens": self.useful_tokens,
+                    "seconds": seconds,
+                    "useful_tokens": tokens,
                     "parameters": self.parameters,
-                    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                    "peak_bytes": peak,
                 }
-                print(json.dumps(record), flush=True)
-            line = sys.stdin.readline()
-            if not line:
+                if is_main():
+                    print(json.dumps(record), flush=True)
+            (self.steps_left,) = self._of_all(int(sys.stdin.readline() or 0) if is_main() else 0)
+            if not self.steps_left:
                 raise SystemExit
-            self.steps_left, self.useful_tokens, self.started = int(line), 0, time.perf_counter()
+            self.useful_tokens, self.started = 0, time.perf_counter()
         self.steps_left -= 1
+
+    def _of_all(self, *numbers: int) -> list[int]:
+        """The sums over the processes."""
+        sums = torch.tensor(numbers)
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+        return sums.tolist()
+
+
+def is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def start_others(processes: int) -> None:
+    """Starts the same contender as often as it wants to be, and makes this process the first of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    os.environ |= {name: str(value) for name, value in together.items()}
+    for rank in range(1, processes):
+        environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        subprocess.Popen([sys.executable, *sys.argv], stdin=subprocess.DEVNULL, env=environment)
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0"}
+    torch.set_num_threads(1)
 
 
 class GatedSteps(TrainingSteps):
@@ -103,7 +140,8 @@ def train_ours(contender: Contender, corpus: str, output_dir: str) -> None:
         "max_steps": MANY_STEPS,
         "mixed_precision": "bf16" if contender.precision == "bf16" else "no",
         "per_device_train_batch_size": 32,
-        "gradient_accumulation_steps": BATCH_SIZE // 32,
+        "gradient_accumulation_steps": BATCH_SIZE // 32 // contender.processes,
+        "use_cpu": True,
         "position_embedding_type": "learned",
     }
     recipe = PretrainRecipe(train_file=corpus, output_dir=output_dir, **flags)
@@ -186,7 +224,7 @@ def train_with_trainer(contender: Contender, corpus: str, output_dir: str) -> No
     model = build_gpt2(contender, len(dataset.vocabulary))
     arguments = TrainingArguments(
         output_dir=output_dir,
-        per_device_train_batch_size=BATCH_SIZE,
+        per_device_train_batch_size=BATCH_SIZE // contender.processes,
         max_steps=MANY_STEPS,
         bf16=contender.precision == "bf16",
         use_cpu=True,
@@ -204,10 +242,13 @@ LOOPS = {"ours": train_ours, "plain": train_plain, "trainer": train_with_trainer
 
 def main() -> None:
     name, corpus = sys.argv[1:]
+    contender = CONTENDERS[name]
+    if contender.processes > 1 and "RANK" not in os.environ:
+        start_others(contender.processes)
     torch.manual_seed(0)
     random.seed(0)
     with TemporaryDirectory() as folder:
-        LOOPS[CONTENDERS[name].loop](CONTENDERS[name], corpus, folder)
+        LOOPS[contender.loop](contender, corpus, folder)
 
 
 if __name__ == "__main__":

@@ -184,8 +184,11 @@ class PretrainRecipe(TrainingRecipe):
                 f"answers_share is {self.answers_share}: it is of the clozes of salient_share, and the answers are "
                 "those of a questions_file: give both, or --answers_share 0."
             )
-        if self.salient_share and self.objective != "span_corruption":
-            raise ValueError(f"salient_share {self.salient_share} goes with the objective 'span_corruption' only.")
+        for name, unset in (("salient_share", 0), ("num_spans", 1), ("document_windows", False)):
+            if (value := getattr(self, name)) != unset and self.objective != "span_corruption":
+                raise ValueError(f"{name} {value} goes with the objective 'span_corruption' only.")
+        if self.seek_qualified and not self.answers_share:
+            raise ValueError("seek_qualified is of the answers that clozes seek: give answers_share, too.")
         if self.questions_file and not 0 < self.questions_share < 1:
             raise ValueError(
                 f"questions_share is {self.questions_share}: with a questions_file it is over 0 and under 1."
