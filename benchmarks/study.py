@@ -249,20 +249,20 @@ def of_seeds(arm: Arm, results: Mapping[tuple[str, int], dict[str, Any]]) -> lis
 
 def render(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, int], dict[str, Any]]) -> str:
     """The results as a table: one row an arm, the seeds' mean and standard deviation."""
-    lines = ["| | | seeds | right | bits told of a person | bits a parameter |", "|---|---|---|---|---|---|"]
+    invented = any(arm.corpus for named in study.values() for arm in named.values())
+    columns = ["", "", "seeds", "right"] + (["bits told of a person", "bits a parameter"] if invented else [])
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for axis, named in study.items():
         for name, arm in named.items():
             rows = of_seeds(arm, results)
             shares = [row["right"] / row["total"] for row in rows]
             spread = f" ± {statistics.stdev(shares):.1%}" if len(shares) > 1 else ""
-            bits = ["", ""]
+            cells = [axis, name, str(len(rows)), f"{statistics.mean(shares):.1%}{spread}"]
             if arm.corpus:
                 told = statistics.mean(row["bits"] for row in rows)
                 everyone = sum(value for flag, value in arm.corpus.items() if flag.endswith("people"))
-                bits = [f"{told:.2f}", f"{told * everyone / rows[0]['parameters']:.2g}"]
-            lines.append(
-                f"| {axis} | {name} | {len(rows)} | {statistics.mean(shares):.1%}{spread} | {' | '.join(bits)} |"
-            )
+                cells += [f"{told:.2f}", f"{told * everyone / rows[0]['parameters']:.2g}"]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
