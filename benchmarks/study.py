@@ -278,10 +278,10 @@ def draw(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, int
         shares = [row["right"] / row["total"] for row in of_seeds(study[axis][name], results)]
         plot.barh(place, statistics.mean(shares), color=f"C{list(study).index(axis) % 2 * 7}")  # blue, grey by turns
         plot.plot(shares, [place] * len(shares), "o", color="k", markersize=4)
-    plot.set_yticks(range(len(names)), [f"{axis}: {name}" for axis, name in names])
+    plot.set_yticks(range(len(names)), [f"{axis}: {name}" if len(study) > 1 else name for axis, name in names])
     plot.invert_yaxis()
-    plot.set(xlabel="exact match on questions that training has not seen (points: seeds)", xlim=(0, 1))
-    plot.xaxis.set_major_formatter(PercentFormatter(1))
+    plot.set(xlabel="exact match on unseen questions (points: seeds)", xlim=(0, None))
+    plot.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     plot.grid(axis="x", alpha=0.3)
     plot.set_axisbelow(True)
     plot.spines[["top", "right"]].set_visible(False)
