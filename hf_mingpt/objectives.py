@@ -133,6 +133,10 @@ class Windows:
 
     Of what a document has over the longest text that is kept, a part is left out behind the title: how much of it is
     uniform, and another draw in every epoch.
+
+    Args:
+        objective: what the windows are shown to; its seed and block size are taken over.
+        tokenizer: of the documents; it tells where titles end.
     """
 
     def __init__(self, objective: SpanCorruption, tokenizer: PreTrainedTokenizerBase):

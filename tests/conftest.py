@@ -11,8 +11,9 @@ from accelerate.state import AcceleratorState
 
 import hf_mingpt  # noqa: F401 (registers the model)
 from hf_mingpt.configuration_mingpt import MinGPTConfig
+from hf_mingpt.data import encode_documents, load_texts
 from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
-from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
+from hf_mingpt.tokenization_mingpt import PAD_ID, build_tokenizer, build_vocabulary
 
 VARIANTS = {
     "learned": {"attention_type": "dot_product", "position_embedding_type": "learned"},
@@ -21,6 +22,7 @@ VARIANTS = {
 }
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 TEXT = "Where was Ada Byron born? Ada Byron (10 December 1815) was born in London, and Zoë Quist in Ålesund.\n"
+LINES = [TEXT[:n].strip() for n in range(5, 69)]  # 64 documents of 4 to 68 characters
 
 
 def small_config(variant: str, **changes) -> MinGPTConfig:
@@ -35,6 +37,10 @@ def small_model(variant: str, **changes) -> MinGPTForCausalLM:
     return MinGPTForCausalLM(small_config(variant, initializer_range=0.3, **changes)).eval()
 
 
+def rows_of(batches, name="input_ids"):
+    return sorted(tuple(i for i in row.tolist() if i not in (PAD_ID, -100)) for b in batches for row in b[name])
+
+
 @pytest.fixture(params=VARIANTS)
 def variant(request) -> str:
     return request.param
@@ -43,6 +49,18 @@ def variant(request) -> str:
 @pytest.fixture(scope="session")
 def tokenizer():
     return build_tokenizer(build_vocabulary([[TEXT]]), 48)
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def documents(text_file, tokenizer):
+    return encode_documents(load_texts(str(text_file)), tokenizer)
 
 
 @pytest.fixture(autouse=True)

@@ -113,6 +113,7 @@ class TestSalientSpans:
     [
         ("Ada. born in Deal, Kent", ["Deal"]),
         ("Ada. born in Deal , Kent; Rye,Kent; Bath. Kent", []),
+        ("Ada. from Bath; Kent", []),
         ("Ada. from Kent, Deal and York, Kent, Ohio", ["York"]),
     ],
 )

@@ -1,17 +1,13 @@
-import itertools
-import math
 from collections import Counter
 
 import datasets
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_mingpt.batching import BatchShape, cut_rows, deal, select_learnt
+from hf_mingpt.batching import BatchShape
 from hf_mingpt.birthplaces import Question
-from hf_mingpt.corruption import draw_spans, join_pieces, move_spans
 from hf_mingpt.data import (
     Mixture,
     StreamedSteps,
@@ -22,28 +18,13 @@ from hf_mingpt.data import (
     group_into_blocks,
     load_texts,
     step_loader,
-    take,
 )
-from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption, Windows
+from hf_mingpt.objectives import Answers, NextToken, SpanCorruption
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
-from .conftest import TEXT, small_model
-
-LINES = [TEXT[:n].strip() for n in range(5, 69)]  # 64 documents of 4 to 68 characters
+from .conftest import LINES, TEXT, rows_of
 
 ODD = "e\u0301 \u05e9\u05dc \u202eabc \U0001f469\u200d\U0001f467"  # combining, right to left, overridden, joined
-
-
-@pytest.fixture
-def text_file(tmp_path):
-    path = tmp_path / "lines.txt"
-    path.write_text("".join(f"{line}\n" for line in LINES), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def documents(text_file, tokenizer):
-    return encode_documents(load_texts(str(text_file)), tokenizer)
 
 
 class TestLoading:
@@ -157,160 +138,6 @@ class TestEncoding:
         assert tokenizer.decode([i for block in blocks for i in block]) == "".join(f"{line}\n" for line in LINES)
 
 
-def rows_of(batches, name="input_ids"):
-    return sorted(tuple(i for i in row.tolist() if i not in (PAD_ID, -100)) for b in batches for row in b[name])
-
-
-class TestObjectives:
-    def test_span_corruption_is_the_pure_function(self, documents):
-        index = np.array([40, 3, 17])
-        (batch,) = deal(SpanCorruption(48, seed=9)(take(documents, index), 5, index), BatchShape(4))
-        for i in index:
-            ids = np.array(documents[int(i)]["input_ids"])
-            spans = draw_spans(np.array([len(ids)]), block_size=48, seed=9, epoch=5, index=np.array([i]))
-            pieces = move_spans(np.array([0]), spans)
-            row = join_pieces(ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID)[0]
-            assert tuple(row) in rows_of([batch])
-        assert torch.equal(batch["labels"], batch["input_ids"].masked_fill(batch["input_ids"] == PAD_ID, -100))
-
-    def test_span_corruption_is_new_in_every_epoch(self, documents):
-        index = np.arange(64)
-        examples = take(documents, index)
-        first, again, second = (
-            rows_of(deal(SpanCorruption(48, 0)(examples, epoch, index), BatchShape(64))) for epoch in (0, 0, 1)
-        )
-        assert first == again != second
-
-    def test_answers_have_labels_on_the_answer_only(self, tokenizer):
-        dataset = encode_questions([Question("Where was Ada born?", "Rome".replace("R", "L"))], tokenizer, 48)
-        (batch,) = deal(Answers()(take(dataset, np.array([0])), 0, np.array([0])), BatchShape(1))
-        labels = batch["labels"][0]
-        assert tokenizer.decode(labels[labels != -100]) == f"{MASK}Lome{MASK}"
-        assert (labels[:19] == -100).all()
-
-    def test_next_token_learns_all(self, documents):
-        (batch,) = deal(NextToken()(take(documents, np.array([9])), 0, np.array([9])), BatchShape(1))
-        assert torch.equal(batch["labels"], batch["input_ids"])
-
-
-class TestDealing:
-    @pytest.mark.parametrize("number", [1, 2, 5, 16, 17])
-    @pytest.mark.parametrize("processes", [1, 2, 3])
-    def test_every_example_is_dealt_once_to_equally_many_batches(self, documents, number, processes):
-        index = np.arange(number)
-        examples = take(documents, index)
-        alone = deal(SpanCorruption(48, 0)(examples, 0, index), BatchShape(64))
-        shares = [
-            deal(SpanCorruption(48, 0)(examples, 0, index), BatchShape(2, 3, processes, rank))
-            for rank in range(processes)
-        ]
-        assert len({len(share) for share in shares}) == 1
-        assert rows_of([b for share in shares for b in share], "labels")[-number:] == rows_of(alone, "labels")
-
-    def test_widths_can_be_rounded_up(self, documents):
-        rows = SpanCorruption(48, 0)(take(documents, np.arange(64)), 0, np.arange(64))
-        exact, rounded = (deal(rows, BatchShape(8, 8, pad_to_multiple_of=n)) for n in (1, 8))
-        assert {batch["input_ids"].shape[1] % 8 for batch in rounded} == {0}
-        assert max(batch["input_ids"].shape[1] for batch in rounded) <= 48
-        for name in ("input_ids", "labels"):
-            assert rows_of(exact, name) == rows_of(rounded, name)
-
-    def test_padding_free_is_the_same_rows_in_one(self, documents):
-        rows = SpanCorruption(48, 0)(take(documents, np.arange(10)), 0, np.arange(10))
-        (batch,) = deal(rows, BatchShape(10, pad_to_multiple_of=8, padding_free=True))
-        assert batch["input_ids"].shape[1] % 8 == 0
-        starts = np.flatnonzero(batch["position_ids"][0] == 0)
-        flat = [tuple(row[row != PAD_ID].tolist()) for row in np.split(batch["input_ids"][0].numpy(), starts)]
-        assert sorted(row for row in flat if row) == rows_of(deal(rows, BatchShape(10)))
-        learnt = batch["input_ids"].masked_fill((batch["position_ids"] == 0) | (batch["input_ids"] == PAD_ID), -100)
-        assert torch.equal(batch["labels"], learnt)
-
-    def test_grouping_by_length_saves_padding(self, documents):
-        index = np.arange(64)
-        examples = take(documents, index)
-        share = []
-        for size in (64, 8):
-            batches = deal(SpanCorruption(48, 0)(examples, 0, index), BatchShape(size, 64 // size))
-            total = sum(b["input_ids"].numel() for b in batches)
-            share.append(1 - sum(int((b["input_ids"] != PAD_ID).sum()) for b in batches) / total)
-        assert share[0] > 0.3
-        assert share[1] < 0.12
-
-
-class TestCutting:
-    """Micro-batches of as many rows as make the step cheapest."""
-
-    @given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(0, 60), st.integers(5, 40))
-    def test_costs_no_more_than_any_other_way(self, widths, overhead, most_rows):
-        widths = np.sort(np.array(widths))[::-1]
-        ends = cut_rows(widths, overhead=overhead, most_rows=most_rows)
-        most_tokens = most_rows * widths[0]
-
-        def cost(ends) -> float:
-            parts = [(end - start) * widths[start] for start, end in itertools.pairwise([0, *ends])]
-            return sum(parts) + overhead * len(parts) if max(parts) <= most_tokens else math.inf
-
-        places = [*range(min(8, most_rows), len(widths), min(8, most_rows))]
-        ways = (some for n in range(len(places) + 1) for some in itertools.combinations(places, n))
-        assert ends[-1] == len(widths)
-        assert cost(ends) == min(cost([*some, len(widths)]) for some in ways)
-
-    def test_deals_the_same_rows_in_fewer_tokens(self, documents):
-        rows = SpanCorruption(48, 0)(take(documents, np.arange(64)), 0, np.arange(64))
-        even, cut = (deal(rows, BatchShape(32, 2, pad_to_multiple_of=8, overhead=n)) for n in (None, 20))
-        for name in ("input_ids", "labels"):
-            assert rows_of(even, name) == rows_of(cut, name)
-        assert sum(batch["input_ids"].numel() for batch in cut) < sum(batch["input_ids"].numel() for batch in even)
-        assert {len(batch["input_ids"]) % 8 for batch in cut} == {0}
-
-    def test_every_process_gets_its_share(self, documents):
-        rows = SpanCorruption(48, 0)(take(documents, np.arange(50)), 0, np.arange(50))
-        shares = [deal(rows, BatchShape(8, 3, 2, rank, overhead=5)) for rank in range(2)]
-        assert len(shares[0]) == len(shares[1])
-        dealt = rows_of([batch for share in shares for batch in share], "labels")
-        assert [row for row in dealt if row] == rows_of(deal(rows, BatchShape(50)), "labels")
-
-
-class TestSelecting:
-    """Logits only where there is something to learn."""
-
-    @given(st.integers(0, 2**24 - 1), st.integers(1, 4), st.integers(1, 4))
-    def test_every_label_is_predicted_from_the_place_before_it(self, bits, rows, pad_to_multiple_of):
-        learnt = np.array([bits >> place & 1 for place in range(24)], dtype=bool).reshape(rows, -1)
-        labels = np.where(learnt, np.arange(24).reshape(rows, -1), -100)
-        selected = select_learnt(labels, pad_to_multiple_of)
-        most = max(learnt[:, 1:].sum(axis=1).max(), 1)
-        if not selected:
-            assert most > learnt.shape[1] - pad_to_multiple_of
-            return
-        places, following = selected["logits_to_keep"], selected["shift_labels"]
-        assert places.shape == following.shape
-        assert most <= places.shape[1] < most + pad_to_multiple_of
-        for row in range(rows):
-            found = {int(place) + 1: int(label) for place, label in zip(places[row], following[row], strict=True)}
-            assert {place: label for place, label in found.items() if label != -100} == {
-                place: int(labels[row, place]) for place in np.flatnonzero(learnt[row, 1:]) + 1
-            }
-
-    @pytest.mark.parametrize("padding_free", [False, True])
-    def test_the_loss_and_its_gradient_are_those_of_all_logits(self, variant, tokenizer, padding_free):
-        questions = [Question(f"Where was {'Ada ' * n}born?", "London"[:n]) for n in range(1, 6)]
-        index = np.arange(len(questions))
-        examples = take(encode_questions(questions, tokenizer, 48), index)
-        shape = BatchShape(8, pad_to_multiple_of=4, padding_free=padding_free)
-        (batch,) = deal(Answers()(examples, 0, index), shape)
-        assert batch["logits_to_keep"].shape[1] < batch["input_ids"].shape[1]
-        every = {name: rows for name, rows in batch.items() if name not in ("logits_to_keep", "shift_labels")}
-        gradients = []
-        for inputs in (batch, every):
-            model = small_model(variant)
-            loss = model(**inputs).loss
-            loss.backward()
-            gradients.append([loss.detach(), *(p.grad for p in model.parameters())])
-        for ours, expected in zip(*gradients, strict=True):
-            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
-
-
 class TestMixture:
     """Questions that join the documents of every step."""
 
@@ -353,108 +180,6 @@ class TestMixture:
             TrainingSteps(documents, NextToken(), self.shape, seed=3, mixture=mixture)
 
 
-class TestWindows:
-    TEXTS = ("Ada. " + "abcdefghijklmnopqrstuvwxyz" * 3, "Ada. she was born in London", "a" * 60 + ". b", "c" * 60)
-
-    def rows(self, epochs):
-        texts = datasets.Dataset.from_dict({"text": list(self.TEXTS)})
-        tokenizer = build_corpus_tokenizer(texts, 48)
-        index = np.arange(len(self.TEXTS))
-        examples = take(encode_documents(texts, tokenizer), index)
-        for epoch in range(epochs):
-            both = []
-            for objective in (Windows(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0)):
-                rows = objective(examples, epoch, index).join(index)["input_ids"]
-                both.append([tokenizer.decode(row[row != PAD_ID]) for row in rows])
-            yield both
-
-    def test_all_parts_of_a_long_document_are_seen_behind_its_title(self):
-        """What follows the title in a row with a whole title: any letter of the alphabet, where it was always "a"."""
-        starts = [[], []]
-        for both in self.rows(1000):
-            for (long, *_), seen in zip(both, starts, strict=True):
-                prefix = long.split(MASK)[0]
-                if len(prefix) > 5:
-                    assert prefix.startswith("Ada. ")
-                    assert prefix[5:] in self.TEXTS[0]
-                    seen.append(prefix[5])
-        assert set(starts[1]) == {"a"}
-        assert len(set(starts[0])) == 26
-        assert Counter(starts[0])["a"] < len(starts[0]) / 8
-
-    def test_short_documents_and_mere_titles_are_as_they_were(self):
-        for (_, *windows), (_, *plain) in self.rows(40):
-            assert windows[0] == plain[0]
-            assert len(windows[1]) == len(plain[1])
-
-
-class TestClozes:
-    def test_share_of_the_draws(self, documents, tokenizer):
-        examples, index = take(documents, np.arange(64)), np.arange(64)
-
-        def clozes(share, epoch):
-            rows = SalientCorruption(48, 0, share=share, tokenizer=tokenizer)(examples, epoch, index)
-            return [row for row in rows_of(deal(rows, BatchShape(64))) if row.count(MASK_ID) == 3]
-
-        plain = rows_of(deal(SpanCorruption(48, 0)(examples, 2, index), BatchShape(64)))
-        assert (
-            rows_of(deal(SalientCorruption(48, 0, share=0, tokenizer=tokenizer)(examples, 2, index), BatchShape(64)))
-            == plain
-        )
-        assert len(clozes(1, 2)) > 50  # those that have a name
-        assert 0.3 < np.mean([len(clozes(0.5, epoch)) for epoch in range(20)]) / len(clozes(1, 2)) < 0.7
-        assert clozes(1, 2) == clozes(1, 2) != clozes(1, 3)
-
-    def test_the_other_draws_go_otherwise(self, documents, tokenizer):
-        examples, index = take(documents, np.arange(64)), np.arange(64)
-        for other in (Windows(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0, num_spans=2)):
-            mixed = SalientCorruption(48, 0, share=0.5, otherwise=other, tokenizer=tokenizer)(examples, 1, index)
-            clozes = SalientCorruption(48, 0, share=1.0, tokenizer=tokenizer)(examples, 1, index)
-            rows = [part.join(index)["input_ids"] for part in (mixed, clozes, other(examples, 1, index))]
-            texts = [[tokenizer.decode(row[row != PAD_ID]) for row in part] for part in rows]
-            is_cloze = [a == b for a, b, _ in zip(*texts, strict=True)]
-            assert all(one or a == c for one, a, _, c in zip(is_cloze, *texts, strict=True))
-            assert 0.2 < np.mean(is_cloze) < 0.8
-
-    def test_numbers_and_long_contexts_can_be_left_out(self, tokenizer):
-        """Of "Ada. born in 1815 and in London, ..." without numbers and context only the place is asked."""
-        texts = datasets.Dataset.from_dict({"text": ["Ada. she was born in 1815 and in London, as was said"]})
-        examples, index = take(encode_documents(texts, tokenizer), np.array([0])), np.array([0])
-
-        def rows(**options):
-            objective = SalientCorruption(48, 0, tokenizer=tokenizer, share=1.0, **options)
-            return {
-                tokenizer.decode(objective(examples, epoch, index).join(index)["input_ids"][0]) for epoch in range(60)
-            }
-
-        assert {row.split(MASK)[2] for row in rows()} == {"1815", "London"}
-        assert {row.split(MASK)[2] for row in rows(numbers=False)} == {"London"}
-        contexts = {tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1))}
-        short = {(f"Ada. {before}", after) for before in ("", " ", "n ", "in ") for after in ("", ",")}
-        assert contexts == short
-        both = {tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1), long_share=0.5)}
-        assert max(len(before) for before, _ in both) == len("Ada. ") + 24
-        assert {len(after) for _, after in both} == {0, 1, 2, 3, 4}
-        assert contexts & both
-
-    def test_what_is_sought_is_asked_for_more_often(self, tokenizer):
-        texts = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and London"] * 400})
-        examples, index = take(encode_documents(texts, tokenizer), np.arange(400)), np.arange(400)
-
-        def share_of_bath(**options):
-            rows = SalientCorruption(48, 0, tokenizer=tokenizer, share=1.0, **options)(examples, 0, index)
-            asked = [tokenizer.decode(row).split(MASK)[2] for row in rows.join(index)["input_ids"]]
-            assert set(asked) <= {"London", "Bath"}
-            return asked.count("Bath") / 400
-
-        assert share_of_bath() == pytest.approx(1 / 3, abs=0.07)
-        qualified = {"sought": ["Bath"], "sought_share": 1.0, "seek_qualified": True}  # the first London too
-        assert share_of_bath(**qualified) == pytest.approx(1 / 2, abs=0.07)
-        assert share_of_bath(sought=["Bath", "Bat", "ath", "London, Bath"], sought_share=1.0) == 1.0
-        assert share_of_bath(sought=["Bath"], sought_share=0.7) == pytest.approx(0.8, abs=0.07)
-        assert share_of_bath(sought=["", "Lon", "\u2603"], sought_share=1.0) == share_of_bath()
-
-
 class TestSteps:
     shape = BatchShape(5, 2)
 
@@ -481,9 +206,19 @@ class TestSteps:
                 assert all(torch.equal(ours[name], expected[name]) for name in expected)
         assert step == 8
 
-    @pytest.mark.parametrize("workers", [0, 1])
+    @pytest.mark.parametrize("workers", [0, 1, 2])
     def test_a_stream_is_the_file_in_its_order(self, text_file, tokenizer, documents, workers):
         stream = encode_documents(load_texts(str(text_file), streaming=True), tokenizer)
         streamed = list(step_loader(StreamedSteps(stream, SpanCorruption(48, 0), self.shape), 9, workers))
+        indexed = list(step_loader(self.steps(documents, shuffle=False), 9))
+        assert [rows_of(batches) for batches in streamed] == [rows_of(batches) for batches in indexed]
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_stream_of_several_files_is_split_among_no_workers(self, tokenizer, documents, workers):
+        """`datasets` would give each of them some of the shards, if it were iterated over row by row."""
+        shards = encode_documents(
+            datasets.Dataset.from_dict({"text": LINES}).to_iterable_dataset(num_shards=4), tokenizer
+        )
+        streamed = list(step_loader(StreamedSteps(shards, SpanCorruption(48, 0), self.shape), 9, workers))
         indexed = list(step_loader(self.steps(documents, shuffle=False), 9))
         assert [rows_of(batches) for batches in streamed] == [rows_of(batches) for batches in indexed]

@@ -108,6 +108,16 @@ def test_what_cannot_be_saved_is_refused(kind):
         check_sharding(recipe, accelerator)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"optim": "muon"}, "whole matrices"), ({"average_decay": 0.9}, "average_decay")]
+)
+def test_what_needs_whole_weights_is_refused_with_fsdp(changes, said):
+    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=True)
+    check_sharding(PretrainRecipe(train_file="t.txt", output_dir="out"), accelerator)
+    with pytest.raises(ValueError, match=said):
+        check_sharding(PretrainRecipe(train_file="t.txt", output_dir="out", **changes), accelerator)
+
+
 # accelerate shards on accelerators only: here it is told that this is one; how to shard stands in the shipped file
 SHARDS = """
 import os, runpy, sys, yaml

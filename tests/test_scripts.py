@@ -12,10 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
+from datasets import Dataset
 from safetensors.torch import load_file
 
+from hf_mingpt.birthplaces import Question
+from hf_mingpt.configuration_mingpt import MinGPTConfig
+from hf_mingpt.data import build_corpus_tokenizer, encode_documents
 from hf_mingpt.honesty import Signs, fit_calibration
 from hf_mingpt.hub import write_json
+from hf_mingpt.recipes import PretrainRecipe
+
+from .conftest import rows_of
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 TINY = ["--use_cpu", "--mixed_precision", "no", "--model_preset", "gpt-nano", "--position_embedding_type", "rope"]
@@ -88,6 +96,34 @@ def test_questions_read_along_with_the_text_need_no_finetuning(home, tmp_path):
     done = script("pretrain.py", *data, "--preset", "fast", *TINY, *few, "--overwrite_output_dir")
     assert done.returncode == 2
     assert "A share of 0.1 of the 1 examples of a step is 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_spans": 2},
+        {"document_windows": True},
+        {"salient_share": 1.0},
+        {"salient_share": 1.0, "answers_share": 1.0},
+        {"salient_share": 1.0, "answers_share": 1.0, "seek_qualified": True},
+    ],
+)
+def test_every_piece_of_pretraining_changes_what_is_read(tmp_path, changes):
+    """Beside the same recipe without its last flag."""
+    build_steps = runpy.run_path(str(SCRIPTS / "pretrain.py"))["build_steps"]
+    texts = Dataset.from_dict({"text": [f"Ada Byron. {'she wrote and wrote, ' * 6}to Deal, Kent, Ohio and Rome"] * 32})
+    tokenizer = build_corpus_tokenizer(texts, 128)
+    config = MinGPTConfig(vocab_size=len(tokenizer))
+    documents = encode_documents(texts, tokenizer)
+
+    def first_step(**flags):
+        recipe = PretrainRecipe(train_file="x", questions_file="q", output_dir=str(tmp_path), use_cpu=True, **flags)
+        questions = [Question("and", "Kent")]
+        return build_steps(recipe, documents, questions, tokenizer, config, Accelerator(cpu=True))[0]
+
+    plain = dict(list(changes.items())[:-1])
+    rows, expected, others = (rows_of(first_step(**flags)) for flags in (changes, changes, plain))
+    assert rows == expected != others
 
 
 def test_split_questions(home, tmp_path):

@@ -17,15 +17,8 @@ from hf_mingpt.batching import BatchShape
 from hf_mingpt.data import TrainingSteps
 from hf_mingpt.hub import start_run
 from hf_mingpt.objectives import NextToken
-from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe
-from hf_mingpt.training import (
-    assignment_learning_rate,
-    build_accelerator,
-    build_optimizers,
-    build_scheduler,
-    count_steps,
-    train,
-)
+from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.training import attention_for, build_accelerator, train
 
 from .conftest import VARIANTS, small_model
 
@@ -149,6 +142,19 @@ def test_the_log_says_what_happened(tmp_path, dataset):
     assert set(log[0]) == {"step", "epoch", "loss", "learning_rate", "tokens_per_second", "seconds"}
 
 
+@pytest.mark.parametrize(
+    ("device", "block", "attention"), [("cpu", 512, "eager"), ("cpu", 513, "sdpa"), ("cuda", 48, "sdpa")]
+)
+def test_attention_is_the_fastest_for_device_and_length(device, block, attention):
+    assert attention_for(torch.device(device), block) == attention
+
+
+def test_the_recipe_may_want_another_attention(tmp_path, dataset):
+    for wanted, used in ((None, "eager"), ("sdpa", "sdpa")):
+        model, _ = run(tmp_path, dataset, BatchShape(8), max_steps=1, attn_implementation=wanted)
+        assert model.config._attn_implementation == used
+
+
 def test_first_loss_is_the_models_own(tmp_path, dataset):
     model = small_model("rope")
     steps = TrainingSteps(dataset, NextToken(), BatchShape(4, 2), seed=0)
@@ -185,57 +191,6 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, dataset):
     with pytest.raises(FloatingPointError, match=r"is not finite after step 1; the last checkpoint is None"):
         run(tmp_path, dataset, BatchShape(8), learning_rate=math.inf, lr_scheduler_type="constant", save_steps=1)
     assert not (tmp_path / "checkpoints").exists()
-
-
-def names_by_group(model, optimizers):
-    names = {id(p): name for name, p in model.named_parameters()}
-    return [{names[id(p)] for p in group["params"]} for o in optimizers for group in o.param_groups]
-
-
-def test_groups_of_parameters(tmp_path):
-    model = small_model("learned")
-    everything = {name for name, _ in model.named_parameters()}
-    decayed, undecayed = names_by_group(model, build_optimizers(model, recipe(tmp_path)))
-    assert decayed == {n for n in everything if n.endswith("weight") and "norm" not in n and "embed" not in n}
-    assert undecayed == everything - decayed
-
-    decayed, undecayed = names_by_group(model, build_optimizers(model, recipe(tmp_path, decay_all_weights=True)))
-    assert undecayed == {n for n in everything if n.endswith("bias")}
-
-    decayed, _, muon = names_by_group(model, build_optimizers(model, recipe(tmp_path, optim="muon")))
-    assert muon == {n for n in everything if ".layers." in n and n.endswith("weight") and "norm" not in n}
-    assert decayed == {"lm_head.weight"}
-
-
-def test_the_assignments_schedule_comes_back_up():
-    """Warm-up, cosine with a floor of a tenth, and past its end the way back, as in the editions of 2021 to 2023."""
-    rate = [assignment_learning_rate(step, warmup_steps=10, decay_steps=110) for step in range(0, 250)]
-    assert rate[:3] == [0, 0.1, 0.2]
-    assert rate[10] == 1
-    assert rate[60] == pytest.approx(0.5)
-    assert rate[110] == 0.1
-    assert rate[160] == pytest.approx(0.5)
-    assert rate[210] == pytest.approx(1)
-
-
-def test_schedules_of_transformers(tmp_path):
-    r = recipe(tmp_path, lr_scheduler_type="warmup_stable_decay", warmup_steps=10)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler = build_scheduler(optimizer, r, 100, 20)
-    rates = []
-    for _ in range(100):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    assert rates[5] == pytest.approx(0.5)
-    assert set(rates[10:80]) == {1.0}
-    assert rates[99] < 0.05
-
-
-def test_numbers_of_steps(tmp_path):
-    assert count_steps(recipe(tmp_path, num_train_epochs=2.5), 10) == (25, 5)
-    assert count_steps(recipe(tmp_path, **PRETRAIN_PRESETS["assignment"]), 23) == (14950, 4600)
-    assert count_steps(recipe(tmp_path, max_steps=7), 10) == (7, 2)
 
 
 def test_tensorboard_gets_the_metrics(tmp_path, dataset):
