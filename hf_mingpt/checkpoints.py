@@ -130,7 +130,8 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
         if not _is_whole(checkpoint):
             raise ValueError(f"The checkpoint {checkpoint} is damaged: resume from another, or from latest.")
     state = read_state(checkpoint)
-    saved = {**state["recipe"], "examples of a step": state["examples_per_step"]}
+    defaults = {field.name: field.default for field in dataclasses.fields(recipe)}  # of fields that are newer than it
+    saved = {**defaults, **state["recipe"], "examples of a step": state["examples_per_step"]}
     present = {**json.loads(json.dumps(dataclasses.asdict(recipe))), "examples of a step": examples_per_step}
     if changed := [name for name in present if name not in _MAY_CHANGE and saved.get(name) != present[name]]:
         changes = ", ".join(f"{name} {saved.get(name)!r}, now {present[name]!r}" for name in changed)

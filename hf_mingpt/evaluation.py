@@ -7,7 +7,6 @@ Reference: CS224n, assignment 5, `evaluate` and `evaluate_places`; Wilson 1927 f
 """
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -16,6 +15,7 @@ from typing import Any
 
 import evaluate
 import torch
+from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -139,11 +139,8 @@ def write_predictions(path: Path, predictions: Sequence[str]) -> None:
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """The 95 % confidence interval of a share, as two fractions."""
-    z = 1.959964
-    share = correct / total
-    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = binomtest(correct, total).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def accuracy(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:

@@ -175,6 +175,19 @@ def test_another_recipe_is_refused(tmp_path):
     find_checkpoint(recipe(tmp_path, resume_from_checkpoint="latest", logging_steps=1, save_steps=None), 4)
 
 
+def test_a_field_that_is_newer_than_the_checkpoint_counts_as_its_default(tmp_path):
+    with pytest.raises(PowerCut):
+        run(tmp_path, build_steps(), cut_at=4)
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["recipe"]["adam_beta1"]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    (checkpoint / "SHA256SUMS").write_text(checkpoints.sums_of(checkpoint))
+    assert find_checkpoint(recipe(tmp_path, resume_from_checkpoint="latest"), 4) == checkpoint
+    with pytest.raises(ValueError, match=r"adam_beta1 0\.9, now 0\.8"):
+        find_checkpoint(recipe(tmp_path, resume_from_checkpoint="latest", adam_beta1=0.8), 4)
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(PowerCut):
         run(tmp_path, build_steps(), cut_at=5)
