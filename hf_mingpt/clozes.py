@@ -164,24 +164,6 @@ def find_salient_spans(
     return SalientSpans(starts, ends - starts, np.searchsorted(document, np.arange(len(offsets))))
 
 
-def find_qualified(token_ids: np.ndarray, spans: SalientSpans, names: np.ndarray, *, comma_id: int) -> np.ndarray:
-    """Finds spans that one of some others qualifies, behind a comma and a space, as "Kent" does "Deal" in "Deal, Kent".
-
-    Args:
-        token_ids: the ids of N documents in one flat array.
-        spans: M of them, from `find_salient_spans`.
-        names: (M,) booleans: those that qualify.
-        comma_id: of ",".
-
-    Returns:
-        (M,) booleans.
-    """
-    ends = spans.starts + spans.lengths
-    qualified = np.zeros_like(names)
-    qualified[:-1] = names[1:] & (spans.starts[1:] == ends[:-1] + 2) & (token_ids[ends[:-1]] == comma_id)
-    return qualified
-
-
 def choose_spans(spans: SalientSpans, sought: np.ndarray, draws: np.ndarray, *, sought_share: float) -> np.ndarray:
     """Chooses a span of each document: of those that are sought with that chance, if it has any; else any of them.
 

@@ -6,7 +6,7 @@ micro-batches are made. What it draws depends on `(seed, epoch, index)` alone.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import IGNORE_ID, answer_starts
-from .clozes import LetterKinds, choose_spans, cut_clozes, find_qualified, find_salient_spans, find_titles, hash_runs
+from .clozes import LetterKinds, SalientSpans, choose_spans, cut_clozes, find_salient_spans, find_titles
 from .corruption import (
     Pieces,
     check_room,
@@ -25,7 +25,7 @@ from .corruption import (
     stack_pieces,
     uniform_draws,
 )
-from .tokenization_mingpt import MASK_ID, PAD_ID, character_table, encode_texts
+from .tokenization_mingpt import MASK_ID, PAD_ID
 
 
 class Ragged(NamedTuple):
@@ -127,6 +127,10 @@ class Letters:
         """Tokens of each example's title, (N,)."""
         return find_titles(*examples, kinds=self.kinds, title_end=self.title_end)
 
+    def find_spans(self, examples: Ragged, titles: np.ndarray, *, numbers: bool) -> SalientSpans:
+        """What each example says and its title does not."""
+        return find_salient_spans(*examples, titles, kinds=self.kinds, title_end=self.title_end, numbers=numbers)
+
 
 class Windows:
     """Shows span corruption all of a long document, and not its beginning only.
@@ -154,6 +158,12 @@ class Windows:
         return self.objective(window, epoch, index)
 
 
+class Seeker(Protocol):
+    """What clozes should ask for: of M spans of some examples, booleans (M,)."""
+
+    def __call__(self, examples: Ragged, titles: np.ndarray, spans: SalientSpans) -> np.ndarray: ...
+
+
 LONG_CONTEXT = (24, 4)
 
 
@@ -169,9 +179,8 @@ class SalientCorruption:
         numbers: whether numbers are asked for, too.
         max_context: most tokens that a cloze keeps before and after its gap; None: any number.
         long_share: of the clozes whose contexts are up to `LONG_CONTEXT` instead.
-        sought: texts that clozes ask for more often than for others, such as the answers of the training questions.
-        sought_share: the chance with which a cloze asks for one of them, if its document has one.
-        seek_qualified: whether a name that one of them qualifies is sought too, as "Deal" in "Deal, Kent".
+        seeker: says which spans are asked for more often than others.
+        sought_share: the chance with which a cloze asks for one of those, if its document has one.
     """
 
     def __init__(
@@ -185,29 +194,24 @@ class SalientCorruption:
         numbers: bool = True,
         max_context: tuple[int, int] | None = None,
         long_share: float = 0.0,
-        sought: Iterable[str] = (),
+        seeker: Seeker | None = None,
         sought_share: float = 0.0,
-        seek_qualified: bool = False,
     ):
         self.block_size, self.seed = block_size, seed
         self.otherwise = otherwise or SpanCorruption(block_size, seed)
         self.share, self.numbers, self.long_share = share, numbers, long_share
         self.max_context = max_context or (block_size, block_size)
         self.letters = Letters(tokenizer)
-        self.sought_share, self.seek_qualified = sought_share, seek_qualified
-        self.comma_id = tokenizer.get_vocab().get(",", PAD_ID)
-        ids, offsets = encode_texts(sorted(set(sought) - {""}), character_table(tokenizer))
-        self.sought = hash_runs(ids, offsets[:-1], np.diff(offsets))
+        self.seeker, self.sought_share = seeker, sought_share
 
     def __call__(self, examples: Ragged, epoch: int, index: np.ndarray) -> Rows:
         ids, offsets = examples
         titles = self.letters.find_titles(examples)
-        kinds, title_end = self.letters.kinds, self.letters.title_end
-        spans = find_salient_spans(ids, offsets, titles, kinds=kinds, title_end=title_end, numbers=self.numbers)
+        spans = self.letters.find_spans(examples, titles, numbers=self.numbers)
         draws = uniform_draws(self.seed + 1, epoch, index, 5)  # not those of span corruption
-        sought = np.isin(hash_runs(ids, spans.starts, spans.lengths), self.sought)
-        if self.seek_qualified:
-            sought |= find_qualified(ids, spans, sought, comma_id=self.comma_id)
+        sought = np.zeros(len(spans.starts), dtype=bool)
+        if self.seeker:
+            sought = self.seeker(examples, titles, spans)
         chosen = choose_spans(spans, sought, draws[:, 1], sought_share=self.sought_share)
         contexts = np.where(draws[:, 4:] < self.long_share, LONG_CONTEXT, self.max_context)
         clozes, possible = cut_clozes(

@@ -156,7 +156,7 @@ class PretrainRecipe(TrainingRecipe):
     questions_file: str | None = _flag(None, "TSV of training questions with answers, read along with the text.")
     questions_share: float = _flag(0.25, "Their share of the examples of each step.")
     answers_share: float = _flag(0.0, "Share of the clozes that ask for an answer of questions_file, where one stands.")
-    seek_qualified: bool = _flag(False, "Ask as often for a name that an answer qualifies: for Deal in 'Deal, Kent'.")
+    seek_contexts: bool = _flag(False, "Ask instead for what stands as the answers do: learnt from where they stand.")
     phrasings_per_answer: int = _flag(0, "Documents that restate each answer of questions_file, to join the text.")
     model_preset: str = _flag("assignment", f"Size of the model: one of {', '.join(MODEL_PRESETS)}.")
     attention_type: str | None = _flag(None, "'dot_product' or 'synthesizer'; None: as the model preset has it.")
@@ -187,8 +187,11 @@ class PretrainRecipe(TrainingRecipe):
         for name, unset in (("salient_share", 0), ("num_spans", 1), ("document_windows", False)):
             if (value := getattr(self, name)) != unset and self.objective != "span_corruption":
                 raise ValueError(f"{name} {value} goes with the objective 'span_corruption' only.")
-        if self.seek_qualified and not self.answers_share:
-            raise ValueError("seek_qualified is of the answers that clozes seek: give answers_share, too.")
+        if self.seek_contexts and (self.streaming or not self.answers_share):
+            raise ValueError(
+                "seek_contexts is for the share of clozes that answers_share says, and learns from the whole text: "
+                "give answers_share, and not streaming."
+            )
         if self.questions_file and not 0 < self.questions_share < 1:
             raise ValueError(
                 f"questions_share is {self.questions_share}: with a questions_file it is over 0 and under 1."

@@ -32,8 +32,9 @@ from hf_mingpt.data import (
     load_texts,
 )
 from hf_mingpt.hub import check_destination, finish_run, start_run
-from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption, Windows
+from hf_mingpt.objectives import Answers, NextToken, Ragged, SalientCorruption, Seeker, SpanCorruption, Windows
 from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config, parse_recipe, user_errors
+from hf_mingpt.seeking import AnswerSeeker, ContextSeeker
 from hf_mingpt.training import batch_shape, build_accelerator, checkpoint_to_resume, train
 
 
@@ -95,9 +96,8 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
             numbers=recipe.salient_numbers,
             max_context=tuple(block_size if most is None else most for most in contexts),
             long_share=recipe.long_context_share,
-            sought=[question.answer for question in questions],
+            seeker=build_seeker(recipe, documents, questions, tokenizer),
             sought_share=recipe.answers_share,
-            seek_qualified=recipe.seek_qualified,
         )
     shape = batch_shape(recipe, accelerator, config.max_position_embeddings)
     mixture = None
@@ -107,6 +107,13 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
     if recipe.streaming:
         return StreamedSteps(documents, objective, shape, mixture=mixture)
     return TrainingSteps(documents, objective, shape, seed=recipe.seed, shuffle=recipe.shuffle, mixture=mixture)
+
+
+def build_seeker(recipe: PretrainRecipe, documents, questions, tokenizer) -> Seeker:
+    if not recipe.seek_contexts:
+        return AnswerSeeker([question.answer for question in questions], tokenizer)
+    batches = map(Ragged.from_table, documents.with_format("arrow").iter(batch_size=10_000))
+    return ContextSeeker.learn(batches, questions, tokenizer, numbers=recipe.salient_numbers)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from hf_mingpt.clozes import (
     SalientSpans,
     choose_spans,
     cut_clozes,
-    find_qualified,
     find_salient_spans,
     find_titles,
     hash_runs,
@@ -106,24 +105,6 @@ class TestSalientSpans:
 
     def test_a_title_does_not_end_in_the_next_document(self):
         assert titles_and_spans(["Ada.", " Bob. x"])[0].tolist() == [0, 6]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Ada. born in Deal, Kent", ["Deal"]),
-        ("Ada. born in Deal , Kent; Rye,Kent; Bath. Kent", []),
-        ("Ada. from Bath; Kent", []),
-        ("Ada. from Kent, Deal and York, Kent, Ohio", ["York"]),
-    ],
-)
-def test_names_that_others_qualify(text, expected):
-    flat, _ = flatten([text])
-    _, spans = titles_and_spans([text])
-    names = np.array([text[a : a + n] == "Kent" for a, n in zip(spans.starts, spans.lengths, strict=True)])
-    qualified = find_qualified(flat, spans, names, comma_id=ord(","))
-    found = [text[a : a + n] for a, n in zip(spans.starts[qualified], spans.lengths[qualified], strict=True)]
-    assert found == expected
 
 
 class TestChoice:

@@ -15,6 +15,7 @@ from hf_mingpt.data import (
     take,
 )
 from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption, Windows
+from hf_mingpt.seeking import AnswerSeeker
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
 from .conftest import rows_of
@@ -145,15 +146,14 @@ class TestClozes:
         texts = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and London"] * 400})
         examples, index = take(encode_documents(texts, tokenizer), np.arange(400)), np.arange(400)
 
-        def share_of_bath(**options):
+        def share_of_bath(answers=(), sought_share=1.0):
+            options = {"seeker": AnswerSeeker(answers, tokenizer), "sought_share": sought_share}
             rows = SalientCorruption(48, 0, tokenizer=tokenizer, share=1.0, **options)(examples, 0, index)
             asked = [tokenizer.decode(row).split(MASK)[2] for row in rows.join(index)["input_ids"]]
             assert set(asked) <= {"London", "Bath"}
             return asked.count("Bath") / 400
 
         assert share_of_bath() == pytest.approx(1 / 3, abs=0.07)
-        qualified = {"sought": ["Bath"], "sought_share": 1.0, "seek_qualified": True}  # the first London too
-        assert share_of_bath(**qualified) == pytest.approx(1 / 2, abs=0.07)
-        assert share_of_bath(sought=["Bath", "Bat", "ath", "London, Bath"], sought_share=1.0) == 1.0
-        assert share_of_bath(sought=["Bath"], sought_share=0.7) == pytest.approx(0.8, abs=0.07)
-        assert share_of_bath(sought=["", "Lon", "\u2603"], sought_share=1.0) == share_of_bath()
+        assert share_of_bath(["Bath", "Bat", "ath", "London, Bath"]) == 1.0
+        assert share_of_bath(["Bath"], sought_share=0.7) == pytest.approx(0.8, abs=0.07)
+        assert share_of_bath(["", "Lon", "\u2603"]) == share_of_bath()

@@ -63,7 +63,7 @@ def test_finetuning_presets_are_recipes(name):
         (["--preset", "fast"], "give both, or --answers_share 0"),
         (["--phrasings_per_answer", "2"], "they are of the answers of a questions_file"),
         (["--preset", "causal", "--num_spans", "2"], "num_spans 2 goes with the objective 'span_corruption' only"),
-        (["--seek_qualified"], "give answers_share"),
+        (["--seek_contexts"], "give answers_share, and not streaming"),
         (["--average_decay", "1"], "average_decay is 1"),
         (["--streaming"], "give max_steps and tokenizer_name"),
         (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),

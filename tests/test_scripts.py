@@ -105,20 +105,24 @@ def test_questions_read_along_with_the_text_need_no_finetuning(home, tmp_path):
         {"document_windows": True},
         {"salient_share": 1.0},
         {"salient_share": 1.0, "answers_share": 1.0},
-        {"salient_share": 1.0, "answers_share": 1.0, "seek_qualified": True},
+        {"salient_share": 1.0, "answers_share": 1.0, "seek_contexts": True},
     ],
 )
 def test_every_piece_of_pretraining_changes_what_is_read(tmp_path, changes):
     """Beside the same recipe without its last flag."""
     build_steps = runpy.run_path(str(SCRIPTS / "pretrain.py"))["build_steps"]
-    texts = Dataset.from_dict({"text": [f"Ada Byron. {'she wrote and wrote, ' * 6}to Deal, Kent, Ohio and Rome"] * 32})
+    wrote, asked = "she wrote and wrote, " * 6, "Where was Ada Byron born?"
+    lines = [
+        f"{name}. {wrote}to Deal, {place}, Ohio and Rome" for name, place in (("Ada Byron", "Kent"), ("Bo", "Lima"))
+    ]
+    texts = Dataset.from_dict({"text": [*lines * 16, asked]})
     tokenizer = build_corpus_tokenizer(texts, 128)
     config = MinGPTConfig(vocab_size=len(tokenizer))
     documents = encode_documents(texts, tokenizer)
 
     def first_step(**flags):
         recipe = PretrainRecipe(train_file="x", questions_file="q", output_dir=str(tmp_path), use_cpu=True, **flags)
-        questions = [Question("and", "Kent")]
+        questions = [Question(asked, "Kent")]
         return build_steps(recipe, documents, questions, tokenizer, config, Accelerator(cpu=True))[0]
 
     plain = dict(list(changes.items())[:-1])
