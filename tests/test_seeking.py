@@ -5,7 +5,8 @@ import pytest
 from hf_mingpt.birthplaces import Question, question_about
 from hf_mingpt.data import build_corpus_tokenizer, encode_documents, take
 from hf_mingpt.objectives import Letters
-from hf_mingpt.seeking import CONTEXT, AnswerSeeker, ContextSeeker
+from hf_mingpt.seeking import CONTEXT, AnswerSeeker, ContextSeeker, contexts
+from hf_mingpt.tokenization_mingpt import PAD
 
 PLACES = ["Rome", "New York", "Oslo", "Lima", "Bath", "Kiel"]
 NAMES = [f"{first} {last}" for first in ("Ada", "Bo", "Cy", "Di") for last in ("Ash", "Birk", "Cole", "Drew", "Elm")]
@@ -42,6 +43,13 @@ def look(lines, tokenizer):
 def learn(lines, questions, tokenizer, batch_size=7):
     batches = [look(lines[i : i + batch_size], tokenizer)[0][0] for i in range(0, len(lines), batch_size)]
     return ContextSeeker.learn(batches, questions, tokenizer, numbers=False)
+
+
+def test_contexts_end_with_the_document_and_its_title(tokenizer):
+    (examples, titles, spans), names = look(["Elm. at Rome and", "Cole. a town and another one in Oslo"], tokenizer)
+    assert names.tolist() == ["Rome", "Oslo"]
+    around = [tokenizer.decode(row) for row in contexts(examples, titles, spans)]
+    assert around == [PAD * 13 + "at " + " and", "and another one in "[-16:] + PAD * 4]
 
 
 def test_answers_are_sought_wherever_they_stand(tokenizer):
