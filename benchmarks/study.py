@@ -97,9 +97,9 @@ STORED: dict[str, dict[str, Arm]] = {
 }
 
 _NO_CLOZES = {"salient_share": 0.0, "long_context_share": 0.0, "answers_share": 0.0}
-_FAST = {"preset": "fast", "max_steps": 400}
+_FAST = {"preset": "fast", "seek_contexts": False, "max_steps": 400}
 _ONE_THING = {
-    "the preset": {},
+    "the preset, seeking answers": {},
     "learned positions": {"position_embedding_type": "learned"},
     "clozes of any name": {"answers_share": 0.0},
     "clozes of what stands as answers do": {"seek_contexts": True},
@@ -130,6 +130,7 @@ class StudyRecipe:
     questions_file: str | None = field(default=None, metadata={"help": "TSV of its training questions."})
     num_seeds: int = field(default=3, metadata={"help": "Of each arm: 0, 1, ..."})
     max_steps: int | None = field(default=None, metadata={"help": "Of every pretraining, to try the study itself."})
+    only: str = field(default="", metadata={"help": "Run and show only arms whose names have this in them."})
     jobs: int = field(default=1, metadata={"help": "Runs at a time, each with its share of the cores."})
 
     def __post_init__(self):
@@ -140,7 +141,13 @@ class StudyRecipe:
 def main() -> None:
     recipe = parse_recipe(StudyRecipe)
     folder = Path(recipe.output_dir)
+    study = {
+        axis: {name: arm for name, arm in named.items() if recipe.only in name}
+        for axis, named in (PIECES if recipe.train_file else STORED).items()
+    }
     with user_errors():
+        if not any(study.values()):
+            raise ValueError(f"only is {recipe.only!r}: no arm has that in its name.")
         if recipe.train_file and recipe.questions_file:
             load_texts(recipe.train_file)
             train, held_out = split_folds(read_questions(recipe.questions_file, answers=True), 5)[0]
@@ -149,7 +156,6 @@ def main() -> None:
             raise ValueError(f"{folder} has the study of other files: choose another --output_dir.")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "study.json", about)
-    study = PIECES if recipe.train_file else STORED
     if recipe.train_file:
         write_questions(folder / "train.tsv", train)
         write_questions(folder / "held_out.tsv", held_out)

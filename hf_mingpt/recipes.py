@@ -190,7 +190,7 @@ class PretrainRecipe(TrainingRecipe):
         if self.seek_contexts and (self.streaming or not self.answers_share):
             raise ValueError(
                 "seek_contexts is for the share of clozes that answers_share says, and learns from the whole text: "
-                "give answers_share, and not streaming."
+                "give answers_share, and not streaming, or --seek_contexts false."
             )
         if self.questions_file and not 0 < self.questions_share < 1:
             raise ValueError(
@@ -238,13 +238,13 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 4,
         "logging_steps": 20,
     },
-    # the best answers soonest: clozes of names, mostly of those that are answers of the training questions, which are
-    # read along, so that nothing is finetuned
+    # the best answers soonest: clozes of names, mostly of those that stand in their documents as the answers of the
+    # training questions do, which are read along, so that nothing is finetuned
     "fast": {
         "optim": "muon",
         "learning_rate": 3e-3,
         "dropout": 0.0,
-        "num_train_epochs": 100.0,
+        "num_train_epochs": 50.0,
         "per_device_train_batch_size": 32,
         "gradient_accumulation_steps": 4,
         "position_embedding_type": "rope",
@@ -254,6 +254,7 @@ PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
         "context_after": 2,
         "long_context_share": 0.5,
         "answers_share": 0.9,
+        "seek_contexts": True,
         "questions_share": 0.1,
         "logging_steps": 20,
     },

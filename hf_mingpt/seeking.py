@@ -94,7 +94,7 @@ class ContextSeeker:
         if labels.all() or not labels.any():
             raise ValueError(
                 f"Of {len(labels)} names in the documents of the {len(questions)} people asked about, {labels.sum()} "
-                "are the answer: where answers stand cannot be learnt from that. Leave seek_contexts out."
+                "are the answer: where answers stand cannot be learnt from that. Use --seek_contexts false."
             )
         encoder = OneHotEncoder(categories=[np.arange(len(tokenizer))] * sum(CONTEXT))
         classifier = LogisticRegression(C=0.3, max_iter=1000)

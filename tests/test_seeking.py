@@ -89,7 +89,7 @@ def test_it_does_not_matter_how_documents_are_batched(tokenizer):
 def test_nothing_to_learn_from_is_an_error(tokenizer):
     with pytest.raises(ValueError, match=r"Of 0 names .* of the 1 people asked about, 0 are the answer"):
         learn(LINES, [Question(question_about("Ada"), "Rome")], tokenizer)
-    with pytest.raises(ValueError, match=r"Of 2 names .* 0 are the answer.* Leave seek_contexts out"):
+    with pytest.raises(ValueError, match=r"Of 2 names .* 0 are the answer.* --seek_contexts false"):
         learn(LINES, [Question(question_about(NAMES[0]), "Asheim")], tokenizer)
     with pytest.raises(ValueError, match="asks for no birthplace"):
         learn(LINES, [Question("Where was Rome?", "Rome")], tokenizer)
