@@ -180,9 +180,10 @@ class PretrainRecipe(TrainingRecipe):
                 "short contexts: give salient_share, context_before and context_after too."
             )
         if self.answers_share and not (self.salient_share and self.questions_file):
+            also = " and --seek_contexts false" if self.seek_contexts else ""
             raise ValueError(
                 f"answers_share is {self.answers_share}: it is of the clozes of salient_share, and the answers are "
-                "those of a questions_file: give both, or --answers_share 0."
+                f"those of a questions_file: give both, or --answers_share 0{also}."
             )
         for name, unset in (("salient_share", 0), ("num_spans", 1), ("document_windows", False)):
             if (value := getattr(self, name)) != unset and self.objective != "span_corruption":

@@ -60,7 +60,7 @@ def test_finetuning_presets_are_recipes(name):
         (["--dropout", "1"], "dropout is 1"),
         (["--long_context_share", "0.5"], "give salient_share, context_before and context_after"),
         (["--answers_share", "0.5"], "those of a questions_file: give both"),
-        (["--preset", "fast"], "give both, or --answers_share 0"),
+        (["--preset", "fast"], "give both, or --answers_share 0 and --seek_contexts false."),
         (["--phrasings_per_answer", "2"], "they are of the answers of a questions_file"),
         (["--preset", "causal", "--num_spans", "2"], "num_spans 2 goes with the objective 'span_corruption' only"),
         (["--seek_contexts"], "give answers_share, and not streaming"),
