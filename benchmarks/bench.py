@@ -75,9 +75,9 @@ def main() -> None:
             "date": date.today().isoformat(),
         },
         "startup_seconds": measure_startup(recipe.corpus_file),
-        "training": measure_training(recipe),
-        "data": measure_data(recipe.corpus_file, questions),
+        "data": measure_data(recipe.corpus_file, recipe.questions_file),
         "answers": measure_answers(run, questions, recipe.num_questions),
+        "training": measure_training(recipe),
         **run_record(),
     }
     folder = Path(recipe.output_dir)
@@ -192,18 +192,17 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
     return statistics.median(times[2:])
 
 
-def measure_data(corpus: str, questions: list[Question]) -> dict[str, float]:
+def measure_data(corpus_file: str, questions_file: str) -> dict[str, float]:
     """Megabytes of text encoded a second, and useful tokens a second made into micro-batches, on one core."""
-    texts = load_texts(corpus)
-    tokenizer = build_corpus_tokenizer(texts, BLOCK_SIZE)
+    texts = load_texts(corpus_file)
+    tokenizer = build_corpus_tokenizer(texts, BLOCK_SIZE, questions_file)
     lines = texts["text"][:]
     table = character_table(tokenizer)
     size = sum(len(line.encode()) for line in lines)
     rates = {"encoded_megabytes_per_second": size / 1e6 / median_seconds(lambda: encode_texts(lines, table), 20)}
     documents = encode_documents(texts, tokenizer)
-    known = set(tokenizer.get_vocab())
-    pairs = [question for question in questions if set(question.question + question.answer) <= known]
-    mixture = Mixture(encode_questions(pairs, tokenizer, BLOCK_SIZE), Answers(), 0.25, seed=0)
+    examples = encode_questions(read_questions(questions_file, answers=True), tokenizer, BLOCK_SIZE)
+    mixture = Mixture(examples, Answers(), 0.25, seed=0)
     clozes = SalientCorruption(BLOCK_SIZE, 0, share=0.5, tokenizer=tokenizer)
     for name, objective, mixed in (
         ("span corruption", SpanCorruption(BLOCK_SIZE, 0), None),

@@ -162,9 +162,15 @@ def take(dataset: Dataset, index: np.ndarray) -> Ragged:
 
 
 class Mixture:
-    """Examples that join the documents of every step: `share` of the step's rows are theirs."""
+    """Examples that join the documents of every step: `share` of the step's rows are theirs.
+
+    Raises:
+        ValueError: if there are none.
+    """
 
     def __init__(self, dataset: Dataset, objective: Objective, share: float, *, seed: int):
+        if not len(dataset):
+            raise ValueError("There are no examples to join the documents.")
         self.dataset, self.objective, self.share, self.seed = dataset.with_format("arrow"), objective, share, seed
 
     def count(self, shape: BatchShape) -> int:

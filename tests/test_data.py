@@ -173,6 +173,10 @@ class TestMixture:
         steps = TrainingSteps(documents, NextToken(), self.shape, seed=3, shuffle=False, mixture=mixture)
         assert [rows_of(batches) for batches in streamed] == [rows_of(steps[step]) for step in range(12)]
 
+    def test_no_questions_are_an_error(self, tokenizer):
+        with pytest.raises(ValueError, match="no examples to join"):
+            Mixture(self.questions(tokenizer).select([]), Answers(), 0.3, seed=1)
+
     @pytest.mark.parametrize("share", [0.01, 0.99])
     def test_a_share_that_is_nothing_or_all_is_an_error(self, documents, tokenizer, share):
         mixture = Mixture(self.questions(tokenizer), Answers(), share, seed=1)
