@@ -1,5 +1,6 @@
-"""What `make bench` measures in seconds, on generated biographies as there: its training takes a quarter of an hour."""
+"""What the benchmarks measure in seconds, and what they say of their runs: the runs themselves take an hour."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,14 @@ from hf_mingpt.birthplaces import write_questions
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.fixture
-def bench(monkeypatch):
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_data_of_questions_with_characters_that_the_text_lacks(tmp_path):
     import bench
 
-    return bench
-
-
-def test_data_of_questions_with_characters_that_the_text_lacks(bench, tmp_path):
     corpus = generate_corpus(BiographyRecipe())
     assert not any("?" in document for document in corpus.documents)
     (tmp_path / "text.txt").write_text("\n".join(corpus.documents), encoding="utf-8")
@@ -26,3 +26,21 @@ def test_data_of_questions_with_characters_that_the_text_lacks(bench, tmp_path):
     rates = bench.measure_data(str(tmp_path / "text.txt"), str(tmp_path / "questions.tsv"))
     assert len(rates) == 5
     assert all(rate > 10 for rate in rates.values())
+
+
+def test_a_study_shows_the_mean_and_the_spread_of_each_arm(tmp_path):
+    import study
+
+    arms = {str(n): study.Arm(corpus={"num_dev_people": n, "permute_sentences": True}) for n in (50, 80)}
+    told = [(50, 0, 1, 4.0), (50, 1, 3, 5.0), (80, 0, 4, 3.0)]  # people, seed, right, bits
+    with (tmp_path / "results.jsonl").open("w", encoding="utf-8") as file:
+        for people, seed, right, bits in told:
+            row = {"arm": study.key_of(arms[str(people)]), "seed": seed, "right": right, "total": 4, "bits": bits}
+            print(json.dumps({**row, "parameters": 1000}), file=file)
+    results = study.read_results(tmp_path)
+    assert study.render({"people": arms}, results).splitlines()[2:] == [
+        "| people | 50 | 2 | 50.0% ± 35.4% | 4.50 | 0.23 |",
+        "| people | 80 | 1 | 100.0% | 3.00 | 0.24 |",
+    ]
+    study.draw({"people": arms}, results, tmp_path / "study.png")
+    assert (tmp_path / "study.png").stat().st_size > 1000
