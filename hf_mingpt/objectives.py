@@ -170,8 +170,8 @@ LONG_CONTEXT = (24, 4)
 class SalientCorruption:
     """Clozes of names or numbers, in a share of the draws; the others, and documents without any, go `otherwise`.
 
-    Short contexts teach soonest which names belong to a title; longer ones, in `long_share` of the clozes and after
-    the first `short_epochs`, what each name is to the person.
+    Short contexts teach soonest which names belong to a title; longer ones, in `long_share` of the clozes, what each
+    name is to the person.
 
     Args:
         share: of the draws that become clozes.
@@ -179,7 +179,6 @@ class SalientCorruption:
         numbers: whether numbers are asked for, too.
         max_context: most tokens that a cloze keeps before and after its gap; None: any number.
         long_share: of the clozes whose contexts are up to `LONG_CONTEXT` instead.
-        short_epochs: how many epochs go by before there are any of those.
         seeker: says which spans are asked for more often than others.
         sought_share: the chance with which a cloze asks for one of those, if its document has one.
     """
@@ -195,14 +194,12 @@ class SalientCorruption:
         numbers: bool = True,
         max_context: tuple[int, int] | None = None,
         long_share: float = 0.0,
-        short_epochs: int = 0,
         seeker: Seeker | None = None,
         sought_share: float = 0.0,
     ):
         self.block_size, self.seed = block_size, seed
         self.otherwise = otherwise or SpanCorruption(block_size, seed)
-        self.share, self.numbers = share, numbers
-        self.long_share, self.short_epochs = long_share, short_epochs
+        self.share, self.numbers, self.long_share = share, numbers, long_share
         self.max_context = max_context or (block_size, block_size)
         self.letters = Letters(tokenizer)
         self.seeker, self.sought_share = seeker, sought_share
@@ -216,8 +213,7 @@ class SalientCorruption:
         if self.seeker:
             sought = self.seeker(examples, titles, spans)
         chosen = choose_spans(spans, sought, draws[:, 1], sought_share=self.sought_share)
-        long_share = self.long_share if epoch >= self.short_epochs else 0.0
-        contexts = np.where(draws[:, 4:] < long_share, LONG_CONTEXT, self.max_context)
+        contexts = np.where(draws[:, 4:] < self.long_share, LONG_CONTEXT, self.max_context)
         clozes, possible = cut_clozes(
             offsets, titles, spans, chosen, draws[:, 2:4], block_size=self.block_size, max_context=contexts
         )

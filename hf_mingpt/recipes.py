@@ -153,7 +153,6 @@ class PretrainRecipe(TrainingRecipe):
     context_before: int | None = _flag(None, "Most characters that a cloze keeps before its gap; None: any number.")
     context_after: int | None = _flag(None, "Most characters that it keeps after its gap; None: any number.")
     long_context_share: float = _flag(0.0, "Share of the clozes that keep up to 24 and 4 characters instead.")
-    short_context_epochs: int = _flag(0, "Epochs at the beginning in which none does.")
     questions_file: str | None = _flag(None, "TSV of training questions with answers, read along with the text.")
     questions_share: float = _flag(0.25, "Their share of the examples of each step.")
     answers_share: float = _flag(0.0, "Share of the clozes that ask for an answer of questions_file, where one stands.")
@@ -172,7 +171,7 @@ class PretrainRecipe(TrainingRecipe):
         for name in ("salient_share", "long_context_share", "questions_share", "answers_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1.")
-        for name in ("context_before", "context_after", "short_context_epochs"):
+        for name in ("context_before", "context_after"):
             if (value := getattr(self, name)) is not None and value < 0:
                 raise ValueError(f"{name} is {value}: it must not be negative.")
         if self.long_context_share and (not self.salient_share or None in (self.context_before, self.context_after)):

@@ -96,7 +96,6 @@ def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config,
             numbers=recipe.salient_numbers,
             max_context=tuple(block_size if most is None else most for most in contexts),
             long_share=recipe.long_context_share,
-            short_epochs=recipe.short_context_epochs,
             seeker=build_seeker(recipe, documents, questions, tokenizer),
             sought_share=recipe.answers_share,
         )

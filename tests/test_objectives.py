@@ -126,10 +126,11 @@ class TestClozes:
         texts = datasets.Dataset.from_dict({"text": ["Ada. she was born in 1815 and in London, as was said"]})
         examples, index = take(encode_documents(texts, tokenizer), np.array([0])), np.array([0])
 
-        def rows(epochs=60, **options):
+        def rows(**options):
             objective = SalientCorruption(48, 0, tokenizer=tokenizer, share=1.0, **options)
-            drawn = [objective(examples, epoch, index).join(index) for epoch in range(epochs)]
-            return {tokenizer.decode(row["input_ids"][0]) for row in drawn}
+            return {
+                tokenizer.decode(objective(examples, epoch, index).join(index)["input_ids"][0]) for epoch in range(60)
+            }
 
         assert {row.split(MASK)[2] for row in rows()} == {"1815", "London"}
         assert {row.split(MASK)[2] for row in rows(numbers=False)} == {"London"}
@@ -140,9 +141,6 @@ class TestClozes:
         assert max(len(before) for before, _ in both) == len("Ada. ") + 24
         assert {len(after) for _, after in both} == {0, 1, 2, 3, 4}
         assert contexts & both
-        late = {"numbers": False, "max_context": (3, 1), "long_share": 0.5, "short_epochs": 50}
-        assert {tuple(row.split(MASK)[:2]) for row in rows(**late, epochs=50)} == contexts
-        assert {tuple(row.split(MASK)[:2]) for row in rows(**late)} > contexts
 
     def test_what_is_sought_is_asked_for_more_often(self, tokenizer):
         texts = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and London"] * 400})

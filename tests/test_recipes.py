@@ -59,7 +59,6 @@ def test_finetuning_presets_are_recipes(name):
         (["--seed", "-1"], "seed is -1"),
         (["--dropout", "1"], "dropout is 1"),
         (["--long_context_share", "0.5"], "give salient_share, context_before and context_after"),
-        (["--short_context_epochs", "-1"], "short_context_epochs is -1: it must not be negative."),
         (["--answers_share", "0.5"], "those of a questions_file: give both"),
         (["--preset", "fast"], "give both, or --answers_share 0 and --seek_contexts false."),
         (["--phrasings_per_answer", "2"], "they are of the answers of a questions_file"),
