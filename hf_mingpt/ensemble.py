@@ -50,8 +50,8 @@ def choose_together(
 def label_questions(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:
     """What one model is distilled from: questions whose answers are known, then others with an ensemble's answers.
 
-    An empty answer is left out, and so is one that no line of a TSV can hold; what is known is not asked.
+    An empty answer is left out, and so is what no line of a TSV can hold; what is known is not asked.
     """
     answered = {question for question, _ in known}
-    usable = [(q, a) for q, a in zip(asked, answers, strict=True) if a.strip() and not set(a) & set("\t\n\r")]
+    usable = [(q, a) for q, a in zip(asked, answers, strict=True) if a.strip() and not set(q + a) & set("\t\n\r")]
     return [*known, *(Question(q, a) for q, a in usable if q not in answered)]

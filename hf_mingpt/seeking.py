@@ -1,7 +1,8 @@
 """Seeking: what the clozes of a document ask for most often.
 
 After objectives in the flow. A seeker is shown the salient spans of some documents and says which are sought: those
-that are the answer to some training question, or those that stand as such answers do in their own documents.
+that are the answer to some training question, or those that stand as such answers do in their own documents. The
+latter can also be read out, for comparison: who trains on that has no closed-book model any more.
 
 Reference: Ye et al. 2020, Studying Strategically: Learning to Mask for Closed-book QA, arXiv:2012.15856. Theirs is
 learnt with a recurrent tagger, ours with a logistic regression on the characters around a span.
@@ -44,9 +45,13 @@ class ContextSeeker:
     def __init__(self, weights: np.ndarray, bias: float):
         self.weights, self.bias = weights, bias
 
-    def __call__(self, examples: Ragged, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
+    def chances(self, examples: Ragged, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
+        """How likely each of M spans is an answer, (M,)."""
         around = contexts(examples, titles, spans)
-        chances = expit(self.weights[np.arange(around.shape[1]), around].sum(axis=1) + self.bias)
+        return expit(self.weights[np.arange(around.shape[1]), around].sum(axis=1) + self.bias)
+
+    def __call__(self, examples: Ragged, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
+        chances = self.chances(examples, titles, spans)
         document = np.repeat(np.arange(len(titles)), np.diff(spans.offsets))
         best = np.zeros(len(titles))
         np.maximum.at(best, document, chances)
@@ -94,12 +99,38 @@ class ContextSeeker:
         if labels.all() or not labels.any():
             raise ValueError(
                 f"Of {len(labels)} names in the documents of the {len(questions)} people asked about, {labels.sum()} "
-                "are the answer: where answers stand cannot be learnt from that. Use --seek_contexts false."
+                "are the answer: where answers stand cannot be learnt from that. pretrain.py does without, with "
+                "--seek_contexts false."
             )
         encoder = OneHotEncoder(categories=[np.arange(len(tokenizer))] * sum(CONTEXT))
         classifier = LogisticRegression(C=0.3, max_iter=1000)
         classifier.fit(encoder.fit_transform(np.concatenate(learnt)), labels)
         return cls(classifier.coef_.reshape(sum(CONTEXT), -1), float(classifier.intercept_[0]))
+
+
+def read_answers(
+    documents: Iterable[Ragged], seeker: ContextSeeker, tokenizer: PreTrainedTokenizerBase, *, numbers: bool = True
+) -> dict[str, str]:
+    """Reads from each document what most stands as answers do: whom it is about (its title), and that span.
+
+    Documents without a title or a span are passed over; of namesakes the first counts. Arguments as of
+    `ContextSeeker.learn`.
+    """
+    read: dict[str, str] = {}
+    letters = Letters(tokenizer)
+    for examples in documents:
+        ids, offsets = examples
+        titles = letters.find_titles(examples)
+        spans = letters.find_spans(examples, titles, numbers=numbers)
+        document = np.repeat(np.arange(len(titles)), np.diff(spans.offsets))
+        by_chance = np.lexsort((seeker.chances(examples, titles, spans), document))
+        told = np.flatnonzero((np.diff(spans.offsets) > 0) & (titles > 0))
+        for i, best in zip(told, by_chance[spans.offsets[told + 1] - 1], strict=True):
+            name = str(tokenizer.decode(ids[offsets[i] : offsets[i] + titles[i] - 2]))
+            answer = str(tokenizer.decode(ids[spans.starts[best] : spans.starts[best] + spans.lengths[best]]))
+            if name.strip():
+                read.setdefault(name, answer)
+    return read
 
 
 def hash_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

@@ -46,6 +46,12 @@ def test_what_is_empty_or_has_no_end_is_taken_last(runs):
 
 def test_what_is_known_is_not_distilled():
     known = [Question("Where was Ada born?", "London")]
-    asked = ["Where was Bo born?", "Where was Ada born?", "Where was Cy born?", "Where was Dee born?"]
-    labelled = label_questions(known, asked, ["Bonn", "Rome", " ", "Ro\nme"])
+    asked = [
+        "Where was Bo born?",
+        "Where was Ada born?",
+        "Where was Cy born?",
+        "Where was Dee born?",
+        "Where was E\t born?",
+    ]
+    labelled = label_questions(known, asked, ["Bonn", "Rome", " ", "Ro\nme", "Kiel"])
     assert labelled == [*known, Question("Where was Bo born?", "Bonn")]

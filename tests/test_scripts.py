@@ -250,6 +250,18 @@ def test_several_runs_answer_together(home, tmp_path):
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
 
 
+def test_a_reader_answers_for_everybody_else(home, tmp_path):
+    data, train = home / "data", home / "data/birth_places_train.tsv"
+    run = ["--train_file", data / "biographies.txt", "--questions_file", train, "--output_dir", tmp_path / "read"]
+    shown = works("read_answers.py", *run, "--dev_file", data / "birth_dev.tsv")
+    assert "| read | 100.0% | 8 of 8 |" in shown
+    lines = (tmp_path / "read/with_reader.tsv").read_text().splitlines()
+    assert lines[:12] == train.read_text().splitlines()
+    assert set((data / "birth_dev.tsv").read_text().splitlines()) <= set(lines[12:])
+    again = script("read_answers.py", *run)
+    assert (again.returncode, "give --overwrite_output_dir" in again.stderr) == (2, True)
+
+
 def test_questions_without_answers_get_predictions(home, tmp_path):
     questions = tmp_path / "questions.txt"
     questions.write_text("Where was Bra Mir born?\nWhere was Bradon Drador born?\n")

@@ -5,7 +5,7 @@ import pytest
 from hf_mingpt.birthplaces import Question, question_about
 from hf_mingpt.data import build_corpus_tokenizer, encode_documents, take
 from hf_mingpt.objectives import Letters
-from hf_mingpt.seeking import CONTEXT, AnswerSeeker, ContextSeeker, contexts
+from hf_mingpt.seeking import CONTEXT, AnswerSeeker, ContextSeeker, contexts, read_answers
 from hf_mingpt.tokenization_mingpt import PAD
 
 PLACES = ["Rome", "New York", "Oslo", "Lima", "Bath", "Kiel"]
@@ -78,6 +78,25 @@ def test_what_is_nearly_as_likely_is_sought_too(tokenizer):
     seeker = ContextSeeker(weights, np.log(0.25))
     seen, names = look(["Elm. so Rome, Oslo. so Lima and", "Elm. so Oslo. so Lima and"], tokenizer)
     assert names[seeker(*seen)].tolist() == ["Rome", "Oslo", "Oslo", "Lima"]
+
+
+def test_what_stands_as_answers_do_is_read(tokenizer):
+    """The likeliest of each document that has a title and a name; of namesakes the first."""
+    seeker = learn(LINES, QUESTIONS[:8], tokenizer)
+    lines = [
+        "Elm. she saw Rome, born in Asheim",
+        "Cole. so",
+        "at Rome",
+        "Elm. born in Oslo and",
+        ". born in Oslo",
+        "so",
+    ]
+    _, names = look(lines, tokenizer)
+    assert names.tolist() == ["Rome", "Asheim", "Rome", "Oslo", "Oslo"]
+    batches = [look(lines[i : i + 2], tokenizer)[0][0] for i in (0, 2, 4)]
+    assert read_answers(batches, seeker, tokenizer, numbers=False) == {"Elm": "Asheim"}
+    everyone = read_answers([look(LINES, tokenizer)[0][0]], seeker, tokenizer, numbers=False)
+    assert everyone == dict(zip(NAMES, BORN, strict=True))
 
 
 def test_it_does_not_matter_how_documents_are_batched(tokenizer):

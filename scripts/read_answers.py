@@ -1,0 +1,60 @@
+"""Reads from the text where everybody else was born, for the track "with a reader": no closed-book learning.
+
+    python scripts/read_answers.py --train_file wiki.txt --questions_file birth_places_train.tsv --output_dir runs/read
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset fast \\
+        --questions_file runs/read/with_reader.tsv --output_dir runs/with-a-reader
+
+Where answers stand in biographies is learnt from the training questions, and the name that stands most like one is
+taken from each other biography. Writes with_reader.tsv: the training questions, then those that were answered so. A
+model that is trained with them has been told what it will be asked; compare it with others of its kind only.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hf_mingpt import MinGPTConfig
+from hf_mingpt.birthplaces import question_about, read_questions, write_questions
+from hf_mingpt.data import build_corpus_tokenizer, encode_documents, load_texts
+from hf_mingpt.ensemble import label_questions
+from hf_mingpt.evaluation import accuracy, format_table
+from hf_mingpt.objectives import Ragged
+from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.seeking import ContextSeeker, read_answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderRecipe:
+    train_file: str = field(metadata={"help": "Text file, a document a line, or another that pretrain.py takes."})
+    questions_file: str = field(metadata={"help": "TSV of training questions with answers."})
+    output_dir: str = field(metadata={"help": "Folder to write."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace what was read before."})
+    dev_file: str | None = field(default=None, metadata={"help": "Questions with answers: how many are read right?"})
+
+
+def main() -> None:
+    recipe = parse_recipe(ReaderRecipe)
+    path = Path(recipe.output_dir) / "with_reader.tsv"
+    with user_errors():
+        if path.exists() and not recipe.overwrite_output_dir:
+            raise ValueError(f"{path} exists: choose another --output_dir, or give --overwrite_output_dir.")
+        known = read_questions(recipe.questions_file, answers=True)
+        dev = read_questions(recipe.dev_file, answers=True) if recipe.dev_file else []
+        texts = load_texts(recipe.train_file)
+        tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
+        encoded = encode_documents(texts, tokenizer).with_format("arrow")
+        documents = [Ragged.from_table(table) for table in encoded.iter(batch_size=10_000)]
+        seeker = ContextSeeker.learn(documents, known, tokenizer, numbers=False)
+
+    read = read_answers(documents, seeker, tokenizer, numbers=False)
+    answers = {question_about(name): answer for name, answer in read.items()}
+    questions = label_questions(known, list(answers), list(answers.values()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_questions(path, questions)
+    print(f"Wrote {path}: {len(known)} training questions, and {len(questions) - len(known)} answers read.")
+    if dev:
+        right = accuracy([answers.get(question, "") for question, _ in dev], [str(answer) for _, answer in dev])
+        print(format_table({"read": right}))
+
+
+if __name__ == "__main__":
+    main()
