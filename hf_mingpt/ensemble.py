@@ -48,7 +48,7 @@ def choose_together(
 
 
 def label_questions(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:
-    """What one model is distilled from: questions whose answers are known, then others with an ensemble's answers.
+    """Questions whose answers are known, then others with the answers of an ensemble or a reader, to train one model.
 
     An empty answer is left out, and so is what no line of a TSV can hold; what is known is not asked.
     """
