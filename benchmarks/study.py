@@ -96,28 +96,27 @@ STORED: dict[str, dict[str, Arm]] = {
     },
 }
 
-_NO_CLOZES = {"salient_share": 0.0, "long_context_share": 0.0, "answers_share": 0.0}
-_FAST = {"preset": "fast", "seek_contexts": False, "max_steps": 400}
+_FAST = {"preset": "fast", "max_steps": 400}
+_ANY_NAME = {"seek_contexts": False, "answers_share": 0.0}
 _ONE_THING = {
-    "the preset, seeking answers": {},
-    "learned positions": {"position_embedding_type": "learned"},
-    "clozes of any name": {"answers_share": 0.0},
-    "clozes of what stands as answers do": {"seek_contexts": True},
-    "clozes of what stands as answers do, short contexts only": {"seek_contexts": True, "long_context_share": 0.0},
-    "span corruption instead of clozes": _NO_CLOZES,
+    "the preset": {},
     "short contexts only": {"long_context_share": 0.0},
+    "clozes of training answers": {"seek_contexts": False},
+    "clozes of training answers, float32": {"seek_contexts": False, "mixed_precision": "no"},
+    "clozes of any name": _ANY_NAME,
+    "span corruption instead of clozes": {"salient_share": 0.0, "long_context_share": 0.0, **_ANY_NAME},
     "half as many questions": {"questions_share": 0.05},
     "three times as many questions": {"questions_share": 0.3},
+    "answers restated in a document each": {"phrasings_per_answer": 1},
+    "learned positions": {"position_embedding_type": "learned"},
     "AdamW": {"optim": "adamw", "learning_rate": 1e-3},
     "dropout 0.1": {"dropout": 0.1},
     "no weight decay": {"weight_decay": 0.0},
     "averaged weights at a constant rate": {"lr_scheduler_type": "constant_with_warmup", "average_decay": 0.98},
-    "answers restated in a document each": {"phrasings_per_answer": 1},
-    "float32": {"mixed_precision": "no"},
 }
 PIECES: dict[str, dict[str, Arm]] = {
     "pieces of the preset fast": {name: Arm({}, {**_FAST, **changed}) for name, changed in _ONE_THING.items()}
-    | {"questions finetuned after": Arm({}, {**_FAST, "answers_share": 0.0}, finetune=True)},
+    | {"any name, questions finetuned after": Arm({}, {**_FAST, **_ANY_NAME}, finetune=True)},
 }
 
 
