@@ -30,7 +30,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, 
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.data import TrainingSteps, build_corpus_tokenizer, encode_documents, load_texts
 from hf_mingpt.objectives import SpanCorruption
-from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config
+from hf_mingpt.presets import PRETRAIN_PRESETS
+from hf_mingpt.recipes import PretrainRecipe, build_config
 from hf_mingpt.training import batch_shape, build_accelerator, train
 
 BLOCK_SIZE = 128

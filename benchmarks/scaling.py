@@ -33,7 +33,8 @@ from hf_mingpt.data import (
 )
 from hf_mingpt.hub import run_record, write_json
 from hf_mingpt.objectives import NextToken, SpanCorruption
-from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, parse_recipe
+from hf_mingpt.presets import PRETRAIN_PRESETS
+from hf_mingpt.recipes import PretrainRecipe, parse_recipe
 from hf_mingpt.training import bf16_residual_stream, build_accelerator, train
 
 BASE = {"hidden_size": 256, "num_hidden_layers": 4, "length": 64, "rows": 32, "attention": "eager"}

@@ -15,7 +15,7 @@ _MODULE_OF = {
     "MinGPTForTokenClassification": "modeling_mingpt",
     "MinGPTModel": "modeling_mingpt",
     "MinGPTPreTrainedModel": "modeling_mingpt",
-    "MODEL_PRESETS": "recipes",
+    "MODEL_PRESETS": "presets",
     "METRIC_FOLDER": "evaluation",
     "answer_questions": "evaluation",
     "ask": "honesty",

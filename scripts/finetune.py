@@ -17,7 +17,8 @@ from hf_mingpt.birthplaces import read_questions
 from hf_mingpt.data import TrainingSteps, encode_questions
 from hf_mingpt.hub import check_destination, finish_run, load_run, start_run
 from hf_mingpt.objectives import Answers
-from hf_mingpt.recipes import FINETUNE_PRESETS, FinetuneRecipe, parse_recipe, user_errors
+from hf_mingpt.presets import FINETUNE_PRESETS
+from hf_mingpt.recipes import FinetuneRecipe, parse_recipe, user_errors
 from hf_mingpt.training import batch_shape, build_accelerator, checkpoint_to_resume, train
 
 

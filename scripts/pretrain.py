@@ -33,7 +33,8 @@ from hf_mingpt.data import (
 )
 from hf_mingpt.hub import check_destination, finish_run, start_run
 from hf_mingpt.objectives import Answers, NextToken, Ragged, SalientCorruption, Seeker, SpanCorruption, Windows
-from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe, build_config, parse_recipe, user_errors
+from hf_mingpt.presets import PRETRAIN_PRESETS
+from hf_mingpt.recipes import PretrainRecipe, build_config, parse_recipe, user_errors
 from hf_mingpt.seeking import AnswerSeeker, ContextSeeker
 from hf_mingpt.training import batch_shape, build_accelerator, checkpoint_to_resume, train
 

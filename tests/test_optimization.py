@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from hf_mingpt.optimization import assignment_learning_rate, build_optimizers, build_scheduler, count_steps
-from hf_mingpt.recipes import PRETRAIN_PRESETS, PretrainRecipe
+from hf_mingpt.presets import PRETRAIN_PRESETS
+from hf_mingpt.recipes import PretrainRecipe
 
 from .conftest import small_model
 

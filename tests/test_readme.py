@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_mingpt.recipes import FINETUNE_PRESETS, PRETRAIN_PRESETS
+from hf_mingpt.presets import FINETUNE_PRESETS, PRETRAIN_PRESETS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("scripts/**/*.md")])

@@ -1,14 +1,7 @@
 import pytest
 
-from hf_mingpt.recipes import (
-    FINETUNE_PRESETS,
-    MODEL_PRESETS,
-    PRETRAIN_PRESETS,
-    FinetuneRecipe,
-    PretrainRecipe,
-    build_config,
-    parse_recipe,
-)
+from hf_mingpt.presets import FINETUNE_PRESETS, MODEL_PRESETS, PRETRAIN_PRESETS
+from hf_mingpt.recipes import FinetuneRecipe, PretrainRecipe, build_config, parse_recipe
 
 NEEDED = ["--output_dir", "out", "--train_file", "text.txt"]
 
