@@ -71,6 +71,16 @@ def write_questions(path: str | Path, questions: Sequence[tuple[str, str | None]
     Path(path).write_text("".join(lines), encoding="utf-8")
 
 
+def label_questions(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:
+    """Questions whose answers are known, then others with the answers of an ensemble or a reader, to train one model.
+
+    An empty answer is left out, and so is what no line of a TSV can hold; what is known is not asked.
+    """
+    answered = {question for question, _ in known}
+    usable = [(q, a) for q, a in zip(asked, answers, strict=True) if a.strip() and not set(q + a) & set("\t\n\r")]
+    return [*known, *(Question(q, a) for q, a in usable if q not in answered)]
+
+
 def split_folds(
     questions: Sequence[Question], num_folds: int, *, seed: int = 0
 ) -> list[tuple[list[Question], list[Question]]]:

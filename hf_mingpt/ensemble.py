@@ -13,7 +13,6 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .birthplaces import Question
 from .honesty import score_answers
 
 
@@ -45,13 +44,3 @@ def choose_together(
         else:
             chosen.append((candidates or said)[0])
     return chosen
-
-
-def label_questions(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:
-    """Questions whose answers are known, then others with the answers of an ensemble or a reader, to train one model.
-
-    An empty answer is left out, and so is what no line of a TSV can hold; what is known is not asked.
-    """
-    answered = {question for question, _ in known}
-    usable = [(q, a) for q, a in zip(asked, answers, strict=True) if a.strip() and not set(q + a) & set("\t\n\r")]
-    return [*known, *(Question(q, a) for q, a in usable if q not in answered)]

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_mingpt.birthplaces import read_questions, write_questions
-from hf_mingpt.ensemble import choose_together, label_questions
+from hf_mingpt.birthplaces import label_questions, read_questions, write_questions
+from hf_mingpt.ensemble import choose_together
 from hf_mingpt.evaluation import (
     accuracy,
     answer_questions,

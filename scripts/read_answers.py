@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_mingpt import MinGPTConfig
-from hf_mingpt.birthplaces import question_about, read_questions, write_questions
+from hf_mingpt.birthplaces import label_questions, question_about, read_questions, write_questions
 from hf_mingpt.data import build_corpus_tokenizer, encode_documents, load_texts
-from hf_mingpt.ensemble import label_questions
 from hf_mingpt.evaluation import accuracy, format_table
 from hf_mingpt.objectives import Ragged
 from hf_mingpt.recipes import parse_recipe, user_errors

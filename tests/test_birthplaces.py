@@ -7,6 +7,7 @@ from hf_mingpt.birthplaces import (
     extract_prediction,
     invent_names,
     join_questions,
+    label_questions,
     name_asked,
     question_about,
     read_questions,
@@ -143,3 +144,16 @@ class TestNames:
         assert invent_names(names, 4, seed=1) != invented
         with pytest.raises(ValueError, match="of 9 names could be made up"):
             invent_names(names, 9)
+
+
+def test_what_is_known_is_not_distilled():
+    known = [Question("Where was Ada born?", "London")]
+    asked = [
+        "Where was Bo born?",
+        "Where was Ada born?",
+        "Where was Cy born?",
+        "Where was Dee born?",
+        "Where was E\t born?",
+    ]
+    labelled = label_questions(known, asked, ["Bonn", "Rome", " ", "Ro\nme", "Kiel"])
+    assert labelled == [*known, Question("Where was Bo born?", "Bonn")]

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from hf_mingpt import ensemble
-from hf_mingpt.birthplaces import Question
-from hf_mingpt.ensemble import choose_together, label_questions
+from hf_mingpt.ensemble import choose_together
 from hf_mingpt.honesty import score_answers
 
 from .conftest import small_model
@@ -42,16 +41,3 @@ def test_what_is_empty_or_has_no_end_is_taken_last(runs):
     for other in ("", endless):
         assert choose_together(runs, QUESTIONS, [[other] * 2, ["Bonn"] * 2]) == ["Bonn", "Bonn"]
     assert choose_together(runs, QUESTIONS, [["", ""], [endless] * 2]) == ["", ""]
-
-
-def test_what_is_known_is_not_distilled():
-    known = [Question("Where was Ada born?", "London")]
-    asked = [
-        "Where was Bo born?",
-        "Where was Ada born?",
-        "Where was Cy born?",
-        "Where was Dee born?",
-        "Where was E\t born?",
-    ]
-    labelled = label_questions(known, asked, ["Bonn", "Rome", " ", "Ro\nme", "Kiel"])
-    assert labelled == [*known, Question("Where was Bo born?", "Bonn")]
