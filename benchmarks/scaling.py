@@ -181,6 +181,7 @@ def measure_processes(*, processes: int) -> dict[str, float] | None:
         shape = BatchShape(32, 4 // processes, accelerator.num_processes, accelerator.process_index)
         model = MinGPTForCausalLM(MinGPTConfig(position_embedding_type="rope"))
         train(model, TrainingSteps(rows, NextToken(), shape, seed=0), recipe, accelerator)
+        accelerator.end_training()
         if not accelerator.is_main_process:
             return None
         lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]

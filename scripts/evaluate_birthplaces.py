@@ -92,6 +92,7 @@ def main() -> None:
             )
     if state.is_main_process:
         report(recipe, folder, questions, train, answers, honesty)
+    state.destroy_process_group()  # else its threads may abort an interpreter that is being finalized
 
 
 def find_calibration(recipe: EvaluationRecipe) -> Calibration | None:

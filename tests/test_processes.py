@@ -149,6 +149,7 @@ def gather_weights(model, whole):
 training.Accelerator, training.gather_weights = accelerator, gather_weights
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
+os._exit(0)  # as above: FSDP never lets go of gloo
 """
 
 WHOLE = """

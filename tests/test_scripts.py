@@ -300,13 +300,30 @@ def test_examples_are_shown_x_above_y(home):
     assert answer[1].removeprefix("y: ").startswith("□" * (len(question) - 1) + "⁇")
 
 
+LETS_GO = """
+import runpy, sys
+import torch.distributed as dist
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+assert not dist.is_initialized(), "gloo's threads may abort an interpreter that is being finalized"
+"""
+
+
+@pytest.fixture
+def lets_go(tmp_path) -> Path:
+    """A script that runs another, and fails if that leaves its process group behind."""
+    path = tmp_path / "lets_go.py"
+    path.write_text(LETS_GO)
+    return path
+
+
 @pytest.mark.parametrize(("optim", "processes"), [("adamw", 2), ("adamw", 4), ("muon", 2)])
-def test_several_processes_learn_what_one_learns(home, tmp_path, optim, processes):
+def test_several_processes_learn_what_one_learns(home, lets_go, tmp_path, optim, processes):
     """Losses and weights within 1e-5; with Muon, whose own arithmetic is bf16, within 1e-3 and 5e-3."""
     data = ["--train_file", home / "data/biographies.txt", *TINY, "--max_steps", 6, "--optim", optim]
     data += ["--max_grad_norm", "100"]
     several = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", processes, "--num_machines", "1"]
-    several += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    several += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", lets_go]
     works("pretrain.py", *data, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", 8)
     arguments = [*data, "--output_dir", tmp_path / "several", "--per_device_train_batch_size", 8 // processes]
     works("pretrain.py", *arguments, launcher=several)
@@ -325,12 +342,12 @@ def test_several_processes_learn_what_one_learns(home, tmp_path, optim, processe
 
 
 @pytest.mark.parametrize(("questions", "processes"), [(7, 3), (2, 3)])
-def test_several_processes_answer_what_one_answers(home, calibrated, tmp_path, questions, processes):
+def test_several_processes_answer_what_one_answers(home, calibrated, lets_go, tmp_path, questions, processes):
     lines = (home / "data/birth_places_train.tsv").read_text().splitlines(keepends=True)
     asked = tmp_path / "asked.tsv"
     asked.write_text("".join(lines[:questions]))
     run = ["--model_name_or_path", calibrated, "--questions_file", asked, "--num_invented_names", 2, "--use_cpu"]
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, lets_go]
     works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "one")
     works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "several", launcher=several)
     one, other = ((tmp_path / name / "predictions.txt").read_text() for name in ("one", "several"))
