@@ -44,3 +44,17 @@ def test_a_study_shows_the_mean_and_the_spread_of_each_arm(tmp_path):
     ]
     study.draw({"people": arms}, results, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 1000
+
+
+def test_points_of_scaling_are_measured_in_processes_of_their_own():
+    import scaling
+
+    base = {**scaling.BASE, "kind": "model", "num_hidden_layers": 1, "rows": 2}
+    point = scaling.run_point(**{**base, "hidden_size": 64})
+    assert point["tokens_per_second"] == pytest.approx(2 * 64 / point["milliseconds"] * 1000)
+    assert point["peak_megabytes"] > point["megabytes_of_the_passes"] >= 0
+    point = scaling.run_point(kind="corpus", documents=1000, streaming=True)
+    assert point["megabytes"] == pytest.approx(0.11, rel=0.05)
+    assert point["milliseconds_of_data_per_step"] > 0
+    with pytest.raises(RuntimeError, match=r"'hidden_size': 33.* failed:\n(.*\n)*.*the head width is 33"):
+        scaling.run_point(**{**base, "hidden_size": 33})
