@@ -157,7 +157,8 @@ def test_answers_come_with_probabilities(home, calibrated):
         "ask.py", "Bra Mir", "Mir Bra", "--model_name_or_path", calibrated, "--use_cpu",
         "--corpus_file", home / "data/biographies.txt",
     )  # fmt: skip
-    assert re.search(r"Bra Mir: .* \(\d+%, (retrieved|a guess: I don't know)\)\n    then: (Bra|Mir) \d+%", said)
+    verdict = r"\(\d+% likely to be right: (retrieved|a guess: I don't know)\)"
+    assert re.search(rf"Bra Mir: .* {verdict}\n    other places, .*: (Bra|Mir) \d+%", said)
     for arguments, message in (
         (["--model_name_or_path", calibrated], "No name"),
         (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: make it with"),
