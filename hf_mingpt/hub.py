@@ -12,16 +12,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -171,23 +172,66 @@ def save_run(
 def load_run(
     name_or_path: str, revision: str | None = None, **config: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads the model and the tokenizer of a run folder or a Hub repository.
+    """Loads the model and the tokenizer of a run folder or a Hub repository. No code that lies there is run.
+
+    The weights are float32, whatever type the file has: in a smaller one an answer would depend on the others of its
+    batch, and most steps of a finetuning would be rounded away.
 
     Args:
         config: fields of the configuration to change, such as a dropout.
 
     Raises:
         OSError: if there is no such run.
-        ValueError: if weights, model and vocabulary do not fit each other, or the weights are damaged.
+        ValueError: if weights, model and vocabulary do not fit each other, the weights are damaged or not finite, or
+            the run needs code of its own.
     """
     if not Path(name_or_path).is_dir() and name_or_path.count("/") != 1:
         raise FileNotFoundError(f"No run folder at {name_or_path}: check the path.")
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name_or_path, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **config
+    model = load_model(name_or_path, revision, dtype=torch.float32, **config)
+    with refuse_code_of(name_or_path):
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+    if len(tokenizer) != model.config.vocab_size:
+        raise ValueError(
+            f"{name_or_path}: the vocabulary has {len(tokenizer)} tokens, the model {model.config.vocab_size}: "
+            "use the tokenizer that was saved with the model."
         )
+    return model, tokenizer
+
+
+@contextmanager
+def refuse_code_of(name_or_path: str) -> Iterator[None]:
+    """Makes one sentence of what the library says where `trust_remote_code=False` refuses the code of a repository."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(f"{name_or_path} needs code of its own, which is not run: name another.") from None
+
+
+def load_model(name_or_path: str, revision: str | None = None, **options: Any) -> PreTrainedModel:
+    """Loads the causal language model of a folder or a Hub repository, with its weights or not at all.
+
+    Args:
+        options: of `from_pretrained`, such as a dtype, and fields of the configuration to change.
+
+    Raises:
+        OSError, ValueError: as `load_run` does.
+    """
+    try:
+        with refuse_code_of(name_or_path):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name_or_path,
+                revision=revision,
+                trust_remote_code=False,  # None would ask on the standard input
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: its weights are damaged ({error}): get the file anew.") from error
+    except StrictDataclassError as error:
+        raise ValueError(f"{name_or_path}: {error.__cause__ or error}") from error
     model, info = loaded
     # the library would only warn, and draw at random what is missing
     for kind, names in (
@@ -200,13 +244,12 @@ def load_run(
                 f"{name_or_path}: its weights {kind} {', '.join(sorted(names)[:3])} ({len(names)} in all): they are "
                 "not those of its config.json."
             )
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
-    if len(tokenizer) != model.config.vocab_size:
+    if bad := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
         raise ValueError(
-            f"{name_or_path}: the vocabulary has {len(tokenizer)} tokens, the model {model.config.vocab_size}: "
-            "use the tokenizer that was saved with the model."
+            f"{name_or_path}: its weights are not finite in {', '.join(bad[:3])} ({len(bad)} in all): take an earlier "
+            "checkpoint."
         )
-    return model, tokenizer
+    return model
 
 
 def load_calibration(name_or_path: str, revision: str | None = None) -> Calibration:

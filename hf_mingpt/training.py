@@ -150,6 +150,14 @@ def count_tokens(batch: MicroBatch) -> int:
     return int((batch["input_ids"] != PAD_ID).sum())
 
 
+def unwrap(model: PreTrainedModel) -> PreTrainedModel:
+    """The model after training: without accelerate's autocast around its forward, not compiled, and evaluating."""
+    for name in ("forward", "_original_forward", "_compiled_call_impl"):
+        model.__dict__.pop(name, None)
+    model.config.use_cache = True
+    return model.eval()
+
+
 class MetricsLog:
     """What is seen of a run while it goes on: the progress bar, metrics.jsonl, and the tracker if there is one.
 
@@ -271,7 +279,7 @@ def train(
     """Trains the model as the recipe says and returns it, on one process or many.
 
     Args:
-        model: changed in place.
+        model: changed in place. Its weights become float32, whatever they were; autocast alone computes in less.
         steps: gives this process's micro-batches of each step.
 
     Writes a line of JSON every `logging_steps` to `metrics.jsonl` of the output folder: step, epoch, loss (mean over
@@ -283,6 +291,7 @@ def train(
         FloatingPointError: if the loss is not finite.
         SystemExit: with code 143 after SIGTERM.
     """
+    model.float()  # the master weights: in a smaller type most steps would be rounded away
     max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
     fastest = attention_for(accelerator.device, model.config.max_position_embeddings)
     model.set_attn_implementation(recipe.attn_implementation or fastest)
@@ -337,5 +346,4 @@ def train(
                 log.progress.write(f"Told to stop at step {step}: go on with --resume_from_checkpoint latest.")
                 raise SystemExit(128 + signal.SIGTERM)
     gather_weights(averaged.module if averaged else model, whole)
-    whole.config.use_cache = True
-    return whole.eval()
+    return unwrap(whole)

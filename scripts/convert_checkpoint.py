@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
+from hf_mingpt.hub import load_model, refuse_code_of
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
 
@@ -49,7 +50,7 @@ def main() -> None:
         if Path(recipe.checkpoint).is_file():
             model, tokenizer = read_file(recipe)
         else:
-            source = AutoModelForCausalLM.from_pretrained(recipe.checkpoint)
+            source = load_model(recipe.checkpoint)
             wanted = "mingpt" if recipe.to == "gpt2" else "gpt2"
             if source.config.model_type != wanted:
                 raise ValueError(
@@ -57,10 +58,15 @@ def main() -> None:
                 )
             model = to_gpt2(source) if recipe.to == "gpt2" else from_gpt2(source)
             model.generation_config = source.generation_config
-            tokenizer = AutoTokenizer.from_pretrained(recipe.checkpoint)
+            tokenizer = load_tokenizer_of(recipe.checkpoint)
         model.save_pretrained(recipe.output_dir)
         tokenizer.save_pretrained(recipe.output_dir)
     print(f"Wrote {recipe.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens.")
+
+
+def load_tokenizer_of(name_or_path: str):
+    with refuse_code_of(name_or_path):
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
 
 
 def read_file(recipe: ConversionRecipe):
@@ -70,7 +76,7 @@ def read_file(recipe: ConversionRecipe):
         raise ValueError(f"{recipe.checkpoint} is refused: it is no file of weights, or holds code besides.") from error
     model = from_state_dict(weights, recipe.num_attention_heads)
     if recipe.tokenizer_name:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name)
+        tokenizer = load_tokenizer_of(recipe.tokenizer_name)
     else:
         text = Path(recipe.vocabulary_file).read_text(encoding="utf-8")
         tokenizer = build_tokenizer(build_vocabulary([[text]]), model.config.max_position_embeddings)

@@ -31,7 +31,7 @@ from hf_mingpt.data import (
     group_into_blocks,
     load_texts,
 )
-from hf_mingpt.hub import check_destination, finish_run, start_run
+from hf_mingpt.hub import check_destination, finish_run, refuse_code_of, start_run
 from hf_mingpt.objectives import Answers, NextToken, Ragged, SalientCorruption, Seeker, SpanCorruption, Windows
 from hf_mingpt.presets import PRETRAIN_PRESETS
 from hf_mingpt.recipes import PretrainRecipe, build_config, parse_recipe, user_errors
@@ -57,7 +57,8 @@ def main() -> None:
                 more = Dataset.from_dict({"text": write_documents(questions, recipe.phrasings_per_answer)})
                 texts = concatenate_datasets([texts, more])
             if recipe.tokenizer_name:
-                tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name)
+                with refuse_code_of(recipe.tokenizer_name):
+                    tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name, trust_remote_code=False)
             else:
                 block_size = MinGPTConfig.max_position_embeddings
                 tokenizer = build_corpus_tokenizer(texts, block_size, recipe.vocabulary_file)
