@@ -2,12 +2,13 @@
 
 Last in the flow. A run folder holds config, weights (safetensors), generation config, tokenizer, the two files of model
 code (so that it loads with `trust_remote_code=True` where this package is not installed), recipe.json, run.json,
-metrics.jsonl, and the model card as README.md. What is pushed is that folder.
+metrics.jsonl, and the model card as README.md. What is pushed is these files, of each path in them the last part only.
 """
 
 import dataclasses
 import json
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,13 +16,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +32,7 @@ from .birthplaces import MAX_ANSWER_TOKENS
 from .checkpoints import FOLDER as CHECKPOINTS
 from .evaluation import format_table
 from .honesty import Calibration
+from .markup import code_span, escape_markdown
 from .recipes import TrainingRecipe, user_errors
 from .report import PICTURE, PICTURE_LINE, format_honesty
 from .tokenization_mingpt import MASK, MASK_ID, PAD_ID
@@ -41,6 +44,12 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_mingpt.MinGPTForCausalLM",
 }
 CALIBRATION_FILE = "calibration.json"
+# What is pushed of a run folder, by name: not checkpoints, nor the logs of trackers, which name the host.
+RUN_FILES = [
+    *("README.md", "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"),
+    *("tokenizer*.json", "special_tokens_map.json", *CODE_FILES, "recipe.json", "run.json", "metrics.jsonl"),
+    *("report.json", "predictions.txt", CALIBRATION_FILE, "honesty.md", PICTURE),
+]
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
 _HERE = Path(__file__).parent
 # in a wheel beside this file, in a checkout on the top level
@@ -97,7 +106,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def run_record() -> dict[str, Any]:
-    """With what a run was made: command (of absolute paths the last part), date, versions, commit of the code."""
+    """With what a run was made: command (of paths the last part), date, versions, commit of the code."""
     git = ["git", "-C", str(_HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
@@ -108,10 +117,31 @@ def run_record() -> dict[str, Any]:
     }
 
 
-def _without_folders(argument: str) -> str:
-    """An argument of a command without what it says of the machine: cards are for the public."""
+def _without_folders(argument: str, near: Path | None = None) -> str:
+    """An argument of a command without what it says of the machine: of a path the last part, of several, too.
+
+    `owner/name` is one of the Hub, unless there is an `owner` here, or in a folder above `near`.
+    """
     flag, equals, value = argument.rpartition("=")
-    return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
+    here = (near or Path.cwd() / "x").resolve()
+
+    def shorten(path: str) -> str:
+        owner, *_ = path.split("/")
+        if re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) and not any((f / owner).exists() for f in (Path(), *here.parents)):
+            return path
+        return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+    return f"{flag}{equals}{','.join(map(shorten, value.split(',')))}"
+
+
+def _read_public(path: Path) -> dict[str, Any]:
+    """What the public may know of recipe.json, run.json or report.json: all but folders, hosts and users."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in content.items():
+        if isinstance(value, str):
+            words = [_without_folders(word, path) for word in (shlex.split(value) if name == "command" else [value])]
+            content[name] = shlex.join(words) if name == "command" else words[0]
+    return content
 
 
 def finish_run(
@@ -275,11 +305,14 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
 
 
 def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
-    """Renders model_card.md from what stands in a run folder, as its README.md, with the metadata of the Hub."""
+    """Renders model_card.md from what stands in a run folder, as its README.md, with the metadata of the Hub.
+
+    Names and texts that come from elsewhere are no markup in it.
+    """
     folder = Path(folder)
-    recipe, run, config = (json.loads((folder / f).read_text()) for f in ("recipe.json", "run.json", "config.json"))
+    recipe, run, config = (_read_public(folder / name) for name in ("recipe.json", "run.json", "config.json"))
     report_path = folder / "report.json"
-    report = json.loads(report_path.read_text()) if report_path.exists() else None
+    report = _read_public(report_path) if report_path.exists() else None
     name = repo_id or folder.resolve().name
     data = ModelCardData(
         license="mit",
@@ -293,6 +326,8 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
         data,
         template_path=str(CARD_TEMPLATE),
         name=name,
+        text=escape_markdown,
+        code=code_span,
         parameters=f"{run['parameters']:,}",
         config=config,
         recipe=recipe,
@@ -323,7 +358,9 @@ def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
 def push_run(
     folder: str | Path, repo_id: str | None = None, *, private: bool = False, revision: str | None = None
 ) -> str:
-    """Pushes a run folder to the Hub, with its card rendered anew, and returns the address of the commit.
+    """Pushes the files of a run to the Hub, with its card rendered anew, and returns the address of the commit.
+
+    What else lies in the folder stays there, and what is pushed names no folder, host or user.
 
     Args:
         repo_id: "name" or "owner/name"; None: the folder's name.
@@ -340,7 +377,7 @@ def push_run(
 
 
 def push_dataset(folder: str | Path, repo_id: str | None = None, *, private: bool = False) -> str:
-    """Pushes a folder of data with its card, as it is, and returns the address of the commit.
+    """Pushes a folder of data with its card, as it is but for hidden files, and returns the address of the commit.
 
     Args:
         folder: of scripts/generate_biographies.py, whose card says how `load_dataset` reads it.
@@ -366,21 +403,29 @@ def _push(folder: Path, repo_id: str | None, *, kind: str, private: bool, revisi
         repo = api.create_repo(name, private=private, repo_type=repo_type, exist_ok=True).repo_id
         if revision:
             api.create_branch(repo, branch=revision, repo_type=repo_type, exist_ok=True)
+        what: Any = {"repo_type": repo_type, "revision": revision, "commit_message": f"Push the {kind}"}
         if kind == "run":
             write_card(folder, repo)
-        commit = api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            repo_type=repo_type,
-            revision=revision,
-            commit_message=f"Push the {kind} {folder.resolve().name}",
-            ignore_patterns=[f"{CHECKPOINTS}/*"],
-        )
+            commit = api.create_commit(repo, _public_files(folder), **what)
+        else:
+            commit = api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=[".*", "*/.*"], **what)
     except Exception as error:  # of a server that dies the client gives errors that have no common kind with the rest
         raise OSError(
             f"The push failed: {error}. What is in {folder} is whole: repeat scripts/push_to_hub.py --{kind} {folder}."
         ) from error
     return str(commit.commit_url)
+
+
+def _public_files(folder: Path) -> list[CommitOperationAdd]:
+    """The files of a run, as they are pushed."""
+    files: list[CommitOperationAdd] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in RUN_FILES):
+            content: Any = path
+            if path.name in ("recipe.json", "run.json", "report.json"):
+                content = json.dumps(_read_public(path), indent=2, ensure_ascii=False).encode() + b"\n"
+            files.append(CommitOperationAdd(path.name, content))
+    return files
 
 
 def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]]]:

@@ -87,6 +87,7 @@ class Hub:
         self.store = store
         self.uploads: dict[str, bytes] = {}  # by LFS, by sha256
         self.requests: list[str] = []
+        self.messages: list[str] = []  # of commits
         self.refuse_commits = self.dies_at_commit = False
         self.lock = threading.RLock()
 
@@ -274,6 +275,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.server_close()
             self.close_connection = True  # without an answer
             return
+        self.hub.messages.append(json.loads(self.body.splitlines()[0])["value"]["summary"])
         stored = self.hub.stored()
         files = dict(repository.commits[repository.resolve(revision)])
         for line in self.body.splitlines()[1:]:

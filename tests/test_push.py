@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import asdict
@@ -237,3 +238,44 @@ def test_generated_data_is_pushed_and_read(hub, client, tmp_path):
     assert (
         questions == f"{{'train': 100, 'dev': 60, 'test': 40}} {dict(zip(('question', 'answer'), first, strict=True))}"
     )
+
+
+def test_what_is_pushed_names_no_folder_host_or_user(hub, client, tmp_path):
+    """Of runs that were made in folders with telling names, with a tracker, and evaluated: every byte."""
+    secret = tmp_path / "home-of-alice"
+    data = CORPUS.parent
+    train = secret / "data/birth_places_train.tsv"
+    (secret / "data").mkdir(parents=True)
+    for name in ("biographies.txt", "birth_places_train.tsv", "birth_dev.tsv"):
+        (secret / "data" / name).write_bytes((data / name).read_bytes())
+    small = ["--model_preset", "gpt-nano", "--max_steps", 2, "--use_cpu", "--report_to", "tensorboard"]
+    relative = "home-of-alice/runs-of-alice"
+    commands = [
+        [ROOT / "scripts/pretrain.py", "--preset", "fast", "--train_file", "home-of-alice/data/biographies.txt", *small,
+         "--questions_file", train, f"--vocabulary_file={secret}/data/birth_dev.tsv",
+         "--output_dir", f"{relative}/first", "--save_steps", 1, "--learning_rate", "1e-9"],
+        [ROOT / "scripts/evaluate_birthplaces.py", "--model_name_or_path", f"{relative}/first", "--use_cpu",
+         "--questions_file", "home-of-alice/data/birth_dev.tsv", "--train_file", train],
+        [ROOT / "scripts/finetune.py", "--model_name_or_path", f"{relative}/first", "--train_file", train, *small[2:],
+         "--output_dir", f"{relative}/second"],
+    ]  # fmt: skip
+    for command in commands:
+        done = client(*command)
+        assert done.returncode == 0, done.stderr
+    logs = [path.name for path in secret.rglob("events.out.tfevents*")]
+    assert any(socket.gethostname() in name for name in logs)
+    (secret / "runs-of-alice/first/notes.txt").write_text("of alice")
+    for name in ("first", "second"):
+        done = client(*push("--run", secret / "runs-of-alice" / name, "--hub_model_id", f"tester/{name}"))
+        assert done.returncode == 0, done.stderr
+        repository = hub.repositories["model", f"tester/{name}"]
+        files = repository.commits[repository.resolve("main")]
+        assert {"recipe.json", "run.json", "README.md", "metrics.jsonl"} <= set(files)
+        for path, file in files.items():
+            content = path.encode() + (file.content or (secret / "runs-of-alice" / name / path).read_bytes())
+            for told in ("alice", str(tmp_path), str(ROOT), socket.gethostname(), str(Path.home() / "x")[:-1]):
+                assert told.encode() not in content, (path, told)
+        assert not [message for message in hub.messages if "alice" in message or name in message]
+    recipe = json.loads((secret / "runs-of-alice/second/recipe.json").read_text())
+    assert recipe["model_name_or_path"] == f"{relative}/first"  # what stays at home says all
+    assert json.loads(files["recipe.json"].content)["model_name_or_path"] == "first"
