@@ -260,11 +260,17 @@ class StreamedSteps(torch.utils.data.IterableDataset):
 
 
 def step_loader(
-    steps: TrainingSteps | StreamedSteps, max_steps: int, num_workers: int = 0, *, start: int = 0
+    steps: TrainingSteps | StreamedSteps,
+    max_steps: int,
+    num_workers: int = 0,
+    *,
+    start: int = 0,
+    pin_memory: bool = False,
 ) -> Iterator[list[MicroBatch]]:
     """Yields the micro-batches of the steps `start` to `max_steps`, made by `num_workers` processes (0: by this one).
 
-    Of a stream, what comes before `start` is read and thrown away.
+    Of a stream, what comes before `start` is read and thrown away. With `pin_memory`, a GPU can copy them while it
+    computes.
     """
     is_stream = isinstance(steps, StreamedSteps)
     sampler = None if is_stream else range(start, max_steps)
@@ -275,6 +281,7 @@ def step_loader(
         sampler=sampler,
         num_workers=num_workers,
         generator=generator,
+        pin_memory=pin_memory,
         worker_init_fn=_leave_stopping_to_the_main_process,
     )
     return itertools.islice(loader, start if is_stream else 0, max_steps if is_stream else None)

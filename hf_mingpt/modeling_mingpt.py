@@ -257,7 +257,8 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
             inputs_embeds = self.embed_tokens(input_ids)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        length = inputs_embeds.shape[1] if position_ids is None else 0  # positions that are given may start anew
+        given_position_ids = position_ids  # they may start anew: several rows in one
+        length = inputs_embeds.shape[1] if position_ids is None else 0
         if position_ids is None:
             num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_past).unsqueeze(0)
@@ -266,7 +267,7 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
         hidden_states = self.dropout(inputs_embeds)
         causal_mask = create_causal_mask(
-            self.config, hidden_states, attention_mask, past_key_values=past_key_values, position_ids=position_ids
+            self.config, hidden_states, attention_mask, past_key_values=past_key_values, position_ids=given_position_ids
         )
         rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
 

@@ -32,6 +32,7 @@ from .data import StreamedSteps, TrainingSteps, step_loader
 from .optimization import build_optimizers, build_scheduler, count_steps, keep_average
 from .recipes import TrainingRecipe
 from .sharding import check_sharding, gather_weights, spread_weights
+from .stepping import GraphedStepper, Stepper, can_record, prepare_ahead
 from .tokenization_mingpt import PAD_ID
 
 logger = logging.getLogger(__name__)
@@ -304,24 +305,24 @@ def train(
         spread_weights(whole, model)
         log.resume(state)
         accelerator.wait_for_everyone()
-    loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start)
+    loader = step_loader(
+        steps, max_steps, recipe.dataloader_num_workers, start=start, pin_memory=accelerator.device.type == "cuda"
+    )
+    if accelerator.device.type == "cuda":
+        loader = prepare_ahead(loader)
+    stepper_class = GraphedStepper if can_record(recipe, accelerator) else Stepper
+    stepper = stepper_class(wrapped, optimizers, log.loss, recipe.max_grad_norm, accelerator)
     stream = bf16_residual_stream(model) if accelerator.mixed_precision == "bf16" else nullcontext()
-    with StopSignal() as stop, stream:
+    with StopSignal() as stop, stream, stepper.running():
         for step, batches in enumerate(loader, start=start + 1):
             # Dropout too is a function of its address: seed, step, process.
             torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
             for i, batch in enumerate(batches, start=1):
                 log.tokens += count_tokens(batch)
-                inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-                with accelerator.no_sync(wrapped) if i < len(batches) else nullcontext():
-                    loss = wrapped(**inputs).loss
-                    accelerator.backward(loss * accelerator.num_processes)  # DDP divides by it
-                log.loss += loss.detach()
-            accelerator.clip_grad_norm_(wrapped.parameters(), recipe.max_grad_norm)
-            for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
-                optimizer.step()
+                stepper.accumulate(batch, last=i == len(batches))
+            stepper.update()
+            for scheduler in schedulers:
                 scheduler.step()
-                optimizer.zero_grad()
             log.end_step(step, float(schedulers[0].get_last_lr()[0]))
 
             asks = accelerator.device.type == "cpu" or step % recipe.logging_steps == 0  # elsewhere a GPU would wait
