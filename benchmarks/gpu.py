@@ -39,9 +39,11 @@ HERE = Path(__file__).parent
 SECTIONS = ("right", "speedrun", "rate", "profile")
 # one micro-batch a step: a GPU gains nothing from several
 ON_A_GPU = ["--per_device_train_batch_size", "128", "--gradient_accumulation_steps", "1"]
+ON_A_GPU += ["--dataloader_num_workers", "8"]
+PROFILED = ("hf_mingpt, compiled", "nanoGPT, compiled")
 SPEEDRUNS = {
-    "18 epochs of short contexts": ["--num_train_epochs", "18", "--long_context_share", "0"],
     "80 epochs": ["--num_train_epochs", "80"],
+    "18 epochs of short contexts": ["--num_train_epochs", "18", "--long_context_share", "0"],
 }
 
 
@@ -55,9 +57,7 @@ class GpuRecipe:
     device: str = field(default="cuda", metadata={"help": "'cuda' or 'cpu'."})
     small: bool = field(default=False, metadata={"help": "Small sizes, to see that everything runs."})
     seeds: int = field(default=3, metadata={"help": "Runs of each speedrun."})
-    only: str = field(
-        default="", metadata={"help": "Of right: only checks with one of these in their name."}
-    )
+    only: str = field(default="", metadata={"help": "Of right: only checks with one of these in their name."})
     output_dir: str = field(default="runs/gpu", metadata={"help": "Where gpu.json and gpu.md go."})
 
     def __post_init__(self):
@@ -219,6 +219,11 @@ def measure_rates(recipe: GpuRecipe, device: torch.device, contenders: dict[str,
             process.stdin.write("10\n")
             process.stdin.flush()
             turns[name].append(read_record(process))
+    for name in ready:
+        if name in PROFILED:
+            contenders[name].stdin.write("profile\n")
+            contenders[name].stdin.flush()
+            results.setdefault("profiles", {})[name] = read_record(contenders[name])
     for process in contenders.values():
         process.stdin.close()
         process.wait()
@@ -275,20 +280,26 @@ def render(results: dict) -> str:
             f"| {r['peak_megabytes'] or 0:,.0f} MB |"
             for r in rate["small_model"]
         ]
+        for name, kernels in rate.get("profiles", {}).items():
+            lines += render_profile(name, kernels)
     for section in results.get("profile", []):
-        lines += [
-            "",
-            f"{section['rows']} rows, kernel by kernel: {section['milliseconds_a_step']:.2f} ms a step, of which",
-        ]
-        lines[-1] += (
-            f" the device is busy {section['busy_milliseconds_a_step']:.2f}; {section['kernels_a_step']:.0f} kernels."
-        )
-        lines += ["", "| kernel | share | a step | us |", "|---|---|---|---|"]
-        lines += [
-            f"| {k['name'].replace('|', '/')} | {k['share']:.1%} | {k['count']:.0f} | {k['microseconds']:.1f} |"
-            for k in section["kernels"]
-        ]
+        lines += render_profile(f"3.3M, {section['rows']} rows, kernel by kernel", section)
     return "\n".join(lines) + "\n"
+
+
+def render_profile(title: str, profile: dict) -> list[str]:
+    busy = f"{profile['busy_milliseconds_a_step']:.2f} of {profile['milliseconds_a_step']:.2f} ms"
+    return [
+        "",
+        f"{title}: the device is busy {busy} of a step, with {profile['kernels_a_step']:.0f} kernels.",
+        "",
+        "| kernel | share | a step | us |",
+        "|---|---|---|---|",
+        *(
+            f"| {k['name'].replace('|', '/')} | {k['share']:.1%} | {k['count']:.0f} | {k['microseconds']:.1f} |"
+            for k in profile["kernels"]
+        ),
+    ]
 
 
 if __name__ == "__main__":

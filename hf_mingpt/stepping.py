@@ -7,6 +7,7 @@ References: https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/; tor
 Graphs".
 """
 
+import gc
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -131,9 +132,19 @@ class GraphedStepper(Stepper):
                 rate.fill_(group["lr"])
         self.update_graph.replay()
 
-    def _record(self, graph: torch.cuda.CUDAGraph) -> AbstractContextManager:
-        # meanwhile the thread that prepares batches may allocate pinned memory: only this thread is watched
-        return torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
+    @contextmanager
+    def _record(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+        # torch.cuda.graph would collect garbage and empty the cache each time, a tenth of a second for every shape.
+        # The thread that prepares batches may allocate pinned memory meanwhile, so only this thread is watched.
+        collecting = gc.isenabled()
+        gc.disable()  # a graph that is freed while another is recorded would spoil it
+        graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+        try:
+            yield
+        finally:
+            graph.capture_end()
+            if collecting:
+                gc.enable()
 
     @contextmanager
     def _rates_on_device(self) -> Iterator[None]:

@@ -82,14 +82,15 @@ def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator, block_size: in
     """How the recipe's batches are dealt out to the processes that there are, for a model of that block.
 
     Widths are multiples of 8: oneDNN compiles and keeps a kernel for every shape, which for all the widths of a corpus
-    takes a gigabyte, and tensor cores want it so too.
+    takes a gigabyte, and tensor cores want it so too. On a GPU they are multiples of 16, as each shape is recorded.
     """
     return BatchShape(
         recipe.per_device_train_batch_size,
         recipe.gradient_accumulation_steps,
         accelerator.num_processes,
         accelerator.process_index,
-        pad_to_multiple_of=math.gcd(8, block_size),  # and no row gets longer than the block
+        # no row gets longer than the block
+        pad_to_multiple_of=math.gcd(16 if accelerator.device.type == "cuda" else 8, block_size),
         padding_free=recipe.padding_free,
         overhead=MICRO_BATCH_OVERHEAD if accelerator.device.type == "cpu" else None,
     )
