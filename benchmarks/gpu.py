@@ -86,7 +86,10 @@ def main() -> None:
         else:
             rows = [8] if recipe.small else [128, 4096]
             steps = 2 if recipe.small else 10
-            results["profile"] = [gpu_rates.profile_steps(device, recipe.corpus_file, n, steps) for n in rows]
+            results["profile"] = [
+                gpu_rates.profile_steps(device, recipe.corpus_file, number, steps, small=recipe.small)
+                for number in rows
+            ]
         print(f"{section}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         write_json(folder / "gpu.json", results)
     page = render(results)
@@ -240,7 +243,8 @@ def measure_rates(recipe: GpuRecipe, device: torch.device, contenders: dict[str,
         }
         for name, records in turns.items()
     ]
-    results["small_model"] = gpu_rates.measure_small(device, recipe.corpus_file, rows, 3 if recipe.small else 20)
+    repeats = 3 if recipe.small else 20
+    results["small_model"] = gpu_rates.measure_small(device, recipe.corpus_file, rows, repeats, small=recipe.small)
     return results
 
 

@@ -58,13 +58,14 @@ def matrix_product_rate(device: torch.device, size: int) -> float:
     return 2 * size**3 / seconds_of(lambda: a @ b, device, 10)
 
 
-def build_stepper(device: torch.device, rows: int, *, graphs: bool, compiled: bool = False, batch=None):
-    """The package's step for the assignment's model with RoPE, in bf16, with Muon, and a micro-batch to repeat."""
+def build_stepper(device: torch.device, *, graphs: bool, compiled: bool = False, small: bool = False):
+    """The assignment's model with RoPE and the package's step for it, in bf16, with Muon."""
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
     recipe = PretrainRecipe(train_file="-", output_dir="-", optim="muon", dropout=0.0)
     torch.manual_seed(0)
-    model = MinGPTForCausalLM(MinGPTConfig(position_embedding_type="rope", **NO_DROPOUT)).train()
+    size = MODEL_PRESETS["gpt-nano"] if small else {}
+    model = MinGPTForCausalLM(MinGPTConfig(**{"position_embedding_type": "rope", **NO_DROPOUT, **size})).train()
     model.set_attn_implementation(attention_for(device, 128))
     model.config.use_cache = False
     optimizers = build_optimizers(model, recipe)
@@ -90,7 +91,9 @@ def real_batch(corpus_file: str, rows: int) -> dict[str, torch.Tensor]:
     }
 
 
-def measure_small(device: torch.device, corpus_file: str, rows: list[int], repeats: int) -> list[dict]:
+def measure_small(
+    device: torch.device, corpus_file: str, rows: list[int], repeats: int, *, small: bool = False
+) -> list[dict]:
     """Useful tokens a second of the 3.3M model by rows of a micro-batch: kernel by kernel, recorded and compiled."""
     results = []
     for number in rows:
@@ -104,7 +107,7 @@ def measure_small(device: torch.device, corpus_file: str, rows: list[int], repea
         for way, (graphs, compiled) in ways.items():
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            model, stepper = build_stepper(device, number, graphs=graphs, compiled=compiled)
+            model, stepper = build_stepper(device, graphs=graphs, compiled=compiled, small=small)
 
             def step(stepper=stepper, batch=batch) -> None:
                 stepper.accumulate(batch, last=True)
@@ -226,10 +229,10 @@ def contend(name: str, rows: int, nanogpt: str) -> None:
 # ---- where the time of a step goes
 
 
-def profile_steps(device: torch.device, corpus_file: str, rows: int, steps: int) -> dict:
+def profile_steps(device: torch.device, corpus_file: str, rows: int, steps: int, *, small: bool = False) -> dict:
     """Time on the device by kernel, and how much of a step the device is busy, kernel by kernel."""
     batch = real_batch(corpus_file, rows)
-    model, stepper = build_stepper(device, rows, graphs=False)
+    model, stepper = build_stepper(device, graphs=False, small=small)
 
     def step() -> None:
         stepper.accumulate(batch, last=True)
