@@ -106,7 +106,7 @@ class TestStackedMuon:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_forward_pass_asks_the_device_nothing(variant):
-    """Looking for several rows in one reads values, for which a GPU would be waited for: only if positions are given."""
+    """To look for several rows in one, values are read, which makes a GPU wait: only if positions are given."""
     ids = torch.randint(2, 30, (2, 9))
     model = small_model(variant).train()
     model.config.use_cache = False
