@@ -66,10 +66,7 @@ class StackedMuon(torch.optim.Muon):
                     by_shape[parameter.shape].append(parameter)
             for shape, parameters in by_shape.items():
                 gradients = [parameter.grad for parameter in parameters]
-                momenta = [
-                    self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-                    for parameter in parameters
-                ]
+                momenta = [self._momentum(parameter) for parameter in parameters]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
                 stacked = orthogonalize(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
@@ -77,6 +74,12 @@ class StackedMuon(torch.optim.Muon):
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_sub_(parameters, list((stacked.float() * (group["lr"] * scale)).unbind()))
         return loss
+
+    def _momentum(self, parameter: nn.Parameter) -> torch.Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return state["momentum_buffer"]
 
 
 def orthogonalize(
