@@ -288,6 +288,8 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
             kwargs["cache"], cache = cache, None  # a paged cache, which in 5.23 the attention function takes
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
+        if "cu_seq_lens_q" in kwargs and position_ids is None:
+            raise ValueError("cu_seq_lens_q needs position_ids that start anew with each sequence: give them, too.")
         length = inputs_embeds.shape[1] if position_ids is None else 0  # positions that are given may start anew
         if position_ids is None:
             num_past = cache.get_seq_length() if cache is not None else 0
