@@ -61,11 +61,12 @@ def score_answers(
     scores = np.empty((len(questions), len(encoded)))
     for i, question in enumerate(tqdm(questions, unit="question", disable=not progress)):
         prompt = tokenizer(question + MASK, return_tensors="pt")["input_ids"].to(device)
-        read = model(prompt, past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1)
+        cache = DynamicCache(config=model.config)
+        read = model(prompt, cache=cache, use_cache=True, logits_to_keep=1)
         for group, (ids, inside) in zip(groups, padded, strict=True):
-            cache = deepcopy(read.past_key_values)
-            cache.batch_repeat_interleave(len(group))
-            logits = model(ids[:, :-1], past_key_values=cache, use_cache=True).logits
+            branches = deepcopy(cache)
+            branches.batch_repeat_interleave(len(group))
+            logits = model(ids[:, :-1], cache=branches, use_cache=True).logits
             logits = torch.cat((read.logits.expand(len(group), -1, -1), logits), dim=1)  # (k, L, V)
             chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[..., None])[..., 0]
             scores[i, group] = (chosen.double() * inside).sum(-1).cpu().numpy()

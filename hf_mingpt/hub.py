@@ -33,12 +33,6 @@ from .recipes import TrainingRecipe, user_errors
 from .report import PICTURE, PICTURE_LINE, format_honesty
 from .tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
-CODE_FILES = ("configuration_mingpt.py", "modeling_mingpt.py")
-AUTO_MAP = {
-    "AutoConfig": "configuration_mingpt.MinGPTConfig",
-    "AutoModel": "modeling_mingpt.MinGPTModel",
-    "AutoModelForCausalLM": "modeling_mingpt.MinGPTForCausalLM",
-}
 CALIBRATION_FILE = "calibration.json"
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
 _HERE = Path(__file__).parent
@@ -157,13 +151,9 @@ def save_run(
     model.generation_config = GenerationConfig(
         max_new_tokens=MAX_ANSWER_TOKENS, pad_token_id=PAD_ID, eos_token_id=MASK_ID if stop_at_mask else None
     )
-    model.config.auto_map = AUTO_MAP
-    model.save_pretrained(folder)
-    del model.config.auto_map  # an ordinary save copies no code, so it must not name any
+    model.save_pretrained(folder)  # with the files of its code
     tokenizer.eos_token = MASK if stop_at_mask else None
     tokenizer.save_pretrained(folder)
-    for name in CODE_FILES:
-        shutil.copyfile(_HERE / name, folder / name)
     write_json(folder / "run.json", record)
     write_card(folder)
 
