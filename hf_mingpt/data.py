@@ -281,5 +281,6 @@ def step_loader(
 
 
 def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """A cluster sends SIGTERM to all processes; the main one still needs the workers until it has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Clusters send SIGTERM to all processes, terminals SIGINT: the main one needs the workers until it has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

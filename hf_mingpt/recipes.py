@@ -1,8 +1,8 @@
 """Recipes: everything a run is told, as frozen dataclasses.
 
-After presets in the flow. A recipe is what a script's flags, a YAML file and a preset come down to: `parse_recipe`
-reads them, the former winning over the latter. Field names are those of transformers' TrainingArguments where it has
-them.
+After presets in the flow. A recipe is what a script's flags, a YAML file, the launcher's settings and a preset come
+down to: `parse_recipe` reads them, the former winning over the latter. Field names are those of transformers'
+TrainingArguments where it has them.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .configuration_mingpt import MinGPTConfig
+from .launching import PRECISIONS, launcher_settings
 from .presets import MODEL_PRESETS
 from .tokenization_mingpt import PAD_ID
 
@@ -27,7 +28,9 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_stable_decay", "assignment")
 TRACKERS = (None, "tensorboard", "trackio")
 OBJECTIVES = ("span_corruption", "causal")
-MIXED_PRECISIONS = (None, "no", "bf16")
+MIXED_PRECISIONS = (None, *PRECISIONS)
+
+_TEXTS = ("prompt", "name")  # fields that are text; of the others none but a path begins with a tilde
 
 
 def _flag(default: Any, help: str) -> Any:
@@ -78,7 +81,9 @@ class TrainingRecipe:
     max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm.")
     average_decay: float | None = _flag(None, "Keep an average of the weights that forgets at this rate: 0.99, say.")
     dropout: float = _flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
-    mixed_precision: str | None = _flag(None, "'no' or 'bf16'; None: bf16 where the hardware gains from it.")
+    mixed_precision: str | None = _flag(
+        None, "'no', 'bf16' or 'fp16'; None: bf16 where the hardware gains from it, fp16 on other GPUs."
+    )
     attn_implementation: str | None = _flag(None, "'eager', 'sdpa' or another of transformers; None: the fastest here.")
     padding_free: bool = _flag(False, "Join the rows of a micro-batch into one, for flash and flex attention.")
     torch_compile: bool = _flag(False, "Compile the model; the first steps take minutes.")
@@ -213,7 +218,8 @@ def parse_recipe(
 ) -> Recipe:
     """Reads a recipe from the command line: `[positionals] [FILE.yaml] [--preset NAME] [--field value ...]`.
 
-    A flag wins over the YAML file, and that over the preset. A mistake ends the program with one sentence and code 2.
+    A flag wins over the YAML file, that over what the launcher asks for, and that over the preset. A mistake ends the
+    program with one sentence and code 2.
 
     Args:
         recipe_class: a dataclass.
@@ -236,7 +242,11 @@ def parse_recipe(
         )
     with user_errors():
         if argv and argv[0].endswith((".yaml", ".yml")):
-            argv = _as_flags(_read_yaml(Path(argv[0]))) + argv[1:]
+            argv = _as_flags(_read_yaml(Path(argv[0]).expanduser())) + argv[1:]
+        names = {field.name for field in fields(recipe_class)}  # type: ignore[arg-type]
+        if "use_cpu" in names:  # what this script runs is on devices, of which the launcher has a say
+            asked = {name: value for name, value in launcher_settings().items() if name in names}
+            argv = _as_flags(asked) + argv
         if presets:
             finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
             finder.add_argument("--preset", default=next(iter(presets)))
@@ -245,7 +255,12 @@ def parse_recipe(
             argv = _as_flags(presets[preset]) + argv
         values = vars(parser.parse_args(argv))
         values.pop("preset", None)
-        return recipe_class(**values)
+        return recipe_class(**{name: _without_tilde(name, value) for name, value in values.items()})
+
+
+def _without_tilde(name: str, value: Any) -> Any:
+    """A path with the home folder for its `~`: a shell leaves it in `--flag=~/path`, and YAML has no shell."""
+    return os.path.expanduser(value) if isinstance(value, str) and name not in _TEXTS else value
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -264,6 +279,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no `name: value` lines: write the flags of this script, one a line.")
+    if values.get("mixed_precision") is False:  # how YAML reads a bare `no`
+        values["mixed_precision"] = "no"
     return values
 
 
