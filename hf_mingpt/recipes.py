@@ -6,12 +6,14 @@ TrainingArguments where it has them.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import yaml
@@ -227,6 +229,7 @@ def parse_recipe(
         argv: by default that of the program.
         positionals: fields whose values stand first, without their flags.
     """
+    _prepare_terminal()
     presets = presets or {}
     argv = list(sys.argv[1:] if argv is None else argv)
     first, rest = split_arguments(argv)
@@ -255,12 +258,39 @@ def parse_recipe(
             argv = _as_flags(presets[preset]) + argv
         values = vars(parser.parse_args(argv))
         values.pop("preset", None)
-        return recipe_class(**{name: _without_tilde(name, value) for name, value in values.items()})
+        return recipe_class(**{name: _as_meant(name, value) for name, value in values.items()})
 
 
-def _without_tilde(name: str, value: Any) -> Any:
-    """A path with the home folder for its `~`: a shell leaves it in `--flag=~/path`, and YAML has no shell."""
-    return os.path.expanduser(value) if isinstance(value, str) and name not in _TEXTS else value
+def _prepare_terminal() -> None:
+    """Lets a script print what the terminal's encoding lacks, escaped, and end after Ctrl-C with a word."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # and not what a notebook or a test has put there
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print(f"{Path(sys.argv[0]).name}: interrupted.", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report
+
+
+def _as_meant(name: str, value: Any) -> Any:
+    """Text of a command line as it was typed, and a path with the home folder for its `~`.
+
+    A shell leaves the `~` of `--flag=~/path`, and YAML has no shell.
+    """
+    if not isinstance(value, str):
+        return value
+    return as_text(value) if name in _TEXTS else os.path.expanduser(value)
+
+
+def as_text(argument: str) -> str:
+    """Text of a command line as it was typed: in UTF-8, also where the locale is another."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -279,8 +309,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no `name: value` lines: write the flags of this script, one a line.")
-    if values.get("mixed_precision") is False:  # how YAML reads a bare `no`
-        values["mixed_precision"] = "no"
     return values
 
 
