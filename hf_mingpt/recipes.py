@@ -279,10 +279,18 @@ def _as_meant(name: str, value: Any) -> Any:
     """Text of a command line as it was typed, and a path with the home folder for its `~`.
 
     A shell leaves the `~` of `--flag=~/path`, and YAML has no shell.
+
+    Raises:
+        ValueError: if a path has bytes that are no characters in this locale: a file of JSON could not hold it.
     """
     if not isinstance(value, str):
         return value
-    return as_text(value) if name in _TEXTS else os.path.expanduser(value)
+    if name in _TEXTS:
+        return as_text(value)
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        shown = os.fsencode(value).decode("utf-8", "backslashreplace")
+        raise ValueError(f"{name} {shown} is no text in this locale: set PYTHONUTF8=1, or take another name.")
+    return os.path.expanduser(value)
 
 
 def as_text(argument: str) -> str:
