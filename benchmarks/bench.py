@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def processor_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
@@ -110,7 +110,7 @@ def measure_startup(corpus: str) -> float:
             time.sleep(0.02)
         seconds = time.perf_counter() - started
         process.wait()
-        return seconds - json.loads(metrics.read_text())["seconds"]
+        return seconds - json.loads(metrics.read_text(encoding="utf-8"))["seconds"]
 
 
 def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
@@ -122,7 +122,7 @@ def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
             env=environment,
         )
         for name in CONTENDERS

@@ -224,7 +224,7 @@ def trained(place: Place, folder: str, *, model=None, precision: str = "no", gra
     accelerator = Accelerator(cpu=place.device.type == "cpu", mixed_precision=precision)
     model = model or build_model(dropout=dropout, small=place.small)
     steps = TrainingSteps(examples(), NextToken(), BatchShape(16, 2, pad_to_multiple_of=8), seed=0)
-    with mock.patch.object(training, "can_record", stepping.can_record if graphs else lambda *_: False):
+    with mock.patch.object(stepping, "can_record", stepping.can_record if graphs else lambda *_: False):
         model = training.train(model, steps, recipe, accelerator)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return model.cpu(), {line["step"]: line["loss"] for line in lines}

@@ -30,7 +30,7 @@ SUMS = "SHA256SUMS"
 # What may change when a run goes on: none of it changes what is learnt. The batch may be cut up in another way.
 _MAY_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
 _MAY_CHANGE |= {"logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"}
-_MAY_CHANGE |= {"dataloader_num_workers", "per_device_train_batch_size", "gradient_accumulation_steps"}
+_MAY_CHANGE |= {"use_cpu", "dataloader_num_workers", "per_device_train_batch_size", "gradient_accumulation_steps"}
 _MAY_CHANGE |= {"num_train_epochs", "max_steps", "decay_share"}  # training.checkpoint_to_resume looks at them
 
 

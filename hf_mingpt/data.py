@@ -5,9 +5,16 @@ when a step's micro-batches are made, and depends on `(seed, epoch, index)` alon
 """
 
 import itertools
+import logging
 import signal
+import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import datasets.configfrom typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +38,27 @@ from .tokenization_mingpt import (
     find_bad_character,
 )
 
+logger = logging.getLogger(__name__)
+
 _FILE_FORMATS = {".txt": "text", ".tsv": "csv", ".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 _READING: dict[str, dict] = {".tsv": {"sep": "\t", "quoting": 3}, ".txt": {"encoding": "utf-8-sig"}}
+
+
+@cache
+def writable_cache(folder: Path) -> Path:
+    """The folder, if files can be made in it; else a temporary one, which lasts as long as this process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        logger.warning(f"The cache {folder} cannot be written ({error.strerror}): what is read is not kept.")
+        return Path(_temporary_folder().name)
+
+
+@cache
+def _temporary_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="hf_mingpt-")
 
 
 def load_texts(
@@ -53,6 +79,7 @@ def load_texts(
     Raises:
         FileNotFoundError, ValueError: if there is no such file, it is empty or not UTF-8, or it has no such column.
     """
+    datasets.config.HF_DATASETS_CACHE = writable_cache(Path(datasets.config.HF_DATASETS_CACHE))
     path = Path(source)
     if path.suffix in _FILE_FORMATS or path.is_file():
         if not path.is_file():
@@ -101,35 +128,37 @@ def encode_documents(
         ValueError: if a document has a character without a token, or one of the reserved marks. A stream raises when it
             comes to the document, a loaded dataset here.
     """
-    table = character_table(tokenizer)
-
-    def encode(batch: pa.Table, rows: list[int]) -> pa.Table:
-        texts = batch["text"].combine_chunks()
-        ids, offsets = encode_texts(texts, table)
-        if (ids <= MASK_ID).any():
-            document, message = find_bad_character(texts.to_pylist(), table) or (0, "")
-            raise ValueError(
-                f"Document {rows[document] + 1}: {message}: replace it, or take the vocabulary of this corpus."
-            )
-        small = np.min_scalar_type(len(tokenizer) - 1)  # a byte a token for up to 256 characters
-        return Ragged(ids.astype(small), np.unique(offsets)).to_table()
-
+    encode = partial(_encode_batch, table=character_table(tokenizer), vocab_size=len(tokenizer))
     encoded = dataset.with_format("arrow").map(encode, with_indices=True, batched=True, remove_columns=["text"])
     return encoded.with_format(None)
+
+
+def _encode_batch(batch: pa.Table, rows: list[int], table: np.ndarray, vocab_size: int) -> pa.Table:
+    """Of its own, and not within `encode_documents`, so that a stream can be sent to spawned workers."""
+    texts = batch["text"].combine_chunks()
+    ids, offsets = encode_texts(texts, table)
+    if (ids <= MASK_ID).any():
+        document, message = find_bad_character(texts.to_pylist(), table) or (0, "")
+        raise ValueError(
+            f"Document {rows[document] + 1}: {message}: replace it, or take the vocabulary of this corpus."
+        )
+    small = np.min_scalar_type(vocab_size - 1)  # a byte a token for up to 256 characters
+    return Ragged(ids.astype(small), np.unique(offsets)).to_table()
 
 
 def group_into_blocks(
     dataset: Dataset | IterableDataset, block_size: int, newline_id: int
 ) -> Dataset | IterableDataset:
     """Joins documents with line ends and cuts the text into contiguous blocks of `block_size` tokens."""
-
-    def group(batch: pa.Table) -> pa.Table:
-        documents = Ragged.from_table(batch)
-        ids = np.insert(documents.token_ids, documents.offsets[1:], newline_id)
-        ids = ids[: len(ids) - (len(ids) % block_size == 1)]  # of one token nothing can be learnt
-        return Ragged(ids, np.append(np.arange(0, len(ids), block_size), len(ids))).to_table()
-
+    group = partial(_group_batch, block_size=block_size, newline_id=newline_id)
     return dataset.with_format("arrow").map(group, batched=True).with_format(None)
+
+
+def _group_batch(batch: pa.Table, block_size: int, newline_id: int) -> pa.Table:
+    documents = Ragged.from_table(batch)
+    ids = np.insert(documents.token_ids, documents.offsets[1:], newline_id)
+    ids = ids[: len(ids) - (len(ids) % block_size == 1)]  # of one token nothing can be learnt
+    return Ragged(ids, np.append(np.arange(0, len(ids), block_size), len(ids))).to_table()
 
 
 def encode_questions(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Dataset:
@@ -265,12 +294,14 @@ def step_loader(
     num_workers: int = 0,
     *,
     start: int = 0,
-    pin_memory: bool = False,
+    ahead: bool = False,
 ) -> Iterator[list[MicroBatch]]:
     """Yields the micro-batches of the steps `start` to `max_steps`, made by `num_workers` processes (0: by this one).
 
-    Of a stream, what comes before `start` is read and thrown away. With `pin_memory`, a GPU can copy them while it
-    computes.
+    Of a stream, what comes before `start` is read and thrown away.
+
+    Args:
+        ahead: for a GPU: a thread makes the next ones in pinned memory, where it can copy them while it computes.
     """
     is_stream = isinstance(steps, StreamedSteps)
     sampler = None if is_stream else range(start, max_steps)
@@ -281,12 +312,27 @@ def step_loader(
         sampler=sampler,
         num_workers=num_workers,
         generator=generator,
-        pin_memory=pin_memory,
+        pin_memory=ahead,
         worker_init_fn=_leave_stopping_to_the_main_process,
     )
-    return itertools.islice(loader, start if is_stream else 0, max_steps if is_stream else None)
+    batches = itertools.islice(loader, start if is_stream else 0, max_steps if is_stream else None)
+    return prepare_ahead(batches) if ahead else batches
 
 
 def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """A cluster sends SIGTERM to all processes; the main one still needs the workers until it has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Clusters send SIGTERM to all processes, terminals SIGINT: the main one needs the workers until it has saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+T = TypeVar("T")
+
+
+def prepare_ahead(batches: Iterator[T], number: int = 4) -> Iterator[T]:
+    """Yields what an iterator gives, in its order, while a thread makes the next ones."""
+    with ThreadPoolExecutor(1) as thread:
+        end = object()
+        pending = deque(thread.submit(next, batches, end) for _ in range(number))
+        while (batch := pending.popleft().result()) is not end:
+            pending.append(thread.submit(next, batches, end))
+            yield batch  # type: ignore[misc]

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, question_about
+from .data import writable_cache
 from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
 
 METRIC_FOLDER = Path(__file__).parent / "metrics" / "birthplace_accuracy"
@@ -145,6 +146,8 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 def accuracy(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
     """Accuracy with its counts and interval, from the package's metric."""
+    for name in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
+        setattr(evaluate.config, name, writable_cache(Path(getattr(evaluate.config, name))))
     metric = evaluate.load(str(METRIC_FOLDER))
     scores = metric.compute(predictions=list(predictions), references=list(references))
     low, high = wilson_interval(scores["correct"], scores["total"])

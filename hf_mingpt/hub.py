@@ -91,14 +91,25 @@ def write_json(path: Path, content: Any) -> None:
 
 def run_record() -> dict[str, Any]:
     """With what a run was made: command (of absolute paths the last part), date, versions, commit of the code."""
-    git = ["git", "-C", str(_HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])]),
         "date": date.today().isoformat(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "commit": commit or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """The commit of this code; None if it is in no repository of its own, or there is no git."""
+    git = ["git", "-C", str(_HERE), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        said = subprocess.run(git, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
+    except OSError:
+        return None
+    folder, _, commit = said.strip().partition("\n")
+    return (
+        commit[:7] if commit and Path(folder) == _HERE.parent.resolve() else None
+    )  # installed, it may lie in another's
 
 
 def _without_folders(argument: str) -> str:
@@ -224,9 +235,11 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
 def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
     """Renders model_card.md from what stands in a run folder, as its README.md, with the metadata of the Hub."""
     folder = Path(folder)
-    recipe, run, config = (json.loads((folder / f).read_text()) for f in ("recipe.json", "run.json", "config.json"))
+    recipe, run, config = (
+        json.loads((folder / f).read_text(encoding="utf-8")) for f in ("recipe.json", "run.json", "config.json")
+    )
     report_path = folder / "report.json"
-    report = json.loads(report_path.read_text()) if report_path.exists() else None
+    report = json.loads(report_path.read_text(encoding="utf-8")) if report_path.exists() else None
     name = repo_id or folder.resolve().name
     data = ModelCardData(
         license="mit",
@@ -339,5 +352,5 @@ def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]
             raise FileNotFoundError(
                 f"No metrics.jsonl in {folder}: name folders that pretrain.py or finetune.py wrote."
             )
-        metrics[folder.name] = [json.loads(line) for line in path.read_text().splitlines()]
+        metrics[folder.name] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return metrics

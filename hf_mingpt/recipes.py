@@ -1,17 +1,19 @@
 """Recipes: everything a run is told, as frozen dataclasses.
 
-After presets in the flow. A recipe is what a script's flags, a YAML file and a preset come down to: `parse_recipe`
-reads them, the former winning over the latter. Field names are those of transformers' TrainingArguments where it has
-them.
+After presets in the flow. A recipe is what a script's flags, a YAML file, the launcher's settings and a preset come
+down to: `parse_recipe` reads them, the former winning over the latter. Field names are those of transformers'
+TrainingArguments where it has them.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import yaml
@@ -19,6 +21,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .configuration_mingpt import MinGPTConfig
+from .launching import PRECISIONS, launcher_settings
 from .presets import MODEL_PRESETS
 from .tokenization_mingpt import PAD_ID
 
@@ -27,7 +30,9 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_stable_decay", "assignment")
 TRACKERS = (None, "tensorboard", "trackio")
 OBJECTIVES = ("span_corruption", "causal")
-MIXED_PRECISIONS = (None, "no", "bf16")
+MIXED_PRECISIONS = (None, *PRECISIONS)
+
+_TEXTS = ("prompt", "name")  # fields that are text; of the others none but a path begins with a tilde
 
 
 def _flag(default: Any, help: str) -> Any:
@@ -78,7 +83,9 @@ class TrainingRecipe:
     max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm.")
     average_decay: float | None = _flag(None, "Keep an average of the weights that forgets at this rate: 0.99, say.")
     dropout: float = _flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
-    mixed_precision: str | None = _flag(None, "'no' or 'bf16'; None: bf16 where the hardware gains from it.")
+    mixed_precision: str | None = _flag(
+        None, "'no', 'bf16' or 'fp16'; None: bf16 where the hardware gains from it, fp16 on other GPUs."
+    )
     attn_implementation: str | None = _flag(None, "'eager', 'sdpa' or another of transformers; None: the fastest here.")
     padding_free: bool = _flag(False, "Join the rows of a micro-batch into one, for flash and flex attention.")
     torch_compile: bool = _flag(False, "Compile the model; the first steps take minutes.")
@@ -213,7 +220,8 @@ def parse_recipe(
 ) -> Recipe:
     """Reads a recipe from the command line: `[positionals] [FILE.yaml] [--preset NAME] [--field value ...]`.
 
-    A flag wins over the YAML file, and that over the preset. A mistake ends the program with one sentence and code 2.
+    A flag wins over the YAML file, that over what the launcher asks for, and that over the preset. A mistake ends the
+    program with one sentence and code 2.
 
     Args:
         recipe_class: a dataclass.
@@ -221,6 +229,7 @@ def parse_recipe(
         argv: by default that of the program.
         positionals: fields whose values stand first, without their flags.
     """
+    _prepare_terminal()
     presets = presets or {}
     argv = list(sys.argv[1:] if argv is None else argv)
     first, rest = split_arguments(argv)
@@ -236,7 +245,11 @@ def parse_recipe(
         )
     with user_errors():
         if argv and argv[0].endswith((".yaml", ".yml")):
-            argv = _as_flags(_read_yaml(Path(argv[0]))) + argv[1:]
+            argv = _as_flags(_read_yaml(Path(argv[0]).expanduser())) + argv[1:]
+        names = {field.name for field in fields(recipe_class)}  # type: ignore[arg-type]
+        if "use_cpu" in names:  # what this script runs is on devices, of which the launcher has a say
+            asked = {name: value for name, value in launcher_settings().items() if name in names}
+            argv = _as_flags(asked) + argv
         if presets:
             finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
             finder.add_argument("--preset", default=next(iter(presets)))
@@ -245,7 +258,47 @@ def parse_recipe(
             argv = _as_flags(presets[preset]) + argv
         values = vars(parser.parse_args(argv))
         values.pop("preset", None)
-        return recipe_class(**values)
+        return recipe_class(**{name: _as_meant(name, value) for name, value in values.items()})
+
+
+def _prepare_terminal() -> None:
+    """Lets a script print what the terminal's encoding lacks, escaped, and end after Ctrl-C with a word."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # and not what a notebook or a test has put there
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print(f"{Path(sys.argv[0]).name}: interrupted.", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report
+
+
+def _as_meant(name: str, value: Any) -> Any:
+    """Text of a command line as it was typed, and a path with the home folder for its `~`.
+
+    A shell leaves the `~` of `--flag=~/path`, and YAML has no shell.
+
+    Raises:
+        ValueError: if a path has bytes that are no characters in this locale: a file of JSON could not hold it.
+    """
+    if not isinstance(value, str):
+        return value
+    if name in _TEXTS:
+        return as_text(value)
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        shown = os.fsencode(value).decode("utf-8", "backslashreplace")
+        raise ValueError(f"{name} {shown} is no text in this locale: set PYTHONUTF8=1, or take another name.")
+    return os.path.expanduser(value)
+
+
+def as_text(argument: str) -> str:
+    """Text of a command line as it was typed: in UTF-8, also where the locale is another."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -8,19 +8,20 @@ Graphs".
 """
 
 import gc
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from torch import nn
 
 from .batching import MicroBatch
 from .recipes import TrainingRecipe
+from .sharding import gather
 
 MOST_GRAPHS = 64  # shapes; those that come later run kernel by kernel
 
@@ -38,7 +39,7 @@ class Stepper:
     def __init__(
         self,
         model: nn.Module,
-        optimizers: Sequence[Any],
+        optimizers: Sequence[AcceleratedOptimizer],
         loss: torch.Tensor,
         max_grad_norm: float,
         accelerator: Accelerator,
@@ -62,14 +63,22 @@ class Stepper:
 
     def _backward(self, inputs: dict[str, torch.Tensor]) -> None:
         loss = self.model(**inputs).loss
-        self.accelerator.backward(loss * self.accelerator.num_processes)  # DDP divides by it
+        # DDP divides by the one, accelerate by the other
+        self.accelerator.backward(loss * self.accelerator.num_processes * self.accelerator.gradient_accumulation_steps)
         self.loss += loss.detach()
 
     def _update(self, *, set_to_none: bool) -> None:
-        self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        norm = gather(self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
+        scaler = self.accelerator.scaler
+        overflow = (
+            scaler is not None and not norm.isfinite()
+        )  # of fp16: nothing moves, and the scale of the losses falls
         for optimizer in self.optimizers:
-            optimizer.step()
+            if not overflow:
+                optimizer.optimizer.step()  # accelerate's own would change the scale once for each optimizer
             optimizer.zero_grad(set_to_none=set_to_none)
+        if scaler is not None:
+            scaler.update()
 
 
 class GraphedStepper(Stepper):
@@ -160,6 +169,18 @@ class GraphedStepper(Stepper):
             yield
 
 
+def build_stepper(
+    recipe: TrainingRecipe,
+    model: nn.Module,
+    optimizers: Sequence[AcceleratedOptimizer],
+    loss: torch.Tensor,
+    accelerator: Accelerator,
+) -> Stepper:
+    """The fastest stepper that can do what the recipe asks for. Arguments as of `Stepper`."""
+    kind = GraphedStepper if can_record(recipe, accelerator) else Stepper
+    return kind(model, optimizers, loss, recipe.max_grad_norm, accelerator)
+
+
 def can_record(recipe: TrainingRecipe, accelerator: Accelerator) -> bool:
     """Whether the steps of a run can be CUDA graphs: one process, one GPU, and nothing that asks the host."""
     return (
@@ -170,16 +191,3 @@ def can_record(recipe: TrainingRecipe, accelerator: Accelerator) -> bool:
         and not recipe.padding_free
         and not recipe.torch_compile
     )
-
-
-T = TypeVar("T")
-
-
-def prepare_ahead(batches: Iterator[T], number: int = 4) -> Iterator[T]:
-    """Yields what an iterator gives, in its order, while a thread makes the next ones."""
-    with ThreadPoolExecutor(1) as thread:
-        end = object()
-        pending = deque(thread.submit(next, batches, end) for _ in range(number))
-        while (batch := pending.popleft().result()) is not end:
-            pending.append(thread.submit(next, batches, end))
-            yield batch  # type: ignore[misc]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -29,10 +29,11 @@ from transformers import PreTrainedModel
 from .batching import BatchShape, MicroBatch
 from .checkpoints import find_checkpoint, last_checkpoint, load_checkpoint, read_state, save_checkpoint, training_state
 from .data import StreamedSteps, TrainingSteps, step_loader
+from .launching import find_launcher, has_ended, join_processes, launcher_settings
 from .optimization import build_optimizers, build_scheduler, count_steps, keep_average
 from .recipes import TrainingRecipe
 from .sharding import check_sharding, gather_weights, spread_weights
-from .stepping import GraphedStepper, Stepper, can_record, prepare_ahead
+from .stepping import build_stepper
 from .tokenization_mingpt import PAD_ID
 
 logger = logging.getLogger(__name__)
@@ -50,16 +51,18 @@ def hardware_gains_from_bf16(device: torch.device) -> bool:
 
 
 def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
-    """An Accelerator as the recipe asks for; `mixed_precision` None means bf16 where the hardware gains from it.
+    """An Accelerator as the recipe asks for, and where that is silent, the launcher.
+
+    Where both are silent about `mixed_precision`, it is bf16 where the hardware gains from it, and fp16 on other GPUs.
 
     Raises:
-        ValueError: if the package of the tracker is not installed, or if the way in which accelerate launches is not
-            supported.
+        ValueError: if the package of the tracker is not installed, if the device cannot do that precision, or if the
+            way in which accelerate launches is not supported.
     """
     if recipe.report_to and find_spec(recipe.report_to) is None:
         raise ValueError(f"report_to {recipe.report_to!r} is not installed: pip install {recipe.report_to}.")
-    precision = recipe.mixed_precision
-    state = PartialState(cpu=recipe.use_cpu)
+    precision = recipe.mixed_precision or launcher_settings().get("mixed_precision")
+    state = join_processes(use_cpu=recipe.use_cpu)
     device, cores = state.device, psutil.cpu_count(logical=False) or 1
     if device.type == "cpu" and state.num_processes == 1 and torch.get_num_threads() < cores:
         logger.warning(
@@ -67,12 +70,15 @@ def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
             f"--num_cpu_threads_per_process {cores}."
         )
     if precision is None:
-        precision = "bf16" if hardware_gains_from_bf16(device) else "no"
+        precision = "bf16" if hardware_gains_from_bf16(device) else "fp16" if device.type == "cuda" else "no"
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("mixed_precision 'fp16' needs a GPU, and this is a CPU: give --mixed_precision bf16 or no.")
     accelerator = Accelerator(
-        cpu=recipe.use_cpu,
+        cpu=device.type == "cpu",
         mixed_precision=precision,
         log_with=recipe.report_to,
         project_dir=recipe.output_dir,
+        dynamo_backend="no",  # train compiles what torch_compile says
     )
     check_sharding(recipe, accelerator)
     return accelerator
@@ -246,25 +252,37 @@ class MetricsLog:
 
 
 class StopSignal:
-    """Whether the system has asked this process to stop (SIGTERM), while in the `with` block."""
+    """Whether this process has been told to stop, while in the `with` block, so that it saves before it ends.
+
+    SIGTERM tells it, SIGINT (Ctrl-C), and the end of the process that launched it: a launcher that is killed passes no
+    signal on. A second Ctrl-C ends it at once.
+    """
 
     def __enter__(self) -> "StopSignal":
-        self.received = False
-        self.previous = None
+        self.received, self.received_at = 0, 0.0  # the number of the signal, and when it came
+        self.launcher = find_launcher()
+        self.previous = {}
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self.previous = signal.signal(signal.SIGTERM, self._receive)
+            self.previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def _receive(self, *_: Any) -> None:
-        self.received = True
+    def _receive(self, number: int, _: Any) -> None:
+        if number == self.received == signal.SIGINT and time.monotonic() - self.received_at > 1:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if not self.received:  # one that is sent to a process and to its group comes twice
+            self.received, self.received_at = number, time.monotonic()
 
-    def received_by_any(self, accelerator: Accelerator) -> bool:
-        """Whether any of the processes has been asked. Every process must call it."""
-        return bool(accelerator.reduce(torch.tensor(int(self.received), device=accelerator.device)).item())
+    def received_by_any(self, accelerator: Accelerator) -> int:
+        """The signal by which any of the processes has been told to stop; 0 if none has. Every process must call it."""
+        if not self.received and self.launcher and has_ended(self.launcher):
+            self.received = signal.SIGTERM
+        received = torch.tensor([self.received], device=accelerator.device)
+        return int(accelerator.gather(received).max().item())
 
     def __exit__(self, *_: Any) -> None:
-        if self.previous is not None:
-            signal.signal(signal.SIGTERM, self.previous)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
 
 def train(
@@ -279,11 +297,12 @@ def train(
     Writes a line of JSON every `logging_steps` to `metrics.jsonl` of the output folder: step, epoch, loss (mean over
     those steps, per label token), learning_rate, tokens_per_second (without padding, all processes), seconds.
 
-    Writes a checkpoint every `save_steps`, and when a process gets SIGTERM: then the run ends there.
+    Writes a checkpoint every `save_steps`, and when a process gets SIGTERM or SIGINT, or its launcher has ended: then
+    the run ends there.
 
     Raises:
         FloatingPointError: if the loss is not finite.
-        SystemExit: with code 143 after SIGTERM.
+        SystemExit: with code 143 after SIGTERM or the launcher's end, with code 130 after SIGINT.
     """
     max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
     fastest = attention_for(accelerator.device, model.config.max_position_embeddings)
@@ -305,14 +324,12 @@ def train(
         start = state["step"]
         spread_weights(whole, model)
         log.resume(state)
+        if accelerator.scaler and state.get("scaler"):  # of fp16's losses
+            accelerator.scaler.load_state_dict(state["scaler"])
         accelerator.wait_for_everyone()
-    loader = step_loader(
-        steps, max_steps, recipe.dataloader_num_workers, start=start, pin_memory=accelerator.device.type == "cuda"
-    )
-    if accelerator.device.type == "cuda":
-        loader = prepare_ahead(loader)
-    stepper_class = GraphedStepper if can_record(recipe, accelerator) else Stepper
-    stepper = stepper_class(wrapped, optimizers, log.loss, recipe.max_grad_norm, accelerator)
+    on_gpu = accelerator.device.type == "cuda"
+    loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start, ahead=on_gpu)
+    stepper = build_stepper(recipe, wrapped, optimizers, log.loss, accelerator)
     stream = bf16_residual_stream(model) if accelerator.mixed_precision == "bf16" else nullcontext()
     with StopSignal() as stop, stream, stepper.running():
         for step, batches in enumerate(loader, start=start + 1):
@@ -323,13 +340,14 @@ def train(
                 stepper.accumulate(batch, last=i == len(batches))
             stepper.update()
             for scheduler in schedulers:
-                scheduler.step()
+                scheduler.step()  # also where fp16 has moved nothing: the rate is a function of the step
             log.end_step(step, float(schedulers[0].get_last_lr()[0]))
 
             asks = accelerator.device.type == "cpu" or step % recipe.logging_steps == 0  # elsewhere a GPU would wait
-            stopping = asks and stop.received_by_any(accelerator)
+            stopping = stop.received_by_any(accelerator) if asks else 0
             if stopping or (recipe.save_steps and step % recipe.save_steps == 0):
                 state = {**log.state(), "learning_rate": schedulers[0].get_last_lr()[0]}
+                state["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
                 state["training"] = training_state(optimizers, schedulers, averaged)
                 gather_weights(model, whole)
                 if accelerator.is_main_process:
@@ -337,7 +355,7 @@ def train(
                 accelerator.wait_for_everyone()
             if stopping and step < max_steps:
                 log.progress.write(f"Told to stop at step {step}: go on with --resume_from_checkpoint latest.")
-                raise SystemExit(128 + signal.SIGTERM)
+                raise SystemExit(128 + stopping)
     gather_weights(averaged.module if averaged else model, whole)
     whole.config.use_cache = True
     return whole.eval()

@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
 
 from hf_mingpt.birthplaces import Question, invent_names, name_asked, question_about, read_questions
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions, check_questions
 from hf_mingpt.honesty import Signs, check_right_and_wrong, fit_calibration, judge_answers
 from hf_mingpt.hub import CALIBRATION_FILE, load_run, write_json
+from hf_mingpt.launching import join_processes
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.report import score_honesty
 
@@ -68,7 +68,7 @@ def main() -> None:
         run = load_run(recipe.output_dir) if recipe.output_dir else held_out_run
         for model, _ in (held_out_run, run):
             check_questions(questions, model.config.max_position_embeddings)
-            model.to(PartialState(cpu=recipe.use_cpu).device).eval()
+            model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()
 
     predictions = answer_questions(*held_out_run, questions, progress=True)
     right = np.array([p == question.answer for p, question in zip(predictions, questions, strict=True)])

@@ -13,11 +13,10 @@ the file with the ensemble's answers to them. Of these one model is distilled:
         --questions_file runs/teachers/distilled.tsv --output_dir runs/distilled
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from accelerate import PartialState
 
 from hf_mingpt.birthplaces import label_questions, read_questions, write_questions
 from hf_mingpt.ensemble import choose_together
@@ -31,6 +30,7 @@ from hf_mingpt.evaluation import (
     write_predictions,
 )
 from hf_mingpt.hub import load_run, run_record, write_json
+from hf_mingpt.launching import join_processes
 from hf_mingpt.recipes import parse_recipe, split_arguments, user_errors
 
 
@@ -45,7 +45,8 @@ class EnsembleRecipe:
 
 
 def main() -> None:
-    names, flags = split_arguments(sys.argv[1:])
+    words, flags = split_arguments(sys.argv[1:])
+    names = [os.path.expanduser(word) for word in words]
     recipe = parse_recipe(EnsembleRecipe, argv=flags)
     folder = Path(recipe.output_dir)
     with user_errors():
@@ -60,7 +61,7 @@ def main() -> None:
         runs = [load_run(name) for name in names]
         for model, _ in runs:
             check_questions(questions, model.config.max_position_embeddings)
-    device = PartialState(cpu=recipe.use_cpu).device
+        device = join_processes(use_cpu=recipe.use_cpu).device
     for model, _ in runs:
         model.to(device).eval()
 

@@ -32,6 +32,7 @@ from hf_mingpt.evaluation import (
 )
 from hf_mingpt.honesty import Calibration, Judgement, judge_answers
 from hf_mingpt.hub import load_calibration, load_run, run_record, write_card, write_json
+from hf_mingpt.launching import join_processes
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.report import PICTURE, draw_honesty, format_honesty, format_page, report_honesty
 
@@ -55,8 +56,8 @@ class EvaluationRecipe:
 
 def main() -> None:
     recipe = parse_recipe(EvaluationRecipe)
-    state = PartialState(cpu=recipe.use_cpu)
     with user_errors():
+        state = join_processes(use_cpu=recipe.use_cpu)
         folder = output_folder(recipe)
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_file, answers=True) if recipe.train_file else None

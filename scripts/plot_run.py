@@ -21,7 +21,7 @@ class PlotRecipe:
 def main() -> None:
     recipe = parse_recipe(PlotRecipe)
     with user_errors():
-        folders = [Path(run.strip()) for run in recipe.runs.split(",")]
+        folders = [Path(run.strip()).expanduser() for run in recipe.runs.split(",")]
         output = Path(recipe.output_file)
         if output.suffix not in (".png", ".svg"):
             raise ValueError(f"output_file {output} must end in .png or .svg.")
@@ -37,7 +37,7 @@ def read_accuracies(folders: list[Path]) -> dict[str, dict]:
     rows = {}
     for folder in folders:
         if (folder / "report.json").exists():
-            results = json.loads((folder / "report.json").read_text())["results"]
+            results = json.loads((folder / "report.json").read_text(encoding="utf-8"))["results"]
             rows |= {folder.name if name == "model" else name: row for name, row in results.items()}
     return rows
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from hf_mingpt.data import prepare_ahead
 from hf_mingpt.optimization import StackedMuon, orthogonalize
 from hf_mingpt.recipes import PretrainRecipe
-from hf_mingpt.stepping import can_record, prepare_ahead
+from hf_mingpt.stepping import can_record
 
 from .conftest import VARIANTS, small_model
 
