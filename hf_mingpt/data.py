@@ -10,12 +10,12 @@ import signal
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
-import datasets.configfrom typing import TypeVar
-
+import datasets.config
 import numpy as np
 import pyarrow as pa
 import torch
