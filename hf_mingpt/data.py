@@ -16,9 +16,9 @@ import datasets.config
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset, load_dataset_builder
 from datasets.fingerprint import Hasher
+from datasets.packaged_modules.csv.csv import CsvConfig
 from torch.utils.data import DataLoader, get_worker_info
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -78,17 +78,39 @@ def load_texts(
     if Path(source).is_file():
         return _load_file(Path(source), text_column, streaming)
     check_source(source, "file")
-    # what is in a local folder may be another thing with the same names, sizes and times
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / hash_folder(Path(source)) if Path(source).is_dir() else None
+    where, options = source, {}
     try:
-        dataset = load_dataset(source, name, split=split, streaming=streaming, cache_dir=cache)
+        if Path(source).is_dir():
+            where = _link_by_content(Path(source))
+            is_csv = isinstance(load_dataset_builder(where, name).config, CsvConfig)
+            options = {"keep_default_na": False} if is_csv else {}
+        dataset = load_dataset(where, name, split=split, streaming=streaming, **options)
         columns = dataset.column_names or list(next(iter(dataset)))
-    except DatasetsError as error:
-        raise ValueError(f"{source} cannot be read: {first_line(error.__cause__ or error)}.") from error
+    except Exception as error:  # what it makes of a damaged file has no common kind
+        message = first_line(error.__cause__ or error).replace(where, source)
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{source} cannot be read: {message}.") from error
     if text_column not in columns:
         raise ValueError(f"{source} has no column {text_column!r}, only {columns}: set text_column.")
     dataset = dataset.select_columns([text_column])
     return dataset if text_column == "text" else dataset.rename_column(text_column, "text")
+
+
+def _link_by_content(folder: Path) -> str:
+    """Makes another folder, of links to the files of one, for `datasets`.
+
+    That would take the name of a folder as a pattern, and keys its cache by the paths and times of the files.
+    """
+    plain = Path(datasets.config.HF_DATASETS_CACHE, "hf_mingpt", hash_folder(folder))
+    plain.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=plain.parent) as unfinished:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                link, target = Path(unfinished, "link"), plain / path.relative_to(folder)
+                link.symlink_to(path.resolve())
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link.replace(target)
+    return str(plain)
 
 
 def _load_file(path: Path, column: str, streaming: bool) -> Dataset | IterableDataset:

@@ -54,7 +54,7 @@ def check_source(name: str, what: str, *, has_owner: bool = False) -> None:
     """
     means_path = is_path(name) or (has_owner and "/" not in name)
     if not name or (means_path and not Path(name).exists()):
-        raise FileNotFoundError(f"No {what} at {name!r}: check the path.")
+        raise FileNotFoundError(f"No {what} at {name or repr(name)}: check the path.")
 
 
 def check_file(path: str | Path) -> None:
@@ -178,8 +178,11 @@ def parse_json(text: str, name: str) -> Any:
         return json.loads(text, object_pairs_hook=once)
     except RecursionError:
         raise ValueError(f"{name} is no JSON that can be read: it is nested too deeply.") from None
-    except ValueError as error:
-        raise ValueError(f"{name} is no JSON that can be read: {error}.") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}" if "\n" in text else f"column {error.colno}"
+        raise ValueError(f"{name} is no JSON that can be read: {error.msg} ({place}).") from None
+    except ValueError as error:  # of a key, or of a number that is too long; what Python advises there is not for users
+        raise ValueError(f"{name} is no JSON that can be read: {str(error).split(';')[0]}.") from None
 
 
 def read_documents(path: str | Path, column: str = "text") -> Iterator[list[str]]:
@@ -257,8 +260,10 @@ def _read_json(path: Path, column: str) -> Iterator[str]:
             raise ValueError(f"{name} is no object of columns: write {{{json.dumps(column)}: ...}}.")
         if columns is None:
             columns = list(row)
-            _find_column(path, columns, column)
-        yield _check_text(row.get(column), name, column)
+            _find_column(path, columns, column)  # says which there are
+        if column not in row:
+            raise ValueError(f"{name} has no {column!r}: write it, or drop the row.")
+        yield _check_text(row[column], name, column)
 
 
 def _check_text(value: Any, name: str, column: str) -> str:
