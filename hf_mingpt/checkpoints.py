@@ -22,6 +22,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from .files import hash_folder, sha256_of
 from .recipes import TrainingRecipe
 from .sharding import gather, spread_optimizer_state
 
@@ -32,6 +33,11 @@ _MAY_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "
 _MAY_CHANGE |= {"logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"}
 _MAY_CHANGE |= {"use_cpu", "dataloader_num_workers", "per_device_train_batch_size", "gradient_accumulation_steps"}
 _MAY_CHANGE |= {"num_train_epochs", "max_steps", "decay_share"}  # training.checkpoint_to_resume looks at them
+
+# The flags that name data, and which files of a folder are read.
+_DATA: dict[str, tuple[str, ...]] = {"train_file": ("*",), "questions_file": ("*",), "vocabulary_file": ("*",)}
+_DATA |= {"tokenizer_name": ("tokenizer*.json",)}
+_DATA |= {"model_name_or_path": ("config.json", "*.safetensors", "tokenizer*.json")}
 
 
 def training_state(
@@ -130,13 +136,50 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
         if not _is_whole(checkpoint):
             raise ValueError(f"The checkpoint {checkpoint} is damaged: resume from another, or from latest.")
     state = read_state(checkpoint)
+    moved = moved_data(recipe, state, checkpoint)
     defaults = {field.name: field.default for field in dataclasses.fields(recipe)}  # of fields that are newer than it
     saved = {**defaults, **state["recipe"], "examples of a step": state["examples_per_step"]}
     present = {**json.loads(json.dumps(dataclasses.asdict(recipe))), "examples of a step": examples_per_step}
-    if changed := [name for name in present if name not in _MAY_CHANGE and saved.get(name) != present[name]]:
+    may_change = _MAY_CHANGE | moved
+    if changed := [name for name in present if name not in may_change and saved.get(name) != present[name]]:
         changes = ", ".join(f"{name} {saved.get(name)!r}, now {present[name]!r}" for name in changed)
         raise ValueError(f"The checkpoint {checkpoint} was made with another recipe: {changes}. Resume with the same.")
     return checkpoint
+
+
+def hash_data(recipe: TrainingRecipe) -> dict[str, str]:
+    """The sha256 of what each data flag of a recipe names: of a file, or of the files of a folder that are read.
+
+    What is on the Hub, or not there, has none.
+    """
+    hashes = {}
+    for name, patterns in _DATA.items():
+        path = Path(getattr(recipe, name, None) or os.devnull)
+        if path.is_file():
+            hashes[name] = sha256_of(path)
+        elif path.is_dir():
+            hashes[name] = hash_folder(path, *patterns)
+    return hashes
+
+
+def moved_data(recipe: TrainingRecipe, state: dict[str, Any], checkpoint: Path) -> set[str]:
+    """The flags that name what they named when a checkpoint was made, perhaps at another path.
+
+    Raises:
+        ValueError: if what one of them names has changed. An older checkpoint has nothing to compare: then paths count.
+    """
+    before, now = state.get("data", {}), hash_data(recipe)
+    same = set()
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            raise ValueError(
+                f"{name} {getattr(recipe, name)} holds something else than when {checkpoint} was made: resume with the "
+                "same data, or start a new run."
+            )
+        # the ending of a file says how it is read
+        if Path(str(state["recipe"].get(name))).suffix == Path(getattr(recipe, name)).suffix:
+            same.add(name)
+    return same
 
 
 def load_checkpoint(
@@ -181,6 +224,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no state of a checkpoint.") from error
     types = {"step": int, "examples_per_step": int, "recipe": dict}
     if not isinstance(state, dict) or not all(isinstance(state.get(key), type_) for key, type_ in types.items()):
+        raise ValueError(f"{path} is no state of a checkpoint.")
+    if not isinstance(state.get("data", {}), dict):
         raise ValueError(f"{path} is no state of a checkpoint.")
     return state
 

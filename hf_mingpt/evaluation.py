@@ -115,7 +115,9 @@ def continue_prompt(
     """
     if not prompt:
         raise ValueError("The prompt is empty: give at least one character.")
-    if problem := find_bad_character([prompt.replace(MASK, "")], character_table(tokenizer)):
+    table = character_table(tokenizer)
+    table[ord(MASK)] = table.max()  # a prompt may ask a question, so MASK is as good as any other
+    if problem := find_bad_character([prompt], table):
         raise ValueError(f"The prompt's {problem[1]}: replace it.")
     block_size = model.config.max_position_embeddings
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)

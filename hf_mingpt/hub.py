@@ -21,13 +21,15 @@ from typing import Any
 
 from accelerate import Accelerator
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .birthplaces import MAX_ANSWER_TOKENS
 from .checkpoints import FOLDER as CHECKPOINTS
+from .data import load_tokenizer
 from .evaluation import format_table
+from .files import check_source, first_line, name_apart, parse_json, read_text
 from .honesty import Calibration
 from .recipes import TrainingRecipe, user_errors
 from .report import PICTURE, PICTURE_LINE, format_honesty
@@ -181,14 +183,17 @@ def load_run(
         OSError: if there is no such run.
         ValueError: if weights, model and vocabulary do not fit each other, or the weights are damaged.
     """
-    if not Path(name_or_path).is_dir() and name_or_path.count("/") != 1:
-        raise FileNotFoundError(f"No run folder at {name_or_path}: check the path.")
+    check_source(name_or_path, "run folder", has_owner=True)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name_or_path, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **config
         )
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: its weights are damaged ({error}): get the file anew.") from error
+    except (OSError, StrictDataclassError):
+        raise
+    except Exception as error:  # what the library makes of a damaged config.json has no common kind
+        raise ValueError(f"{name_or_path} has no model that can be read: {first_line(error)}.") from error
     model, info = loaded
     # the library would only warn, and draw at random what is missing
     for kind, names in (
@@ -201,7 +206,7 @@ def load_run(
                 f"{name_or_path}: its weights {kind} {', '.join(sorted(names)[:3])} ({len(names)} in all): they are "
                 "not those of its config.json."
             )
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+    tokenizer = load_tokenizer(name_or_path, revision)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(
             f"{name_or_path}: the vocabulary has {len(tokenizer)} tokens, the model {model.config.vocab_size}: "
@@ -216,8 +221,9 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
     Raises:
         FileNotFoundError: if it has none.
         OSError: if the Hub cannot be reached.
-        ValueError: if it is no calibration, or one of a version that took other signs.
+        ValueError: if it is no calibration, has a value that none can have, or is of a version that took other signs.
     """
+    check_source(name_or_path, "run folder", has_owner=True)
     path = Path(name_or_path) / CALIBRATION_FILE
     if not Path(name_or_path).is_dir():
         with suppress(RemoteEntryNotFoundError):
@@ -225,7 +231,13 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
     if not path.is_file():
         raise FileNotFoundError(f"{name_or_path} has no {CALIBRATION_FILE}: make it with scripts/calibrate.py.")
     try:
-        return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+        content = parse_json(read_text(path), path.name)
+        if not isinstance(content, dict):
+            raise ValueError("It is no object.")
+        calibration = Calibration(**content)
+        if not calibration.places or not calibration.unknown_names:
+            raise ValueError("It has no places, or no unknown names, to compare an answer with.")
+        return calibration
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is no calibration of this version: make it anew (scripts/calibrate.py). {error}"
@@ -344,13 +356,23 @@ def _push(folder: Path, repo_id: str | None, *, kind: str, private: bool, revisi
 
 
 def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]]]:
-    """The metrics.jsonl of each run folder, by the folder's name."""
+    """The metrics.jsonl of each run folder, by the shortest names that tell the folders apart.
+
+    Raises:
+        FileNotFoundError: if a folder has none.
+        ValueError: with the line, if it is damaged; a last line that the run did not end is left out.
+    """
     metrics = {}
-    for folder in map(Path, folders):
+    for label, folder in zip(name_apart(folders), map(Path, folders), strict=True):
         path = folder / "metrics.jsonl"
         if not path.is_file():
             raise FileNotFoundError(
                 f"No metrics.jsonl in {folder}: name folders that pretrain.py or finetune.py wrote."
             )
-        metrics[folder.name] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        *lines, _ = read_text(path).split("\n")
+        metrics[label] = [parse_json(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1)]
+        for number, record in enumerate(metrics[label], start=1):
+            values = [record.get(key) for key in ("step", "loss", "learning_rate")] if isinstance(record, dict) else []
+            if not values or not all(isinstance(value, int | float) for value in values):
+                raise ValueError(f"{path}, line {number} has no step, loss and learning_rate: it is of no run.")
     return metrics

@@ -8,6 +8,7 @@ TrainingArguments where it has them.
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .configuration_mingpt import MinGPTConfig
+from .files import first_line, read_text
 from .launching import PRECISIONS, launcher_settings
 from .presets import MODEL_PRESETS
 from .tokenization_mingpt import PAD_ID
@@ -244,18 +246,21 @@ def parse_recipe(
             "--preset", default=next(iter(presets)), help=f"Values to start from: {', '.join(presets)}."
         )
     with user_errors():
+        unset: set[str] = set()  # what a YAML file sets to null, where a preset may have a value
         if argv and argv[0].endswith((".yaml", ".yml")):
-            argv = _as_flags(_read_yaml(Path(argv[0]).expanduser())) + argv[1:]
+            lines = _read_yaml(Path(argv[0]).expanduser(), recipe_class)
+            unset = {name for name, value in lines.items() if value is None}
+            argv = _as_flags(lines) + argv[1:]
         names = {field.name for field in fields(recipe_class)}  # type: ignore[arg-type]
         if "use_cpu" in names:  # what this script runs is on devices, of which the launcher has a say
-            asked = {name: value for name, value in launcher_settings().items() if name in names}
+            asked = {name: value for name, value in launcher_settings().items() if name in names - unset}
             argv = _as_flags(asked) + argv
         if presets:
             finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
             finder.add_argument("--preset", default=next(iter(presets)))
             preset = finder.parse_known_args(argv)[0].preset
             _check_choice("preset", preset, presets)
-            argv = _as_flags(presets[preset]) + argv
+            argv = _as_flags({name: value for name, value in presets[preset].items() if name not in unset}) + argv
         values = vars(parser.parse_args(argv))
         values.pop("preset", None)
         return recipe_class(**{name: _as_meant(name, value) for name, value in values.items()})
@@ -308,15 +313,43 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _as_flags(values: Mapping[str, Any]) -> list[str]:
-    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"No file at {path}: check the path.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
+def _read_yaml(path: Path, recipe_class: Any) -> dict[str, str | None]:
+    """The `name: value` lines of a YAML file, each value as it is written; None for null or nothing.
+
+    YAML's guesses are not made, so that `no` is no boolean, `1e-3` no string, and `2020-01-01` no date; but where a
+    recipe wants a boolean, `on` and `off` are, too.
+    """
+    defaults = {field.name: field.default for field in fields(recipe_class)}
+    booleans = {field.name for field in fields(recipe_class) if field.type is bool}
+    text = read_text(path)
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{place} is no YAML that can be read: {error.problem}.") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is no YAML that can be read: {first_line(error)}.") from None
+    if not isinstance(node, yaml.MappingNode):
         raise ValueError(f"{path} holds no `name: value` lines: write the flags of this script, one a line.")
+    values: dict[str, str | None] = {}
+    for key, value in node.value:
+        where = f"{path}, line {key.start_mark.line + 1}"
+        if not (isinstance(key, yaml.ScalarNode) and re.fullmatch(r"\w[\w-]*", key.value)):
+            raise ValueError(f"{where} begins with no name of a flag: write `name: value`.")
+        name = key.value.replace("-", "_")
+        if name in values:
+            raise ValueError(f"{where}: {name} is there twice: keep one of them.")
+        if not isinstance(value, yaml.ScalarNode) or not value.tag.endswith(":str"):
+            raise ValueError(f"{where}: {name} has no plain value: write one word, number or text.")
+        is_null = value.style is None and value.value.lower() in ("", "~", "null")
+        if is_null and defaults.get(name, 0) is not None:
+            raise ValueError(f"{where}: {name} has no value: write one, or drop the line.")
+        values[name] = None if is_null else value.value
+        if name in booleans and value.value.lower() in ("on", "off"):
+            values[name] = str(value.value.lower() == "on")
     return values
 
 

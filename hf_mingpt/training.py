@@ -27,7 +27,15 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .batching import BatchShape, MicroBatch
-from .checkpoints import find_checkpoint, last_checkpoint, load_checkpoint, read_state, save_checkpoint, training_state
+from .checkpoints import (
+    find_checkpoint,
+    hash_data,
+    last_checkpoint,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+    training_state,
+)
 from .data import StreamedSteps, TrainingSteps, step_loader
 from .launching import find_launcher, has_ended, join_processes, launcher_settings
 from .optimization import build_optimizers, build_scheduler, count_steps, keep_average
@@ -318,7 +326,7 @@ def train(
     wrapped.train()
 
     log = MetricsLog(recipe, accelerator, steps, max_steps)
-    start = 0
+    start, data = 0, hash_data(recipe)  # as it is now: when a checkpoint is written it may be another
     if recipe.resume_from_checkpoint:
         state = load_checkpoint(checkpoint_to_resume(recipe, steps), whole, optimizers, schedulers, averaged)
         start = state["step"]
@@ -346,7 +354,7 @@ def train(
             asks = accelerator.device.type == "cpu" or step % recipe.logging_steps == 0  # elsewhere a GPU would wait
             stopping = stop.received_by_any(accelerator) if asks else 0
             if stopping or (recipe.save_steps and step % recipe.save_steps == 0):
-                state = {**log.state(), "learning_rate": schedulers[0].get_last_lr()[0]}
+                state = {**log.state(), "learning_rate": schedulers[0].get_last_lr()[0], "data": data}
                 state["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
                 state["training"] = training_state(optimizers, schedulers, averaged)
                 gather_weights(model, whole)

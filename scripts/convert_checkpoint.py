@@ -11,7 +11,6 @@ A file holds the weights that `torch.save(model.state_dict())` wrote. A folder o
 or, with `--to gpt2`, of a minGPT with dot products and learned positions.
 """
 
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +18,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
+from hf_mingpt.files import check_source, first_line, read_text
 from hf_mingpt.recipes import parse_recipe, user_errors
-from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
+from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,8 @@ def main() -> None:
         if Path(recipe.checkpoint).is_file():
             model, tokenizer = read_file(recipe)
         else:
-            source = AutoModelForCausalLM.from_pretrained(recipe.checkpoint)
+            check_source(recipe.checkpoint, "checkpoint")
+            source = load(AutoModelForCausalLM, recipe.checkpoint)
             wanted = "mingpt" if recipe.to == "gpt2" else "gpt2"
             if source.config.model_type != wanted:
                 raise ValueError(
@@ -57,22 +58,41 @@ def main() -> None:
                 )
             model = to_gpt2(source) if recipe.to == "gpt2" else from_gpt2(source)
             model.generation_config = source.generation_config
-            tokenizer = AutoTokenizer.from_pretrained(recipe.checkpoint)
+            tokenizer = load(AutoTokenizer, recipe.checkpoint)
         model.save_pretrained(recipe.output_dir)
         tokenizer.save_pretrained(recipe.output_dir)
     print(f"Wrote {recipe.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens.")
 
 
+def load(auto_class, name_or_path: str):
+    try:
+        return auto_class.from_pretrained(name_or_path)
+    except OSError:
+        raise
+    except Exception as error:  # what the library makes of a damaged file has no common kind
+        raise ValueError(f"{name_or_path} cannot be read: {first_line(error)}.") from error
+
+
 def read_file(recipe: ConversionRecipe):
     try:
         weights = torch.load(recipe.checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what torch makes of a damaged file has no common kind
         raise ValueError(f"{recipe.checkpoint} is refused: it is no file of weights, or holds code besides.") from error
-    model = from_state_dict(weights, recipe.num_attention_heads)
+    is_state = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
+    if not is_state or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+        raise ValueError(f"{recipe.checkpoint} holds no weights by name: save `model.state_dict()`.")
+    try:
+        model = from_state_dict(weights, recipe.num_attention_heads)
+    except (LookupError, RuntimeError) as error:  # a weight is missing, or of another shape
+        raise ValueError(f"{recipe.checkpoint}: its weights do not fit each other: {first_line(error)}.") from error
     if recipe.tokenizer_name:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name)
+        check_source(recipe.tokenizer_name, "tokenizer")
+        tokenizer = load(AutoTokenizer, recipe.tokenizer_name)
     else:
-        text = Path(recipe.vocabulary_file).read_text(encoding="utf-8")
+        text = read_text(recipe.vocabulary_file)
+        check_marks(text, recipe.vocabulary_file)
         tokenizer = build_tokenizer(build_vocabulary([[text]]), model.config.max_position_embeddings)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(

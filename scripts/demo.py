@@ -49,6 +49,8 @@ def main() -> None:
         if find_spec("gradio") is None:
             raise ValueError('gradio is not installed: pip install -c constraints.txt -e ".[demo]".')
         questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
+        for question, _ in questions:
+            name_asked(question)  # says which asks for no birthplace
         documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else []
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         calibration = load_calibration(recipe.model_name_or_path, recipe.revision)

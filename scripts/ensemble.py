@@ -29,6 +29,7 @@ from hf_mingpt.evaluation import (
     format_table,
     write_predictions,
 )
+from hf_mingpt.files import name_apart
 from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.launching import join_processes
 from hf_mingpt.recipes import parse_recipe, split_arguments, user_errors
@@ -56,6 +57,7 @@ def main() -> None:
             raise ValueError(
                 f"{folder} holds predictions: choose another --output_dir, or give --overwrite_output_dir."
             )
+        labels = ["the run ensemble" if label == "ensemble" else label for label in name_apart(names)]
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_file, answers=True) if recipe.train_file else None
         runs = [load_run(name) for name in names]
@@ -79,7 +81,7 @@ def main() -> None:
         )
     if questions[0].answer is not None:
         references = [question.answer for question in questions]
-        rows = {name: accuracy(answers, references) for name, answers in zip(names, predictions, strict=True)}
+        rows = {label: accuracy(answers, references) for label, answers in zip(labels, predictions, strict=True)}
         rows["ensemble"] = accuracy(chosen, references)
         rows |= baselines(train, references)
         content = {"questions": file_record(recipe.questions_file), "results": rows, **run_record()}

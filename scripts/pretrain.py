@@ -17,7 +17,6 @@ import time
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoTokenizer
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions, write_documents
@@ -30,6 +29,7 @@ from hf_mingpt.data import (
     encode_questions,
     group_into_blocks,
     load_texts,
+    load_tokenizer,
 )
 from hf_mingpt.hub import check_destination, finish_run, start_run
 from hf_mingpt.objectives import Answers, NextToken, Ragged, SalientCorruption, Seeker, SpanCorruption, Windows
@@ -57,7 +57,7 @@ def main() -> None:
                 more = Dataset.from_dict({"text": write_documents(questions, recipe.phrasings_per_answer)})
                 texts = concatenate_datasets([texts, more])
             if recipe.tokenizer_name:
-                tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name)
+                tokenizer = load_tokenizer(recipe.tokenizer_name)
             else:
                 block_size = MinGPTConfig.max_position_embeddings
                 tokenizer = build_corpus_tokenizer(texts, block_size, recipe.vocabulary_file)
