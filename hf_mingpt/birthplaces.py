@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .tokenization_mingpt import check_utf8
+from .writing import write_text
 
 IGNORE_ID = -100  # labels that carry no loss, as everywhere in transformers
 MAX_ANSWER_TOKENS = 32  # what the assignment lets the model write
@@ -68,7 +69,7 @@ def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Que
 def write_questions(path: str | Path, questions: Sequence[tuple[str, str | None]]) -> None:
     """Writes `question TAB answer` lines."""
     lines = [f"{question}\t{answer}\n" for question, answer in questions]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def label_questions(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:

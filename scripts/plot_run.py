@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_mingpt.hub import read_metrics
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.writing import written_aside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ def main() -> None:
         if output.exists() and not recipe.overwrite:
             raise ValueError(f"{output} exists: choose another, or give --overwrite.")
         metrics = read_metrics(folders)
-    draw(metrics, read_accuracies(folders), output)
+    with accidents(), written_aside(output) as aside:
+        draw(metrics, read_accuracies(folders), aside)
     print(f"Wrote {output}.")
 
 
