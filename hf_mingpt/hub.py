@@ -73,8 +73,10 @@ def check_destination(recipe: TrainingRecipe) -> None:
         raise ValueError(f"output_dir {folder} is a file: choose another folder.")
     check_no_writer(folder)
     check_no_writer(beside)
-    if is_finished(beside) and os.environ.get("RANK", "0") == "0":  # it died while they changed places
-        _replace_run(folder)
+    if os.environ.get("RANK", "0") == "0":  # a run may have died while it took the place of another
+        if is_finished(beside):
+            _replace_run(folder)
+        _keep_what_is_not_of_the_run(folder)
     _check_output_folder(recipe)
     if recipe.push_to_hub:
         validate_repo_id(recipe.hub_model_id or folder.resolve().name)
@@ -111,15 +113,14 @@ def _check_output_folder(recipe: TrainingRecipe) -> None:
 def sole_writer(recipe: TrainingRecipe, accelerator: Accelerator) -> Iterator[None]:
     """Keeps other jobs from writing into the output folder while the block runs; its processes share it.
 
-    Raises:
-        OSError: if another job writes into it.
-        ValueError: if another job has written into it since `check_destination`.
+    Ends the program if another job writes into it, or has done so since `check_destination`.
     """
     accelerator.wait_for_everyone()  # until all have checked it
     with ExitStack() as stack:
         if accelerator.is_main_process:
-            stack.enter_context(one_writer(recipe.output_dir))
-            _check_output_folder(recipe)
+            with user_errors():
+                stack.enter_context(one_writer(recipe.output_dir))
+                _check_output_folder(recipe)
         yield
 
 
@@ -182,6 +183,7 @@ def _make_folder(recipe: TrainingRecipe) -> Path:
     goes_on = _goes_on(recipe)
     if goes_on and (beside / "recipe.json").is_file():
         return beside
+    (beside / "recipe.json").unlink(missing_ok=True)  # from here on, what is left of it is no run
     shutil.rmtree(beside, ignore_errors=True)
     if not _will_replace(recipe):
         folder.mkdir(parents=True, exist_ok=True)
@@ -311,7 +313,10 @@ def written_whole(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _replace_run(folder: Path) -> None:
-    """Lets the finished run that is beside a folder take its place. What the folder holds besides a run stays there."""
+    """Lets the finished run that is beside a folder take its place. What the folder holds besides a run stays there.
+
+    There is a moment without a folder, and none with parts of two runs in it.
+    """
     beside = place_beside(folder)
     folder = beside.with_name(beside.name.removesuffix(".unfinished"))  # without links
     if folder.exists():
@@ -321,6 +326,11 @@ def _replace_run(folder: Path) -> None:
             folder.rename(beside / REPLACED)
     beside.rename(folder)
     flush(folder.parent)
+    _keep_what_is_not_of_the_run(folder)
+
+
+def _keep_what_is_not_of_the_run(folder: Path) -> None:
+    """Takes it over from the run that was there before, which goes."""
     if (folder / REPLACED).exists():
         for path in (folder / REPLACED).iterdir():
             if not any(path.match(pattern) for pattern in RUN_FILES):

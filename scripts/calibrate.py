@@ -21,7 +21,7 @@ from hf_mingpt.birthplaces import Question, invent_names, name_asked, question_a
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions, check_questions
 from hf_mingpt.honesty import Signs, check_right_and_wrong, fit_calibration, judge_answers
-from hf_mingpt.hub import CALIBRATION_FILE, load_run, write_json
+from hf_mingpt.hub import CALIBRATION_FILE, check_finished, load_run, write_json
 from hf_mingpt.recipes import accidents, check_least, parse_recipe, user_errors
 from hf_mingpt.report import score_honesty
 from hf_mingpt.writing import check_no_writer, one_writer
@@ -59,6 +59,8 @@ def main() -> None:
         check_no_writer(path.parent)
         if path.exists() and not recipe.overwrite_output_dir:
             raise ValueError(f"{path} exists: give --overwrite_output_dir to replace it.")
+        for folder in (recipe.model_name_or_path, path.parent):
+            check_finished(folder)
         questions = read_questions(recipe.questions_file, answers=True)
         train = read_questions(recipe.train_file, answers=True)
         if shared := {question for question, _ in questions} & {question for question, _ in train}:
