@@ -159,7 +159,7 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
         checkpoint = next((c for c in reversed(list_checkpoints(run)) if _is_whole(c)), None)
         if checkpoint is None:
             raise FileNotFoundError(
-                f"{run} has no whole checkpoint to resume: start without resume_from_checkpoint, and with save_steps."
+                f"{run} has no whole checkpoint to resume: start anew (--overwrite_output_dir), and with --save_steps."
             )
     else:
         checkpoint = Path(str(recipe.resume_from_checkpoint))

@@ -71,6 +71,8 @@ def check_destination(recipe: TrainingRecipe) -> None:
     folder, beside = Path(recipe.output_dir), place_beside(recipe.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file: choose another folder.")
+    if folder.name.endswith(".unfinished"):
+        raise ValueError(f"output_dir {folder} is named as runs are until they replace another: choose another name.")
     check_no_writer(folder)
     check_no_writer(beside)
     if os.environ.get("RANK", "0") == "0":  # a run may have died while it took the place of another
@@ -175,7 +177,7 @@ def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     if recipe.report_to:
         accelerator.project_configuration.logging_dir = str(run_folder(recipe))
-        accelerator.init_trackers("hf_mingpt", config={k: str(v) for k, v in dataclasses.asdict(recipe).items()})
+        accelerator.init_trackers(TRACKER_FOLDER, config={k: str(v) for k, v in dataclasses.asdict(recipe).items()})
 
 
 def _make_folder(recipe: TrainingRecipe) -> Path:
@@ -247,7 +249,12 @@ def finish_run(
         OSError: if it cannot be written; its checkpoints, and a run that it was to replace, are left as they are.
     """
     if accelerator.is_main_process:
-        record = run_record() | {
+        try:
+            about = run_record()
+        except Exception as error:  # of packages and their records: the weights are to be written all the same
+            logger.warning(f"run.json says neither command nor versions: {error}")
+            about = {}
+        record = about | {
             "device": accelerator.device.type,
             "num_processes": accelerator.num_processes,
             "mixed_precision": accelerator.mixed_precision,
@@ -260,8 +267,6 @@ def finish_run(
                 with written_whole(written, folder.resolve().name) as aside:
                     shutil.copy(written / "recipe.json", aside)
                     save_run(aside, model, tokenizer, record, stop_at_mask=stop_at_mask)
-                    for name in EVALUATION_FILES:  # of other weights
-                        (written / name).unlink(missing_ok=True)
             except OSError as error:
                 raise OSError(
                     f"{error} The last checkpoint is {last_checkpoint(recipe)}: make room, and go on with "
@@ -285,7 +290,7 @@ def finish_run(
 def written_whole(folder: Path, name: str) -> Iterator[Path]:
     """Gives a folder of a name to write a run's files to, then moves them up into `folder`, config.json last.
 
-    Until then nothing loads from there. On an error what was written goes.
+    Until then nothing loads from there. What an evaluation of other weights wrote goes then; on an error, what is new.
 
     Args:
         name: of the run, which heads its card.
@@ -305,7 +310,8 @@ def written_whole(folder: Path, name: str) -> Iterator[Path]:
         why = explain(error, folder)
         shutil.rmtree(home, ignore_errors=True)
         raise OSError(f"{folder} could not be written: {why}.") from error
-    (folder / "config.json").unlink(missing_ok=True)
+    for file in ("config.json", *EVALUATION_FILES):  # these are of other weights
+        (folder / file).unlink(missing_ok=True)
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
         path.replace(folder / path.name)
     flush(folder)

@@ -259,6 +259,39 @@ def test_a_card_that_fails_costs_nothing(finished, data, pretrain, monkeypatch, 
     assert json.loads((finished / "report.json").read_text())["results"]["model"]["total"] == 8
 
 
+def test_a_record_that_fails_costs_nothing(tmp_path, pretrain, monkeypatch, caplog):
+    """As where a package is there without its metadata."""
+
+    def fail(*_):
+        raise ModuleNotFoundError("No package metadata was found for evaluate")
+
+    monkeypatch.setattr(hub, "run_record", fail)
+    pretrain(tmp_path / "run")
+    assert "run.json says neither command nor versions: No package metadata" in caplog.text
+    load_run(str(tmp_path / "run"))
+
+
+def test_a_name_that_an_unfinished_run_would_have_is_refused(tmp_path, pretrain, refused):
+    refused("is named as runs are until they replace another", pretrain, tmp_path / "run.unfinished")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_which_one_stands_is_not_replaced(finished, pretrain, refused, monkeypatch):
+    monkeypatch.chdir(finished)
+    before = snapshot(finished)
+    refused("the working directory is in it", pretrain, ".", "--overwrite_output_dir")
+    assert snapshot(finished) == before
+
+
+def test_a_run_behind_a_link_is_replaced_where_it_is(finished, tmp_path, pretrain):
+    link = tmp_path / "link"
+    link.symlink_to(finished)
+    pretrain(link, "--overwrite_output_dir", "--seed", 1)
+    assert link.is_symlink()
+    assert json.loads((finished / "recipe.json").read_text())["seed"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "run"]
+
+
 def test_without_git_a_run_is_finished(tmp_path, pretrain, monkeypatch):
     monkeypatch.setenv("PATH", "")
     pretrain(tmp_path / "run")
@@ -580,7 +613,7 @@ def test_a_full_disk_costs_nothing_that_is_there(disk, tmp_path, pretrain, refus
         fill(free=0)
         refused("No space left on device", pretrain, folder, code=1)
         fill(free=3_500_000)
-        pretrain(folder, "--overwrite_output_dir")
+        pretrain(folder)
     else:
         where = {"checkpoint": (4, 500_000), "log": (3, 0), "final": (None, 100_000)}
         step, free = where[what]
