@@ -45,6 +45,7 @@ from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.objectives import Answers, SalientCorruption, SpanCorruption
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts
+from hf_mingpt.writing import write_text
 
 HERE = Path(__file__).parent
 OURS = ("hf_mingpt, AdamW", "hf_mingpt, AdamW, 2 processes")  # with the peers' optimizer
@@ -84,7 +85,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "bench.json", results)
     table = render(results)
-    (folder / "bench.md").write_text(table, encoding="utf-8")
+    write_text(folder / "bench.md", table)
     print(table)
 
 

@@ -36,6 +36,7 @@ from hf_mingpt.objectives import NextToken, SpanCorruption
 from hf_mingpt.presets import PRETRAIN_PRESETS
 from hf_mingpt.recipes import PretrainRecipe, parse_recipe
 from hf_mingpt.training import bf16_residual_stream, build_accelerator, train
+from hf_mingpt.writing import written_aside
 
 BASE = {"hidden_size": 256, "num_hidden_layers": 4, "length": 64, "rows": 32, "attention": "eager"}
 TOKENS = BASE["length"] * BASE["rows"]  # of a micro-batch, while the length of its rows is varied
@@ -224,7 +225,8 @@ def draw(results: dict, path: Path) -> None:
     figure.suptitle(
         "Width 256, 4 layers, 32 rows of 64 tokens where not varied (2048 tokens where length is); bf16, two cores"
     )
-    figure.savefig(path, dpi=110)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=110)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.honesty import score_answers
 from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.writing import write_text, written_aside
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -175,7 +176,7 @@ def main() -> None:
         for run in runs:
             run.result()
     results = read_results(folder)
-    (folder / "study.md").write_text(table := render(study, results), encoding="utf-8")
+    write_text(folder / "study.md", table := render(study, results))
     draw(study, results, folder / "study.png")
     print(table)
 
@@ -292,7 +293,8 @@ def draw(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, int
     plot.grid(axis="x", alpha=0.3)
     plot.set_axisbelow(True)
     plot.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 
 from .files import read_text
 from .tokenization_mingpt import check_marks
+from .writing import write_text
 
 IGNORE_ID = -100  # labels that carry no loss, as everywhere in transformers
 MAX_ANSWER_TOKENS = 32  # what the assignment lets the model write
@@ -66,7 +67,7 @@ def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Que
 def write_questions(path: str | Path, questions: Sequence[tuple[str, str | None]]) -> None:
     """Writes `question TAB answer` lines, or of a question without an answer the question only."""
     lines = [question if answer is None else f"{question}\t{answer}" for question, answer in questions]
-    Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def label_questions(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from .birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, question_about
 from .data import writable_cache
 from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
+from .writing import write_text
 
 METRIC_FOLDER = Path(__file__).parent / "metrics" / "birthplace_accuracy"
 
@@ -137,7 +138,7 @@ def continue_prompt(
 
 def write_predictions(path: Path, predictions: Sequence[str]) -> None:
     """Writes one prediction a line; a line end inside one becomes a space, so that lines and questions stay in step."""
-    path.write_text("".join(" ".join(p.split("\n")) + "\n" for p in predictions), encoding="utf-8")
+    write_text(path, "".join(" ".join(p.split("\n")) + "\n" for p in predictions))
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:

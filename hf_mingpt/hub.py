@@ -7,13 +7,15 @@ metrics.jsonl, and the model card as README.md. What is pushed is that folder.
 
 import dataclasses
 import json
+import logging
+import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +24,12 @@ from typing import Any
 from accelerate import Accelerator
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError, StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .birthplaces import MAX_ANSWER_TOKENS
-from .checkpoints import FOLDER as CHECKPOINTS
+from .checkpoints import IGNORE_PATTERNS, last_checkpoint, list_checkpoints, place_beside, run_folder
 from .data import load_tokenizer
 from .evaluation import format_table
 from .files import check_source, first_line, name_apart, parse_json, read_text
@@ -34,8 +37,19 @@ from .honesty import Calibration
 from .recipes import TrainingRecipe, user_errors
 from .report import PICTURE, PICTURE_LINE, format_honesty
 from .tokenization_mingpt import MASK, MASK_ID, PAD_ID
+from .training import read_log
+from .writing import UNFINISHED, check_no_writer, explain, flush, one_writer, write_text, written_aside
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION_FILE = "calibration.json"
+EVALUATION_FILES = ("predictions.txt", "report.json", CALIBRATION_FILE, "honesty.md", PICTURE)
+TRACKER_FOLDER = "hf_mingpt"  # in a run folder
+# What is a run's in its folder, and goes when another takes its place; the rest is the user's, and stays.
+RUN_FILES = [*EVALUATION_FILES, *IGNORE_PATTERNS, TRACKER_FOLDER, "README.md", "metrics.jsonl", "*_mingpt.py"]
+RUN_FILES += ["recipe.json", "run.json", "config.json", "generation_config.json", "model*.safetensors*", "checkpoints"]
+RUN_FILES += ["*token*.json", "vocab.*", "merges.txt", "chat_template.jinja", f"{UNFINISHED}*"]
+REPLACED = f"{UNFINISHED}replacement"  # folder in a run folder: the run that was there before
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
 _HERE = Path(__file__).parent
 # in a wheel beside this file, in a checkout on the top level
@@ -46,49 +60,154 @@ def check_destination(recipe: TrainingRecipe) -> None:
     """Makes sure, before the work, that its result has a place to go to.
 
     Raises:
-        ValueError: if the output folder holds something and the recipe does not say to replace it or to go on with it.
-        OSError: if the recipe says to push, and the Hub does not know who we are.
+        ValueError: if the output folder holds something and the recipe does not say to replace it or to go on with it,
+            or if it cannot be replaced.
+        OSError: if another process writes into it, or the recipe says to push and the Hub does not know who we are.
     """
-    folder = Path(recipe.output_dir)
+    folder, beside = Path(recipe.output_dir), place_beside(recipe.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file: choose another folder.")
-    if recipe.resume_from_checkpoint and recipe.overwrite_output_dir:
+    if folder.name.endswith(".unfinished"):
+        raise ValueError(f"output_dir {folder} is named as runs are until they replace another: choose another name.")
+    check_no_writer(folder)
+    check_no_writer(beside)
+    if os.environ.get("RANK", "0") == "0":  # a run may have died while it took the place of another
+        if is_finished(beside):
+            _replace_run(folder)
+        _keep_what_is_not_of_the_run(folder)
+    _check_output_folder(recipe)
+    if recipe.push_to_hub:
+        validate_repo_id(recipe.hub_model_id or folder.resolve().name)
+        HfApi().whoami()
+
+
+def _check_output_folder(recipe: TrainingRecipe) -> None:
+    folder, beside, checkpoint = Path(recipe.output_dir), place_beside(recipe.output_dir), recipe.resume_from_checkpoint
+    goes_on = _goes_on(recipe)
+    if goes_on and recipe.overwrite_output_dir:
         raise ValueError(
             "overwrite_output_dir would remove what resume_from_checkpoint goes on with: give one of them."
         )
-    may_be_used = recipe.overwrite_output_dir or recipe.resume_from_checkpoint
-    if folder.is_dir() and any(folder.iterdir()) and not may_be_used:
+    if (beside / "recipe.json").is_file() and not recipe.overwrite_output_dir:
+        if checkpoint != "latest" and not _is_of(checkpoint, beside):
+            raise ValueError(
+                f"{beside} holds an unfinished run that is to take the place of {folder}: go on with it "
+                "(--resume_from_checkpoint latest), or replace it too (--overwrite_output_dir)."
+            )
+    elif _holds_something(folder) and not recipe.overwrite_output_dir and not goes_on:
         raise ValueError(
             f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir, or, to go on with an "
             "interrupted run, --resume_from_checkpoint latest."
         )
-    if recipe.push_to_hub:
-        HfApi().whoami()
+    real = Path(os.path.realpath(folder))
+    if _will_replace(recipe) and (os.path.ismount(real) or Path.cwd().is_relative_to(real)):
+        raise ValueError(
+            f"output_dir {folder} cannot be replaced, as a disk is mounted there or the working directory is in it: "
+            "choose a folder in it, or go elsewhere."
+        )
+
+
+@contextmanager
+def sole_writer(recipe: TrainingRecipe, accelerator: Accelerator) -> Iterator[None]:
+    """Keeps other jobs from writing into the output folder while the block runs; its processes share it.
+
+    Ends the program if another job writes into it, or has done so since `check_destination`.
+    """
+    accelerator.wait_for_everyone()  # until all have checked it
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            with user_errors():
+                stack.enter_context(one_writer(recipe.output_dir))
+                _check_output_folder(recipe)
+        yield
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _is_of(checkpoint: str | None, folder: Path) -> bool:
+    """Whether a checkpoint lies in a run folder, under its present or its former kind of name."""
+    real = Path(os.path.realpath(folder))
+    return checkpoint is not None and Path(os.path.realpath(checkpoint)).parent in (real, real / "checkpoints")
+
+
+def _goes_on(recipe: TrainingRecipe) -> bool:
+    """Whether the recipe goes on with the run of its output folder, and not with a copy of another."""
+    checkpoint, folder = recipe.resume_from_checkpoint, Path(recipe.output_dir)
+    return checkpoint == "latest" or _is_of(checkpoint, folder) or _is_of(checkpoint, place_beside(folder))
+
+
+def _will_replace(recipe: TrainingRecipe) -> bool:
+    """Whether the run is to take the place of what is in its output folder: what is whole there stays until then."""
+    folder = Path(recipe.output_dir)
+    return _holds_something(folder) and (recipe.overwrite_output_dir or is_finished(folder))
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether a folder holds a finished run: its config.json comes last."""
+    return all((Path(folder) / name).is_file() for name in ("recipe.json", "run.json", "config.json"))
+
+
+def check_finished(folder: str | Path) -> None:
+    """Raises a ValueError if a folder holds a run, or a checkpoint, that is not finished."""
+    folder = Path(folder)
+    unfinished = (folder / "recipe.json").is_file() and not is_finished(folder)
+    if unfinished or ((folder / "state.json").is_file() and not (folder / "config.json").exists()):
+        kind = "an unfinished run" if unfinished else "a checkpoint of an unfinished run"
+        raise ValueError(
+            f"{folder} is {kind}: finish it first, by the command that made it and --resume_from_checkpoint latest."
+        )
 
 
 def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
     """Makes the run folder and writes the recipe into it, on the main process; starts the tracker if there is one.
 
-    All processes must have passed `check_destination` before. Of a run that is replaced, what would be taken for the
-    new one's is removed.
+    All processes must have passed `check_destination` before. If the output folder holds a run, this one is written
+    beside it, and takes its place when it is finished.
     """
     accelerator.wait_for_everyone()
-    folder = Path(recipe.output_dir)
     if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "report.json", "predictions.txt", CALIBRATION_FILE, "honesty.md", PICTURE):
-            if name != "metrics.jsonl" or not recipe.resume_from_checkpoint:
-                (folder / name).unlink(missing_ok=True)
-        if not recipe.resume_from_checkpoint:
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        folder = _make_folder(recipe)
         write_json(folder / "recipe.json", {"kind": type(recipe).__name__, **dataclasses.asdict(recipe)})
+    accelerator.wait_for_everyone()
     if recipe.report_to:
-        accelerator.init_trackers("hf_mingpt", config={k: str(v) for k, v in dataclasses.asdict(recipe).items()})
+        accelerator.project_configuration.logging_dir = str(run_folder(recipe))
+        accelerator.init_trackers(TRACKER_FOLDER, config={k: str(v) for k, v in dataclasses.asdict(recipe).items()})
+
+
+def _make_folder(recipe: TrainingRecipe) -> Path:
+    folder, beside = Path(recipe.output_dir), place_beside(recipe.output_dir)
+    goes_on = _goes_on(recipe)
+    if goes_on and (beside / "recipe.json").is_file():
+        return beside
+    (beside / "recipe.json").unlink(missing_ok=True)  # from here on, what is left of it is no run
+    shutil.rmtree(beside, ignore_errors=True)
+    if not _will_replace(recipe):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return folder
+    beside.mkdir()
+    if goes_on:  # what it goes on with stays with the run that is there, too
+        if (folder / "metrics.jsonl").exists():
+            shutil.copy(folder / "metrics.jsonl", beside)
+        for path in (*list_checkpoints(folder), folder / TRACKER_FOLDER):
+            if path.is_dir():
+                shutil.copytree(path, beside / path.relative_to(folder), copy_function=_link)
+    return beside
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file for people to read."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def run_record() -> dict[str, Any]:
@@ -129,22 +248,105 @@ def finish_run(
     seconds: float,
     stop_at_mask: bool,
 ) -> None:
-    """Writes a trained run into its folder on the main process, and pushes it if the recipe says so."""
+    """Writes a trained run into its folder on the main process, and pushes it if the recipe says so.
+
+    Raises:
+        OSError: if it cannot be written; its checkpoints, and a run that it was to replace, are left as they are.
+    """
     if accelerator.is_main_process:
-        folder = Path(recipe.output_dir)
-        record = run_record() | {
+        try:
+            about = run_record()
+        except Exception as error:  # of packages and their records: the weights are to be written all the same
+            logger.warning(f"run.json says neither command nor versions: {error}")
+            about = {}
+        record = about | {
             "device": accelerator.device.type,
             "num_processes": accelerator.num_processes,
             "mixed_precision": accelerator.mixed_precision,
             "parameters": model.num_parameters(),
             "training_seconds": round(seconds, 1),
         }
-        save_run(folder, model, tokenizer, record, stop_at_mask=stop_at_mask)
-        print(f"Wrote {folder}: {model.num_parameters():,} parameters, {seconds:.0f} s of training.")
-        if recipe.push_to_hub:
-            with user_errors():
-                print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
-    accelerator.end_training()
+        folder, written = Path(recipe.output_dir), run_folder(recipe)
+        with one_writer(written) if written != folder else nullcontext():
+            try:
+                with written_whole(written, folder.resolve().name) as aside:
+                    shutil.copy(written / "recipe.json", aside)
+                    save_run(aside, model, tokenizer, record, stop_at_mask=stop_at_mask)
+            except OSError as error:
+                raise OSError(
+                    f"{error} The last checkpoint is {last_checkpoint(recipe)}: make room, and go on with "
+                    "--resume_from_checkpoint latest."
+                ) from error
+            if written != folder:
+                _replace_run(folder)
+            print(f"Wrote {folder}: {model.num_parameters():,} parameters, {seconds:.0f} s of training.")
+            if recipe.push_to_hub:
+                with user_errors():
+                    print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
+    try:
+        accelerator.end_training()
+    except Exception as error:  # of the tracker, whatever it raises: the run is there
+        logger.warning(f"{recipe.report_to} could not be ended: {error}")
+        accelerator.trackers.clear()
+        accelerator.end_training()
+
+
+@contextmanager
+def written_whole(folder: Path, name: str) -> Iterator[Path]:
+    """Gives a folder of a name to write a run's files to, then moves them up into `folder`, config.json last.
+
+    Until then nothing loads from there. What an evaluation of other weights wrote goes then; on an error, what is new.
+
+    Args:
+        name: of the run, which heads its card.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    home = folder / f"{UNFINISHED}files"
+    aside = home / name
+    try:
+        shutil.rmtree(home, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        for path in aside.iterdir():
+            flush(path)
+    except Exception as error:  # safetensors, tokenizers and Python each have their own for a full disk
+        why = explain(error, folder)
+        shutil.rmtree(home, ignore_errors=True)
+        raise OSError(f"{folder} could not be written: {why}.") from error
+    for file in ("config.json", *EVALUATION_FILES):  # these are of other weights
+        (folder / file).unlink(missing_ok=True)
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(folder / path.name)
+    flush(folder)
+    shutil.rmtree(home)
+
+
+def _replace_run(folder: Path) -> None:
+    """Lets the finished run that is beside a folder take its place. What the folder holds besides a run stays there.
+
+    There is a moment without a folder, and none with parts of two runs in it.
+    """
+    beside = place_beside(folder)
+    folder = beside.with_name(beside.name.removesuffix(".unfinished"))  # without links
+    if folder.exists():
+        if (beside / REPLACED).exists():  # it died here before
+            folder.rmdir()
+        else:
+            folder.rename(beside / REPLACED)
+    beside.rename(folder)
+    flush(folder.parent)
+    _keep_what_is_not_of_the_run(folder)
+
+
+def _keep_what_is_not_of_the_run(folder: Path) -> None:
+    """Takes it over from the run that was there before, which goes."""
+    if (folder / REPLACED).exists():
+        for path in (folder / REPLACED).iterdir():
+            if not any(path.match(pattern) for pattern in RUN_FILES):
+                path.rename(folder / path.name)
+        shutil.rmtree(folder / REPLACED)
 
 
 def save_run(
@@ -168,7 +370,7 @@ def save_run(
     tokenizer.eos_token = MASK if stop_at_mask else None
     tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", record)
-    write_card(folder)
+    try_card(folder)
 
 
 def load_run(
@@ -181,8 +383,10 @@ def load_run(
 
     Raises:
         OSError: if there is no such run.
-        ValueError: if weights, model and vocabulary do not fit each other, or the weights are damaged.
+        ValueError: if the run is not finished, if weights, model and vocabulary do not fit each other, or if the
+            weights are damaged.
     """
+    check_finished(name_or_path)
     check_source(name_or_path, "run folder", has_owner=True)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -274,8 +478,17 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
         table=format_table(report["results"]) if report else None,
         honesty=f"{PICTURE_LINE}\n\n{format_honesty(report['honesty'])}" if report and "honesty" in report else None,
     )
-    card.save(folder / "README.md")
+    with written_aside(folder / "README.md") as aside:
+        card.save(aside)
     return card
+
+
+def try_card(folder: str | Path) -> None:
+    """Writes the card, or says in a warning why there is none: a run is worth more than its card."""
+    try:
+        write_card(folder)
+    except Exception as error:  # of templates, records and disks
+        logger.warning(f"{folder} has no new card: {error}")
 
 
 def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
@@ -303,9 +516,11 @@ def push_run(
 
     Raises:
         FileNotFoundError: if the folder is no run folder.
+        ValueError: if the run is not finished.
         OSError: if the push fails; it can be repeated.
     """
     folder = Path(folder)
+    check_finished(folder)
     if missing := [f for f in ("config.json", "model.safetensors", "run.json") if not (folder / f).is_file()]:
         raise FileNotFoundError(f"{folder} is no finished run: it lacks {', '.join(missing)}.")
     return _push(folder, repo_id, kind="run", private=private, revision=revision)
@@ -346,7 +561,7 @@ def _push(folder: Path, repo_id: str | None, *, kind: str, private: bool, revisi
             repo_type=repo_type,
             revision=revision,
             commit_message=f"Push the {kind} {folder.resolve().name}",
-            ignore_patterns=[f"{CHECKPOINTS}/*"],
+            ignore_patterns=[*IGNORE_PATTERNS, f"{UNFINISHED}*"],
         )
     except Exception as error:  # of a server that dies the client gives errors that have no common kind with the rest
         raise OSError(
@@ -369,10 +584,8 @@ def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]
             raise FileNotFoundError(
                 f"No metrics.jsonl in {folder}: name folders that pretrain.py or finetune.py wrote."
             )
-        *lines, _ = read_text(path).split("\n")
-        metrics[label] = [parse_json(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1)]
+        metrics[label] = list(read_log(path))
         for number, record in enumerate(metrics[label], start=1):
-            values = [record.get(key) for key in ("step", "loss", "learning_rate")] if isinstance(record, dict) else []
-            if not values or not all(isinstance(value, int | float) for value in values):
-                raise ValueError(f"{path}, line {number} has no step, loss and learning_rate: it is of no run.")
+            if not all(isinstance(record.get(key), int | float) for key in ("loss", "learning_rate")):
+                raise ValueError(f"{path}, line {number} has no loss and learning_rate: it is of no run.")
     return metrics

@@ -7,6 +7,7 @@ TrainingArguments where it has them.
 
 import argparse
 import io
+import math
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_sta
 TRACKERS = (None, "tensorboard", "trackio")
 OBJECTIVES = ("span_corruption", "causal")
 MIXED_PRECISIONS = (None, *PRECISIONS)
+MAX_SEED = 2**32 - 1  # NumPy's
 
 _TEXTS = ("prompt", "name")  # fields that are text; of the others none but a path begins with a tilde
 
@@ -48,6 +50,20 @@ def _required(help: str) -> Any:
 def _check_choice(name: str, value: Any, choices: Sequence[Any] | Mapping[str, Any]) -> None:
     if value not in choices:
         raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(map(str, choices))}.")
+
+
+def check_finite(recipe: Any) -> None:
+    """Raises a ValueError if a number of a recipe is infinite or none: comparisons let NaN through."""
+    for name, value in vars(recipe).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: give a finite number.")
+
+
+def check_least(recipe: Any, least: int, *names: str) -> None:
+    """Raises a ValueError if one of these numbers of a recipe is smaller; None is off."""
+    for name in names:
+        if (value := getattr(recipe, name)) is not None and value < least:
+            raise ValueError(f"{name} is {value}: it must be at least {least}.")
 
 
 def _check_positive(recipe: Any, *names: str) -> None:
@@ -96,13 +112,14 @@ class TrainingRecipe:
     logging_steps: int = _flag(10, "Steps between two lines of metrics.jsonl.")
     save_steps: int | None = _flag(None, "Steps between two checkpoints; None: only when the run is told to stop.")
     save_total_limit: int = _flag(2, "Checkpoints to keep.")
-    resume_from_checkpoint: str | None = _flag(None, "'latest', or a checkpoint folder: go on from there.")
+    resume_from_checkpoint: str | None = _flag(None, "'latest', or a folder checkpoint-N: go on from there.")
     report_to: str | None = _flag(None, "Tracker beside metrics.jsonl: 'tensorboard' or 'trackio'.")
     push_to_hub: bool = _flag(False, "Push the run folder when done.")
     hub_model_id: str | None = _flag(None, "Repository to push to; None: the name of the output folder.")
     hub_private_repo: bool = _flag(False, "Make the repository private.")
 
     def __post_init__(self):
+        check_finite(self)
         _check_choice("optim", self.optim, OPTIMIZERS)
         _check_choice("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         _check_choice("report_to", self.report_to, TRACKERS)
@@ -116,13 +133,19 @@ class TrainingRecipe:
         _check_choice("mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
         _check_positive(self, "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate")
         _check_positive(self, "gradient_accumulation_steps", "muon_learning_rate", "max_grad_norm", "logging_steps")
-        _check_positive(self, "save_steps", "save_total_limit")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}: it must not be negative.")
+        _check_positive(self, "save_steps", "save_total_limit", "decay_epochs")
+        check_least(self, 0, "seed", "warmup_steps", "weight_decay", "dataloader_num_workers")
+        if self.seed > MAX_SEED:
+            raise ValueError(f"seed is {self.seed}: it must be at most {MAX_SEED}.")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it is from 0 to under 1.")
         if self.average_decay is not None and not 0 < self.average_decay < 1:
             raise ValueError(f"average_decay is {self.average_decay}: it is over 0 and under 1.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: it is a share, from 0 to under 1.")
+        if self.resume_from_checkpoint in ("true", "True"):  # TrainingArguments' word for it
+            object.__setattr__(self, "resume_from_checkpoint", "latest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +185,8 @@ class PretrainRecipe(TrainingRecipe):
         for name in ("salient_share", "long_context_share", "questions_share", "answers_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1.")
-        for name in ("context_before", "context_after"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ValueError(f"{name} is {value}: it must not be negative.")
+        check_least(self, 0, "context_before", "context_after", "phrasings_per_answer")
+        check_least(self, 1, "num_spans", "max_position_embeddings", "block_size")
         if self.long_context_share and (not self.salient_share or None in (self.context_before, self.context_after)):
             raise ValueError(
                 f"long_context_share is {self.long_context_share}: it is of the clozes of salient_share, and beside "
@@ -263,7 +285,9 @@ def parse_recipe(
             argv = _as_flags({name: value for name, value in presets[preset].items() if name not in unset}) + argv
         values = vars(parser.parse_args(argv))
         values.pop("preset", None)
-        return recipe_class(**{name: _as_meant(name, value) for name, value in values.items()})
+        recipe = recipe_class(**{name: _as_meant(name, value) for name, value in values.items()})
+        check_finite(recipe)
+        return recipe
 
 
 def _prepare_terminal() -> None:
@@ -367,6 +391,16 @@ def user_errors() -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def accidents() -> Iterator[None]:
+    """Ends the program with one sentence where long work cannot go on: on a full disk, or with a loss of infinity."""
+    try:
+        yield
+    except (OSError, FloatingPointError) as error:
+        print(f"\n{Path(sys.argv[0]).name}: {error}", file=sys.stderr)  # below the progress bar
+        sys.exit(1)
 
 
 def build_config(recipe: PretrainRecipe, vocab_size: int) -> MinGPTConfig:

@@ -9,11 +9,13 @@ import copy
 import json
 import logging
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,12 @@ from .checkpoints import (
     find_checkpoint,
     hash_data,
     last_checkpoint,
+    list_checkpoints,
     load_checkpoint,
     read_state,
+    run_folder,
     save_checkpoint,
+    step_of,
     training_state,
 )
 from .data import StreamedSteps, TrainingSteps, step_loader
@@ -43,6 +48,7 @@ from .recipes import TrainingRecipe
 from .sharding import check_sharding, gather_weights, spread_weights
 from .stepping import build_stepper
 from .tokenization_mingpt import PAD_ID
+from .writing import explain, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +167,44 @@ def checkpoint_to_resume(recipe: TrainingRecipe, steps: TrainingSteps | Streamed
     return checkpoint
 
 
+def check_training(
+    model: PreTrainedModel, steps: TrainingSteps | StreamedSteps, recipe: TrainingRecipe, accelerator: Accelerator
+) -> None:
+    """Takes a step with one layer of the model's kind, so that what only the libraries refuse shows before the run.
+
+    Raises:
+        ValueError: if a step cannot be taken, or the tracker cannot be imported.
+    """
+    if recipe.report_to:
+        try:
+            import_module({"tensorboard": "torch.utils.tensorboard"}.get(recipe.report_to, recipe.report_to))
+        except Exception as error:  # whatever a broken package raises
+            raise ValueError(f"report_to {recipe.report_to!r} cannot be imported: {error}.") from error
+    try:
+        config = copy.deepcopy(model.config)
+        config.num_hidden_layers = 1
+        small = type(model)(config).to(accelerator.device)
+        small.set_attn_implementation(choose_attention(small, recipe, accelerator))
+        optimizers = build_optimizers(small, recipe)
+        for optimizer in optimizers:
+            build_scheduler(optimizer, recipe, *count_steps(recipe, steps.steps_per_epoch))
+        batches = next(step_loader(steps, 1), None)
+        if batches is None:
+            raise ValueError("There are no examples to learn from.")
+        with accelerator.autocast():
+            loss = small(**{name: tensor.to(accelerator.device) for name, tensor in batches[0].items()}).loss
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    except (ImportError, RuntimeError) as error:  # a ValueError speaks for itself
+        raise ValueError(f"This run cannot be trained here: {error}") from error
+
+
+def choose_attention(model: PreTrainedModel, recipe: TrainingRecipe, accelerator: Accelerator) -> str:
+    """The attention implementation that the recipe asks for, or the fastest."""
+    return recipe.attn_implementation or attention_for(accelerator.device, model.config.max_position_embeddings)
+
+
 def count_tokens(batch: MicroBatch) -> int:
     """Tokens that are not padding."""
     return int((batch["input_ids"] != PAD_ID).sum())
@@ -181,7 +225,7 @@ class MetricsLog:
         max_steps: int,
     ):
         self.recipe, self.accelerator, self.steps, self.max_steps = recipe, accelerator, steps, max_steps
-        self.path = Path(recipe.output_dir) / "metrics.jsonl"
+        self.path = run_folder(recipe) / "metrics.jsonl"
         self.loss = torch.zeros((), device=accelerator.device)
         self.progress = tqdm(total=max_steps, unit="step", disable=not accelerator.is_main_process)
         self.started = time.perf_counter()
@@ -209,9 +253,11 @@ class MetricsLog:
         self.started = time.perf_counter() - state["elapsed"]
         self.progress.update(state["step"])
         if self.accelerator.is_main_process and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state["step"]]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            kept = []
+            with suppress(ValueError):  # a log that a power cut has damaged is no reason not to go on
+                for record in read_log(self.path):
+                    kept += [record] * (record["step"] <= state["step"])
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def end_step(self, step: int, learning_rate: float) -> None:
         """Counts a step, and writes a line where one is due.
@@ -237,14 +283,30 @@ class MetricsLog:
         }
         self.loss.zero_()
         self.step, self.tokens, self.seconds = step, 0, seconds
-        values = {name: value for name, value in record.items() if value is not None and name != "step"}
-        self.accelerator.log(values, step=step)
         if self.accelerator.is_main_process:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            self._append(json.dumps(record) + "\n")
+        values = {name: value for name, value in record.items() if value is not None and name != "step"}
+        try:
+            self.accelerator.log(values, step=step)
+        except Exception as error:  # each tracker has errors of its own, and none of them shall end a run
+            logger.warning(f"{self.recipe.report_to} failed and gets no more metrics ({error}); {self.path} has all.")
+            self.accelerator.trackers.clear()
         self.progress.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_second']:.0f}")
         if step == self.max_steps:
             self.progress.close()
+
+    def _append(self, line: str) -> None:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            why = explain(error, self.path.parent)
+            with suppress(OSError):
+                os.truncate(self.path, size)
+            raise OSError(
+                f"{self.path} could not be written: {why}; the last checkpoint is {last_checkpoint(self.recipe)}."
+            ) from error
 
     def describe_failure(self, step: int) -> str:
         """What to know of a loss that is not finite: since when, on which documents, and where to go on."""
@@ -257,6 +319,24 @@ class MetricsLog:
             f"The loss is {self.loss.item()} at step {step}{since}; the last checkpoint is "
             f"{last_checkpoint(self.recipe)}. Lower the learning rate, {self.recipe.learning_rate}.{documents}"
         )
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the lines of a metrics.jsonl, without a last one that its writer did not finish.
+
+    Raises:
+        ValueError: if it is no such file.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise ValueError(f"{path}, line {number}: this is no line of a run's metrics.")
+        yield record
 
 
 class StopSignal:
@@ -313,8 +393,7 @@ def train(
         SystemExit: with code 143 after SIGTERM or the launcher's end, with code 130 after SIGINT.
     """
     max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
-    fastest = attention_for(accelerator.device, model.config.max_position_embeddings)
-    model.set_attn_implementation(recipe.attn_implementation or fastest)
+    model.set_attn_implementation(choose_attention(model, recipe, accelerator))
     model.config.use_cache = False
     optimizers = build_optimizers(model, recipe)
     schedulers = [build_scheduler(optimizer, recipe, max_steps, decay_steps) for optimizer in optimizers]
@@ -335,6 +414,7 @@ def train(
         if accelerator.scaler and state.get("scaler"):  # of fp16's losses
             accelerator.scaler.load_state_dict(state["scaler"])
         accelerator.wait_for_everyone()
+    of_another_branch = [path for path in list_checkpoints(run_folder(recipe)) if step_of(path) > start]
     on_gpu = accelerator.device.type == "cuda"
     loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start, ahead=on_gpu)
     stepper = build_stepper(recipe, wrapped, optimizers, log.loss, accelerator)
@@ -359,7 +439,9 @@ def train(
                 state["training"] = training_state(optimizers, schedulers, averaged)
                 gather_weights(model, whole)
                 if accelerator.is_main_process:
-                    save_checkpoint(recipe, step, whole, examples_per_step=steps.shape.total, **state)
+                    save_checkpoint(
+                        recipe, step, whole, examples_per_step=steps.shape.total, keep=of_another_branch, **state
+                    )
                 accelerator.wait_for_everyone()
             if stopping and step < max_steps:
                 log.progress.write(f"Told to stop at step {step}: go on with --resume_from_checkpoint latest.")

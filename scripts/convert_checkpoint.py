@@ -19,8 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
 from hf_mingpt.files import check_source, first_line, read_text
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.hub import written_whole
+from hf_mingpt.recipes import accidents, parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks
+from hf_mingpt.writing import one_writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class ConversionRecipe:
     def __post_init__(self):
         if self.to not in ("mingpt", "gpt2"):
             raise ValueError(f"to {self.to!r} is unknown: choose mingpt or gpt2.")
+        if Path(self.output_dir).is_file():
+            raise ValueError(f"output_dir {self.output_dir} is a file: choose a folder.")
         if Path(self.output_dir).exists() and any(Path(self.output_dir).iterdir()):
             raise ValueError(f"output_dir {self.output_dir} is not empty: choose another.")
         if Path(self.checkpoint).is_file() and (self.vocabulary_file is None) == (self.tokenizer_name is None):
@@ -59,8 +63,10 @@ def main() -> None:
             model = to_gpt2(source) if recipe.to == "gpt2" else from_gpt2(source)
             model.generation_config = source.generation_config
             tokenizer = load(AutoTokenizer, recipe.checkpoint)
-        model.save_pretrained(recipe.output_dir)
-        tokenizer.save_pretrained(recipe.output_dir)
+    folder = Path(recipe.output_dir)
+    with accidents(), one_writer(folder), written_whole(folder, folder.resolve().name) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
     print(f"Wrote {recipe.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens.")
 
 

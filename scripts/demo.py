@@ -24,7 +24,7 @@ from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.explanation import draw_looks, explain
 from hf_mingpt.honesty import Calibration, ask
 from hf_mingpt.hub import load_calibration, load_run
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import check_least, parse_recipe, user_errors
 from hf_mingpt.report import find_biographies
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ class DemoRecipe:
     questions_file: str | None = field(default=None, metadata={"help": "TSV of questions and answers, for examples."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
     port: int = field(default=7860, metadata={"help": "Of the page, on 127.0.0.1."})
+
+    def __post_init__(self):
+        check_least(self, 0, "port")
 
 
 def main() -> None:

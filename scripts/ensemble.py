@@ -32,7 +32,8 @@ from hf_mingpt.evaluation import (
 from hf_mingpt.files import name_apart
 from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.launching import join_processes
-from hf_mingpt.recipes import parse_recipe, split_arguments, user_errors
+from hf_mingpt.recipes import accidents, check_least, parse_recipe, split_arguments, user_errors
+from hf_mingpt.writing import check_no_writer, one_writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,9 @@ class EnsembleRecipe:
     batch_size: int = field(default=128, metadata={"help": "Questions answered at once."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
+    def __post_init__(self):
+        check_least(self, 1, "batch_size")
+
 
 def main() -> None:
     words, flags = split_arguments(sys.argv[1:])
@@ -53,6 +57,7 @@ def main() -> None:
     with user_errors():
         if len(names) < 2:
             raise ValueError(f"{len(names)} runs: an ensemble has two or more, named before the flags.")
+        check_no_writer(folder)
         if (folder / "predictions.txt").exists() and not recipe.overwrite_output_dir:
             raise ValueError(
                 f"{folder} holds predictions: choose another --output_dir, or give --overwrite_output_dir."
@@ -70,18 +75,24 @@ def main() -> None:
     predictions = [answer_questions(*run, questions, batch_size=recipe.batch_size, progress=True) for run in runs]
     asked = [question for question, _ in questions]
     chosen = choose_together(runs, asked, predictions, progress=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    with accidents(), one_writer(folder):
+        write(recipe, folder, questions, train, dict(zip(labels, predictions, strict=True)), chosen)
+
+
+def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: dict[str, list[str]], chosen) -> None:
     write_predictions(folder / "predictions.txt", chosen)
+    for name in ("distilled.tsv", "report.json"):  # of the predictions that were there
+        (folder / name).unlink(missing_ok=True)
     print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
     if train:
-        labelled = label_questions(train, asked, chosen)
+        labelled = label_questions(train, [question for question, _ in questions], chosen)
         write_questions(folder / "distilled.tsv", labelled)
         print(
             f"Wrote {folder / 'distilled.tsv'}: {len(train)} training questions and {len(labelled) - len(train)} more."
         )
     if questions[0].answer is not None:
         references = [question.answer for question in questions]
-        rows = {label: accuracy(answers, references) for label, answers in zip(labels, predictions, strict=True)}
+        rows = {name: accuracy(answers, references) for name, answers in predictions.items()}
         rows["ensemble"] = accuracy(chosen, references)
         rows |= baselines(train, references)
         content = {"questions": file_record(recipe.questions_file), "results": rows, **run_record()}

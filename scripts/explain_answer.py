@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from hf_mingpt.explanation import Explanation, draw_heads, draw_layers, draw_looks, explain
 from hf_mingpt.hub import load_run
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.writing import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,8 @@ def main() -> None:
             raise ValueError(f"{output} exists: choose another with --output_file, or give --overwrite.")
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         explanation = explain(model.eval(), tokenizer, recipe.name)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render(explanation, recipe.model_name_or_path), encoding="utf-8")
+    with accidents():
+        write_text(output, render(explanation, recipe.model_name_or_path))
     print(f"{explanation.text[: explanation.answer_start - 1]} {explanation.answer}\nWrote {output}.")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hf_mingpt.files import name_apart, parse_json, read_text
 from hf_mingpt.hub import read_metrics
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.writing import written_aside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ def main() -> None:
         if output.exists() and not recipe.overwrite:
             raise ValueError(f"{output} exists: choose another, or give --overwrite.")
         metrics, accuracies = read_metrics(folders), read_accuracies(folders)
-    draw(metrics, accuracies, output)
+    with accidents(), written_aside(output) as aside:
+        draw(metrics, accuracies, aside)
     print(f"Wrote {output}.")
 
 

@@ -9,7 +9,8 @@
         --train_file wiki.txt --output_dir runs/two-processes
 
 Flags can also stand in a YAML file, named first: `scripts/pretrain.py recipe.yaml --seed 1`. With `--save_steps 500` a
-run that dies is continued by the same command with `--resume_from_checkpoint latest`, as if it had not died.
+run that dies is continued by the same command with `--resume_from_checkpoint latest`, as if it had not died. Over a run
+that is there (`--overwrite_output_dir`) it is written beside it, and takes its place when it is finished.
 """
 
 import time
@@ -31,12 +32,12 @@ from hf_mingpt.data import (
     load_texts,
     load_tokenizer,
 )
-from hf_mingpt.hub import check_destination, finish_run, start_run
+from hf_mingpt.hub import check_destination, finish_run, sole_writer, start_run
 from hf_mingpt.objectives import Answers, NextToken, Ragged, SalientCorruption, Seeker, SpanCorruption, Windows
 from hf_mingpt.presets import PRETRAIN_PRESETS
-from hf_mingpt.recipes import PretrainRecipe, build_config, parse_recipe, user_errors
+from hf_mingpt.recipes import PretrainRecipe, accidents, build_config, parse_recipe, user_errors
 from hf_mingpt.seeking import AnswerSeeker, ContextSeeker
-from hf_mingpt.training import batch_shape, build_accelerator, checkpoint_to_resume, train
+from hf_mingpt.training import batch_shape, build_accelerator, check_training, checkpoint_to_resume, train
 
 
 def main() -> None:
@@ -65,16 +66,17 @@ def main() -> None:
             steps = build_steps(recipe, encode_documents(texts, tokenizer), questions, tokenizer, config, accelerator)
         if recipe.resume_from_checkpoint:
             checkpoint_to_resume(recipe, steps)
-    set_seed(recipe.seed)
-    model = MinGPTForCausalLM(config)
-    tokenizer.model_max_length = config.max_position_embeddings
+        set_seed(recipe.seed)
+        model = MinGPTForCausalLM(config)
+        tokenizer.model_max_length = config.max_position_embeddings
+        check_training(model, steps, recipe, accelerator)
 
-    start_run(recipe, accelerator)
-    started = time.perf_counter()
-    model = train(model, steps, recipe, accelerator)
-    finish_run(
-        recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=bool(questions)
-    )
+    with accidents(), sole_writer(recipe, accelerator):
+        start_run(recipe, accelerator)
+        started = time.perf_counter()
+        model = train(model, steps, recipe, accelerator)
+        seconds = time.perf_counter() - started
+        finish_run(recipe, accelerator, model, tokenizer, seconds=seconds, stop_at_mask=bool(questions))
 
 
 def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config, accelerator: Accelerator):

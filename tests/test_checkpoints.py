@@ -102,7 +102,7 @@ def test_runs_of_other_lengths_branch_off(tmp_path):
     """From before the decay a shorter and a longer run go on as if they had always been so long."""
     changes = {"lr_scheduler_type": "warmup_stable_decay", "save_steps": 4, "warmup_steps": 2}
     _, trunk = run(tmp_path / "trunk", build_steps(), **changes)
-    checkpoint = str(tmp_path / "trunk" / "checkpoints" / "step-00000004")
+    checkpoint = str(tmp_path / "trunk" / "checkpoint-4")
     for max_steps, decay_share in ((8, 0.25), (14, 0.5)):
         flags = {**changes, "max_steps": max_steps, "decay_share": decay_share}
         whole, expected = run(tmp_path / f"whole-{max_steps}", build_steps(), **flags)
@@ -121,8 +121,8 @@ def test_runs_of_other_lengths_branch_off(tmp_path):
 def test_the_newest_whole_checkpoint_is_taken(tmp_path):
     with pytest.raises(PowerCut):
         run(tmp_path, build_steps(), cut_at=9)
-    folders = sorted((tmp_path / "checkpoints").iterdir())
-    assert [folder.name for folder in folders] == ["step-00000003", "step-00000006"]
+    folders = sorted(tmp_path.glob("checkpoint-*"))
+    assert [folder.name for folder in folders] == ["checkpoint-3", "checkpoint-6"]
     latest = recipe(tmp_path, resume_from_checkpoint="latest")
     assert find_checkpoint(latest, 4) == folders[1]
     weights = folders[1] / "model.safetensors"
@@ -149,7 +149,7 @@ class Attack:
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     with pytest.raises(PowerCut):
         run(tmp_path, build_steps(), cut_at=4)
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
     torch.save({"optimizers": [Attack(tmp_path / "trace")], "schedulers": []}, checkpoint / "training.pt")
     (checkpoint / "SHA256SUMS").write_text(checkpoints.sums_of(checkpoint))
     with pytest.raises(ValueError, match=r"training\.pt holds more than tensors"):
@@ -159,7 +159,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
 @pytest.mark.parametrize("state", ["", "[]", "{}", '{"step": "1"}', "nan", "[" * 100_000])
 def test_what_is_no_state_is_no_checkpoint(tmp_path, state):
-    checkpoint = tmp_path / "checkpoints" / "step-00000003"
+    checkpoint = tmp_path / "checkpoint-3"
     checkpoint.mkdir(parents=True)
     (checkpoint / "state.json").write_text(state)
     (checkpoint / "SHA256SUMS").write_text(checkpoints.sums_of(checkpoint))
@@ -178,7 +178,7 @@ def test_another_recipe_is_refused(tmp_path):
 def test_a_field_that_is_newer_than_the_checkpoint_counts_as_its_default(tmp_path):
     with pytest.raises(PowerCut):
         run(tmp_path, build_steps(), cut_at=4)
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
     state = json.loads((checkpoint / "state.json").read_text())
     del state["recipe"]["adam_beta1"]
     (checkpoint / "state.json").write_text(json.dumps(state))
@@ -196,10 +196,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints.torch, "save", full)
-    with pytest.raises(OSError, match=r"step 6 could not be written .*No space left.* last one is .*step-00000003"):
+    with pytest.raises(OSError, match=r"step 6 could not be written .*No space left.* last one is .*checkpoint-3"):
         run(tmp_path, build_steps(), resume_from_checkpoint="latest")
     monkeypatch.undo()
-    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert [folder.name for folder in tmp_path.glob("*checkpoint*")] == ["checkpoint-3"]
     run(tmp_path, build_steps(), resume_from_checkpoint="latest")
 
 
@@ -234,7 +234,7 @@ def test_a_length_that_does_not_fit_is_refused_before_anything_is_touched(tmp_pa
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_killed_script_goes_on(tmp_path, whole, signal_number, code):
     process = subprocess.Popen(pretrain(tmp_path), stderr=subprocess.PIPE)
-    while not (tmp_path / "checkpoints" / "step-00000008").exists():
+    while not (tmp_path / "checkpoint-8").exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal_number)
@@ -257,7 +257,7 @@ def test_a_killed_finetuning_goes_on(tmp_path, whole):
     expected, folder = tmp_path / "expected", tmp_path / "killed"
     subprocess.run([*command, str(expected)], check=True, capture_output=True)
     process = subprocess.Popen([*command, str(folder)], stderr=subprocess.DEVNULL, start_new_session=True)
-    while not (folder / "checkpoints" / "step-00000008").exists():
+    while not (folder / "checkpoint-8").exists():
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
@@ -272,7 +272,7 @@ def test_a_signal_to_all_processes_lets_the_main_one_save(tmp_path, whole):
     """As a cluster sends it; the workers of the loader get it too."""
     workers = ["--dataloader_num_workers", 2]
     process = subprocess.Popen(pretrain(tmp_path, *workers), stderr=subprocess.PIPE, start_new_session=True)
-    while not (tmp_path / "checkpoints" / "step-00000004").exists():
+    while not (tmp_path / "checkpoint-4").exists():
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)
@@ -304,12 +304,12 @@ def test_a_script_that_dies_while_it_writes_a_checkpoint_goes_on(tmp_path, whole
     python, *arguments = pretrain(tmp_path)
     killed = subprocess.run([python, "-c", DIES_WHILE_WRITING, *arguments], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
-    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert left == ["step-00000004", "step-00000008", "unfinished-00000012"]
+    left = sorted(path.name for path in tmp_path.glob("*checkpoint*"))
+    assert left == ["checkpoint-4", "checkpoint-8", "unfinished-checkpoint-12"]
     subprocess.run(pretrain(tmp_path, "--resume_from_checkpoint", "latest"), check=True, capture_output=True)
     assert losses(tmp_path) == losses(whole)
     assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert not list((tmp_path / "checkpoints").glob("unfinished-*"))
+    assert not list(tmp_path.glob("unfinished-*"))
 
 
 EXACT = [
@@ -334,7 +334,7 @@ def test_two_killed_processes_go_on(tmp_path, of_two_processes):
     process = subprocess.Popen(
         pretrain(tmp_path, *EXACT, processes=2), stderr=subprocess.DEVNULL, start_new_session=True
     )
-    while not (tmp_path / "checkpoints" / "step-00000008").exists():
+    while not (tmp_path / "checkpoint-8").exists():
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
@@ -348,7 +348,7 @@ def test_two_killed_processes_go_on(tmp_path, of_two_processes):
 @pytest.mark.parametrize("processes", [1, 4])
 def test_a_checkpoint_of_two_processes_goes_on_with_others(tmp_path, of_two_processes, processes):
     """With the same examples in each step, so with the losses that two would have had."""
-    checkpoint = of_two_processes / "checkpoints" / "step-00000012"
+    checkpoint = of_two_processes / "checkpoint-12"
     again = pretrain(tmp_path, *EXACT, "--resume_from_checkpoint", checkpoint, processes=processes)
     subprocess.run(again, check=True, capture_output=True)
     assert json.loads((tmp_path / "run.json").read_text())["num_processes"] == processes

@@ -1,3 +1,7 @@
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 
 from hf_mingpt.presets import FINETUNE_PRESETS, MODEL_PRESETS, PRETRAIN_PRESETS
@@ -103,3 +107,39 @@ def test_config_of_a_recipe():
 def test_a_block_over_the_models_is_an_error():
     with pytest.raises(ValueError, match="block_size 200 is over the model's 128"):
         build_config(parse("--block_size", "200"), 256)
+
+
+ROOT = Path(__file__).parent.parent
+RUN = ["--model_name_or_path", "run", "--questions_file", "q"]
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "flag", "values"),
+    [
+        ("pretrain", NEEDED, "--learning_rate", ["nan", "inf", "1e999"]),
+        ("pretrain", NEEDED, "--muon_learning_rate", ["nan"]),
+        ("pretrain", [*NEEDED, "--preset", "assignment"], "--decay_epochs", ["nan", "-1"]),
+        ("finetune", [*NEEDED, "--model_name_or_path", "run"], "--max_grad_norm", ["nan", "inf"]),
+        ("evaluate_birthplaces", RUN, "--batch_size", ["0", "-1"]),
+        ("evaluate_birthplaces", RUN, "--num_invented_names", ["0"]),
+        ("calibrate", [*RUN, "--train_file", "t"], "--answer_accuracy", ["nan", "1.5"]),
+        ("calibrate", [*RUN, "--train_file", "t"], "--num_unknown_names", ["0"]),
+        ("ensemble", ["--questions_file", "q", "--output_dir", "o"], "--batch_size", ["0"]),
+        ("sample", ["--model_name_or_path", "run"], "--temperature", ["nan", "inf"]),
+        ("sample", ["--model_name_or_path", "run"], "--num_samples", ["0"]),
+        ("generate_biographies", ["--output_dir", "o"], "--zipf_exponent", ["nan", "inf"]),
+        ("generate_biographies", ["--output_dir", "o"], "--distractor_share", ["nan"]),
+        ("split_questions", ["--questions_file", "q", "--output_dir", "o"], "--seed", ["-1"]),
+        ("show_examples", ["--corpus_file", "c"], "--block_size", ["0"]),
+        ("explore_attention", [], "--training_steps", ["0"]),
+    ],
+)
+def test_numbers_are_finite_and_in_their_range(script, given, flag, values, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for value in values:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *given, flag, value])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
+        assert stop.value.code == 2
+        assert f"{flag.removeprefix('--')} is {float(value):g}" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
