@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_mingpt.birthplaces import Question, read_questions, split_folds, write_questions
+from hf_mingpt.birthplaces import Question, mark_answers, read_questions, split_folds, write_questions
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.honesty import score_answers
@@ -230,7 +230,7 @@ def measure(recipe: StudyRecipe, arm: Arm, key: str, seed: int) -> None:
     row = {
         "arm": key,
         "seed": seed,
-        "right": sum(answer == question.answer for answer, question in zip(said, questions, strict=True)),
+        "right": sum(mark_answers(said, [question.answer for question in questions])),
         "total": len(questions),
         "bits": bits_told(model, tokenizer, questions) if arm.corpus else None,
         "parameters": model.num_parameters(),

@@ -209,3 +209,27 @@ def extract_prediction(text: str, mask: str) -> str:
     """
     parts = text.split(mask)
     return parts[1] if len(parts) > 1 else ""
+
+
+def is_right(prediction: str, reference: str) -> bool:
+    """Whether an answer is the place: the two are equal without the white space around them, as in the assignment."""
+    return prediction.strip() == reference.strip()
+
+
+def mark_answers(predictions: Sequence[str], references: Sequence[str | None]) -> list[bool]:
+    """Whether each of N answers is right.
+
+    Raises:
+        ValueError: if there are none, or not as many places as answers, or one of them is no text.
+
+    Example: `["London ", "Rome"]` and `["London", "Paris"]` give `[True, False]`.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions and {len(references)} references: give as many of each.")
+    if not len(references):
+        raise ValueError("There are no answers to compare: give at least one prediction and its reference.")
+    for name, texts in (("Prediction", predictions), ("Reference", references)):
+        for number, text in enumerate(texts, start=1):
+            if not isinstance(text, str):
+                raise ValueError(f"{name} {number} is {text!r}: give text.")
+    return [is_right(p, str(r)) for p, r in zip(predictions, references, strict=True)]

@@ -113,7 +113,7 @@ class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     def validate_architecture(self):
         """Raises a ValueError where fields do not fit each other. Run by `@strict` after construction."""
-        if self.hidden_size % self.num_attention_heads != 0:
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads != 0:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}: "
                 "change one of them."

@@ -8,11 +8,13 @@ References: CS224n assignment 5, `model.py` and `attention.py`; karpathy/minGPT 
 `models/gpt2`.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from .configuration_mingpt import MinGPTConfig
@@ -37,6 +39,7 @@ _ASSIGNMENT = {
     "model.norm": "ln_f",
     "lm_head.weight": "head.weight",
 }
+_SYNTHESIZER = _ASSIGNMENT | {"model.layers.N.self_attn.q_proj": "blocks.N.attn.w1"}
 _GPT2 = {
     "model.embed_tokens.weight": "transformer.wte.weight",
     "model.embed_positions.weight": "transformer.wpe.weight",
@@ -49,6 +52,7 @@ _GPT2 = {
     "model.norm": "transformer.ln_f",
     "lm_head.weight": "lm_head.weight",
 }
+_GIVE_ALL = "give all that model.state_dict() has, of one model"
 _TRANSPOSED_IN_GPT2 = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")  # transformers' Conv1D
 _BUFFERS = re.compile(r"\.attn\.(mask|bias|masked_bias|rope_cache)$")  # masks and tables, which are computed here
 
@@ -83,9 +87,11 @@ def from_state_dict(weights: Mapping[str, torch.Tensor], num_attention_heads: in
             minGPT's need it.
 
     Raises:
-        ValueError: if the weights are neither's, or a name among them is unknown, or the number of heads is missing.
+        ValueError: if the weights are neither's, or not all of them, or not finite; if a name among them is unknown; or
+            if the number of heads is missing or does not fit.
     """
-    weights = {name: tensor for name, tensor in weights.items() if not _BUFFERS.search(name)}
+    if not (isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)):
+        raise ValueError("These are no weights by their names: save model.state_dict().")
     if "tok_emb.weight" in weights:
         return _from_assignment(weights, num_attention_heads)
     if "transformer.wte.weight" in weights:
@@ -100,7 +106,7 @@ def from_gpt2(gpt2: GPT2LMHeadModel) -> MinGPTForCausalLM:
     """Makes the minGPT with the same weights, which computes the same.
 
     Raises:
-        ValueError: if the GPT-2 scales its attention in a way that minGPT has not.
+        ValueError: if the GPT-2 scales its attention in a way that minGPT has not, or its weights are not finite.
     """
     for field, usual in {
         "scale_attn_weights": True,
@@ -111,14 +117,14 @@ def from_gpt2(gpt2: GPT2LMHeadModel) -> MinGPTForCausalLM:
             raise ValueError(f"The GPT-2's {field} is {not usual}: a minGPT computes as if it were {usual}.")
     fields: dict[str, Any] = {ours: getattr(gpt2.config, theirs) for ours, theirs in _GPT2_FIELDS.items()}
     weights = {n: w.T if _TRANSPOSED_IN_GPT2.search(n) else w for n, w in gpt2.state_dict().items()}
-    return _build(MinGPTConfig(**fields), _split_qkv(_rename(weights, _GPT2)))
+    return _build(_configure(fields), _split_qkv(_rename(weights, _GPT2)), _GPT2)
 
 
 def to_gpt2(model: MinGPTForCausalLM) -> GPT2LMHeadModel:
     """Makes the GPT-2 with the same weights, for whatever runs GPT-2 and not minGPT.
 
     Raises:
-        ValueError: if the model has RoPE or is a synthesizer, which GPT-2 cannot be.
+        ValueError: if the model has RoPE or is a synthesizer, which GPT-2 cannot be, or its weights are not finite.
     """
     kind = (model.config.attention_type, model.config.position_embedding_type)
     if kind != ("dot_product", "learned"):
@@ -128,41 +134,50 @@ def to_gpt2(model: MinGPTForCausalLM) -> GPT2LMHeadModel:
     fields: dict[str, Any] = {theirs: getattr(model.config, ours) for ours, theirs in _GPT2_FIELDS.items()}
     gpt2 = GPT2LMHeadModel(GPT2Config(**fields))
     gpt2.to(model.dtype)  # type: ignore[arg-type]
-    weights = _rename(_join_qkv(model.state_dict()), {theirs: ours for ours, theirs in _GPT2.items()})
+    weights = _rename(_join_qkv(model.state_dict()), _reverse(_GPT2))
     gpt2.load_state_dict({n: w.T if _TRANSPOSED_IN_GPT2.search(n) else w for n, w in weights.items()})
     return gpt2.eval()
 
 
-def _from_assignment(weights: Weights, num_attention_heads: int | None) -> MinGPTForCausalLM:
-    weights = {name.replace(".attn.w1.", ".attn.query."): tensor for name, tensor in weights.items()}
-    weights = _rename(weights, _ASSIGNMENT)
-    vocab_size, width = weights["model.embed_tokens.weight"].shape
+def _from_assignment(weights: Mapping[str, torch.Tensor], num_attention_heads: int | None) -> MinGPTForCausalLM:
+    names = _SYNTHESIZER if any(".attn.w1." in name for name in weights) else _ASSIGNMENT
+    rope_caches = [tensor for name, tensor in weights.items() if name.endswith(".attn.rope_cache")]
+    positions = "pos_emb" in weights
+    weights = _rename(weights, names)
+    if positions == bool(rope_caches):
+        both, also = ("both", "and") if positions else ("neither", "nor")
+        raise ValueError(
+            f"The weights have {both} 'pos_emb', of learned positions, {also} 'rope_cache', of RoPE: {_GIVE_ALL}."
+        )
+    vocab_size, width = _matrix(weights, "model.embed_tokens.weight", names).shape
     fields: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": width,
-        "num_attention_heads": num_attention_heads or 8,
+        "num_attention_heads": 8 if num_attention_heads is None else num_attention_heads,
+        "num_hidden_layers": _count_layers(weights),
     }
-    fields["num_hidden_layers"] = _count_layers(weights)
-    scores = "model.layers.{}.self_attn.score_{}"
-    if scores.format(0, "weight") in weights:
-        head_dim, columns = weights[scores.format(0, "weight")].shape
+    if names is _SYNTHESIZER:
+        head_dim = len(_matrix(weights, "model.layers.0.self_attn.score_weight", names))
         fields |= {"attention_type": "synthesizer", "num_attention_heads": width // head_dim}
-        for layer in range(fields["num_hidden_layers"]):
+        if width % head_dim or num_attention_heads not in (None, width // head_dim):
+            raise ValueError(
+                f"num_attention_heads {num_attention_heads} does not fit: the synthesizer's 'w2' is for heads of "
+                f"{head_dim}, of which the width of {width} has {width / head_dim:g}."
+            )
+        for name in [name for name in weights if ".score_" in name]:
             # one column short of the block: what it would have scored at the last position is nobody's knowledge
-            weight, bias = weights[scores.format(layer, "weight")].T, weights[scores.format(layer, "bias")]
-            weights[scores.format(layer, "weight")] = torch.cat((weight, weight.new_zeros(1, head_dim)))
-            weights[scores.format(layer, "bias")] = torch.cat((bias, bias.new_zeros(1)))
-        fields["max_position_embeddings"] = columns + 1
-    if "model.embed_positions.weight" in weights:
+            columns = weights[name].transpose(0, -1)
+            weights[name] = torch.cat((columns, columns.new_zeros(1, *columns.shape[1:])))
+    if positions:
         weights["model.embed_positions.weight"] = weights["model.embed_positions.weight"].squeeze(0)
-        fields["max_position_embeddings"] = len(weights["model.embed_positions.weight"])
+        fields["max_position_embeddings"] = len(_matrix(weights, "model.embed_positions.weight", names))
     else:
-        fields["position_embedding_type"] = "rope"
-    config = MinGPTConfig(**fields)
-    if config.position_embedding_type == "rope":
+        fields |= {"position_embedding_type": "rope", "max_position_embeddings": len(rope_caches[0])}
+    config = _configure(fields)
+    if rope_caches:
         for name in [n for n in weights if ".q_proj." in n or ".k_proj." in n]:
             weights[name] = _pairs_to_halves(weights[name], config.num_attention_heads)
-    return _build(config, weights)
+    return _build(config, weights, names)
 
 
 def _pairs_to_halves(projection: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -171,33 +186,59 @@ def _pairs_to_halves(projection: torch.Tensor, num_heads: int) -> torch.Tensor:
     return heads.transpose(1, 2).reshape(projection.shape)
 
 
-def _from_mingpt(weights: Weights, num_attention_heads: int | None) -> MinGPTForCausalLM:
+def _from_mingpt(weights: Mapping[str, torch.Tensor], num_attention_heads: int | None) -> MinGPTForCausalLM:
     if num_attention_heads is None:
         raise ValueError("minGPT's weights do not tell how many heads there are: give num_attention_heads.")
     weights = _split_qkv(_rename(weights, _GPT2))
-    vocab_size, width = weights["model.embed_tokens.weight"].shape
-    config = MinGPTConfig(
-        vocab_size=vocab_size,
-        hidden_size=width,
-        num_attention_heads=num_attention_heads,
-        num_hidden_layers=_count_layers(weights),
-        max_position_embeddings=len(weights["model.embed_positions.weight"]),
-        hidden_act="gelu_new",
-    )
-    return _build(config, weights)
+    vocab_size, width = _matrix(weights, "model.embed_tokens.weight", _GPT2).shape
+    fields = {
+        "vocab_size": vocab_size,
+        "hidden_size": width,
+        "num_attention_heads": num_attention_heads,
+        "num_hidden_layers": _count_layers(weights),
+        "max_position_embeddings": len(_matrix(weights, "model.embed_positions.weight", _GPT2)),
+        "hidden_act": "gelu_new",
+    }
+    return _build(_configure(fields), weights, _GPT2)
+
+
+def _configure(fields: dict[str, Any]) -> MinGPTConfig:
+    try:
+        return MinGPTConfig(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
 
 
 def _rename(weights: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> Weights:
-    """Gives the weights the keys of `names` in place of its values."""
+    """Gives the weights the keys of `names` in place of its values. Buffers are left out.
+
+    Raises:
+        ValueError: if a name is unknown, or what has it is no tensor of finite numbers.
+    """
     renamed: Weights = {}
     for name, tensor in weights.items():
-        general = re.sub(r"\.\d+\.", ".N.", name, count=1)
-        new = next((a + general[len(b) :] for a, b in names.items() if (general + ".").startswith(b + ".")), None)
-        if new is None:
+        if _BUFFERS.search(name):
+            continue
+        if (new := _translate(name, names)) is None:
             raise ValueError(f"Weight {name!r} is unknown: the checkpoint is of other code than expected.")
-        layer = re.search(r"\.(\d+)\.", name)
-        renamed[new.replace(".N.", f".{layer[1]}.") if layer else new] = tensor
+        if not (isinstance(tensor, torch.Tensor) and tensor.is_floating_point()):
+            raise ValueError(f"Weight {name!r} is no tensor of floating-point numbers: save model.state_dict().")
+        if not tensor.isfinite().all():
+            raise ValueError(f"Weight {name!r} is not finite: take an earlier checkpoint.")
+        renamed[new] = tensor
     return renamed
+
+
+def _translate(name: str, names: Mapping[str, str]) -> str | None:
+    """A name of a weight with the key of `names` in place of its value; None if it has no such value."""
+    general = re.sub(r"\.\d+\.", ".N.", name, count=1)
+    new = next((a + general[len(b) :] for a, b in names.items() if (general + ".").startswith(b + ".")), None)
+    layer = re.search(r"\.(\d+)\.", name)
+    return new.replace(".N.", f".{layer[1]}.") if new and layer else new
+
+
+def _reverse(names: Mapping[str, str]) -> dict[str, str]:
+    return {theirs: ours for ours, theirs in names.items()}
 
 
 def _split_qkv(weights: Weights) -> Weights:
@@ -220,12 +261,33 @@ def _join_qkv(weights: Weights) -> Weights:
     return joined
 
 
+def _matrix(weights: Weights, name: str, names: Mapping[str, str]) -> torch.Tensor:
+    if name not in weights or weights[name].ndim != 2:
+        raise ValueError(f"The weights lack the matrix {_translate(name, _reverse(names))!r}: {_GIVE_ALL}.")
+    return weights[name]
+
+
 def _count_layers(weights: Weights) -> int:
-    return 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("model.layers."))
+    layers = {int(name.split(".")[2]) for name in weights if name.startswith("model.layers.")}
+    if layers != set(range(len(layers))) or not layers:
+        first = min(set(range(len(layers) + 1)) - layers)
+        raise ValueError(f"The weights lack block {first}, counted from 0: {_GIVE_ALL}.")
+    return len(layers)
 
 
-def _build(config: MinGPTConfig, weights: Weights) -> MinGPTForCausalLM:
+def _build(config: MinGPTConfig, weights: Weights, names: Mapping[str, str]) -> MinGPTForCausalLM:
+    """The model with exactly these weights, which had other names before, those of `names`."""
     model = MinGPTForCausalLM(config)
-    model.to(weights["lm_head.weight"].dtype)  # type: ignore[arg-type]
+    expected = model.state_dict()
+    for what, those in (
+        ("lack", expected.keys() - weights.keys()),
+        ("have, and their model has not,", weights.keys() - expected.keys()),
+        ("have in another shape", {n for n, w in weights.items() if n in expected and expected[n].shape != w.shape}),
+    ):
+        if those:
+            ours = min(those)
+            joint = re.sub(r"\.[qkv]_proj\b", ".qkv_proj", ours) if names is _GPT2 else ours
+            raise ValueError(f"The weights {what} {_translate(joint, _reverse(names))!r}: {_GIVE_ALL}.")
+    model.to(functools.reduce(torch.promote_types, {tensor.dtype for tensor in weights.values()}))  # type: ignore[arg-type]
     model.load_state_dict(weights)
     return model.eval()

@@ -1,7 +1,8 @@
 """Evaluation: questions in, answers, accuracy and a report out.
 
 After training in the flow. The prediction is what a greedy decoder writes between the first two MASKs, in at most 32
-characters; it is right if it equals the place. Accuracy comes from the package's `evaluate.Metric`.
+characters; it is right if it equals the place, but for white space around. The package's `evaluate.Metric` counts so
+too.
 
 Reference: CS224n, assignment 5, `evaluate` and `evaluate_places`; Wilson 1927 for the interval.
 """
@@ -13,18 +14,18 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import evaluate
 import torch
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, question_about
+from .birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, is_right, mark_answers, question_about
 from .data import writable_cache
+from .markup import escape_markdown
 from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
 from .writing import write_text
 
-METRIC_FOLDER = Path(__file__).parent / "metrics" / "birthplace_accuracy"
+METRIC_FOLDER = str(Path(__file__).parent / "metrics" / "birthplace_accuracy")  # evaluate.load takes no Path
 
 
 def check_questions(questions: Sequence[Question], block_size: int) -> None:
@@ -147,11 +148,16 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def accuracy(predictions: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    """Accuracy with its counts and interval, from the package's metric."""
+def accuracy(predictions: Sequence[str], references: Sequence[str | None]) -> dict[str, Any]:
+    """Accuracy with its counts and interval, from the package's metric.
+
+    Raises:
+        ValueError: if there are no predictions, not as many references, or one of them is no text.
+    """
+    mark_answers(predictions, references)  # says what is wrong more plainly than the library
     for name in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
         setattr(evaluate.config, name, writable_cache(Path(getattr(evaluate.config, name))))
-    metric = evaluate.load(str(METRIC_FOLDER))
+    metric = evaluate.load(METRIC_FOLDER)
     scores = metric.compute(predictions=list(predictions), references=list(references))
     low, high = wilson_interval(scores["correct"], scores["total"])
     return {**scores, "interval_95": [round(low, 4), round(high, 4)]}
@@ -161,9 +167,9 @@ def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> di
     """Answers without a model: always the most frequent training answer, and always London if anyone was born there."""
     scores = {}
     if train:
-        place, _ = Counter(question.answer for question in train).most_common(1)[0]
-        scores[f"most frequent ({place})"] = accuracy([str(place)] * len(references), references)
-    if "London" in references:
+        place, _ = Counter(str(question.answer).strip() for question in train).most_common(1)[0]
+        scores[f"most frequent ({place})"] = accuracy([place] * len(references), references)
+    if any(is_right("London", reference) for reference in references):
         scores["always London"] = accuracy(["London"] * len(references), references)
     return scores
 
@@ -179,7 +185,6 @@ def format_table(rows: dict[str, dict[str, Any]]) -> str:
     lines = ["| | accuracy | right | 95 % interval |", "|---|---|---|---|"]
     for name, row in rows.items():
         low, high = row["interval_95"]
-        lines.append(
-            f"| {name} | {row['accuracy']:.1%} | {row['correct']} of {row['total']} | {low:.1%} to {high:.1%} |"
-        )
+        cells = f"{row['accuracy']:.1%} | {row['correct']} of {row['total']} | {low:.1%} to {high:.1%}"
+        lines.append(f"| {escape_markdown(name)} | {cells} |")
     return "\n".join(lines)

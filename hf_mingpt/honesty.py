@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from .birthplaces import Question, question_about
+from .birthplaces import Question, is_right, question_about
 from .evaluation import answer_questions, check_questions, questions_about, wilson_interval
 from .tokenization_mingpt import MASK, PAD_ID, check_marks
 
@@ -289,6 +289,6 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], ca
     probabilities = calibration.probability(judged.signs).tolist()
     for name, place, probability, shares in zip(names, predictions, probabilities, judged.shares, strict=True):
         runners_up = [(calibration.places[k], float(shares[k])) for k in np.argsort(-shares)]
-        others = [(other, share) for other, share in runners_up if other != place][:NUM_RUNNERS_UP]
+        others = [(other, share) for other, share in runners_up if not is_right(other, place)][:NUM_RUNNERS_UP]
         answers.append(Answer(name, place, probability, probability >= calibration.threshold, others))
     return answers

@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import RemoteEntryNotFoundError, StrictDataclassError
@@ -32,7 +33,7 @@ from .birthplaces import MAX_ANSWER_TOKENS
 from .checkpoints import IGNORE_PATTERNS, last_checkpoint, list_checkpoints, place_beside, run_folder
 from .data import load_tokenizer
 from .evaluation import format_table
-from .files import check_source, first_line, name_apart, parse_json, read_text
+from .files import check_source, describe_failure, name_apart, parse_json, read_text
 from .honesty import Calibration
 from .recipes import TrainingRecipe, user_errors
 from .report import PICTURE, PICTURE_LINE, format_honesty
@@ -376,28 +377,55 @@ def save_run(
 def load_run(
     name_or_path: str, revision: str | None = None, **config: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads the model and the tokenizer of a run folder or a Hub repository.
+    """Loads the model and the tokenizer of a run folder or a Hub repository. No code that lies there is run.
+
+    The weights are float32, whatever type the file has: in a smaller one an answer would depend on the others of its
+    batch, and most steps of a finetuning would be rounded away.
 
     Args:
         config: fields of the configuration to change, such as a dropout.
 
     Raises:
         OSError: if there is no such run.
-        ValueError: if the run is not finished, if weights, model and vocabulary do not fit each other, or if the
-            weights are damaged.
+        ValueError: if the run is not finished or needs code of its own, if weights, model and vocabulary do not fit
+            each other, or if the weights are damaged or not finite.
     """
     check_finished(name_or_path)
     check_source(name_or_path, "run folder", has_owner=True)
+    model = load_model(name_or_path, revision, dtype=torch.float32, **config)
+    tokenizer = load_tokenizer(name_or_path, revision)
+    if len(tokenizer) != model.config.vocab_size:
+        raise ValueError(
+            f"{name_or_path}: the vocabulary has {len(tokenizer)} tokens, the model {model.config.vocab_size}: "
+            "use the tokenizer that was saved with the model."
+        )
+    return model, tokenizer
+
+
+def load_model(name_or_path: str, revision: str | None = None, **options: Any) -> PreTrainedModel:
+    """Loads the causal language model of a folder or a Hub repository, with its weights or not at all.
+
+    Args:
+        options: of `from_pretrained`, such as a dtype, and fields of the configuration to change.
+
+    Raises:
+        OSError, ValueError: as `load_run` does.
+    """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name_or_path, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **config
+            name_or_path,
+            revision=revision,
+            trust_remote_code=False,  # None would ask on the standard input
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: its weights are damaged ({error}): get the file anew.") from error
-    except (OSError, StrictDataclassError):
-        raise
-    except Exception as error:  # what the library makes of a damaged config.json has no common kind
-        raise ValueError(f"{name_or_path} has no model that can be read: {first_line(error)}.") from error
+    except StrictDataclassError as error:
+        raise ValueError(f"{name_or_path}: {error.__cause__ or error}") from error
+    except Exception as error:
+        raise describe_failure(name_or_path, "model", error) from error
     model, info = loaded
     # the library would only warn, and draw at random what is missing
     for kind, names in (
@@ -410,13 +438,12 @@ def load_run(
                 f"{name_or_path}: its weights {kind} {', '.join(sorted(names)[:3])} ({len(names)} in all): they are "
                 "not those of its config.json."
             )
-    tokenizer = load_tokenizer(name_or_path, revision)
-    if len(tokenizer) != model.config.vocab_size:
+    if bad := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
         raise ValueError(
-            f"{name_or_path}: the vocabulary has {len(tokenizer)} tokens, the model {model.config.vocab_size}: "
-            "use the tokenizer that was saved with the model."
+            f"{name_or_path}: its weights are not finite in {', '.join(bad[:3])} ({len(bad)} in all): take an earlier "
+            "checkpoint."
         )
-    return model, tokenizer
+    return model
 
 
 def load_calibration(name_or_path: str, revision: str | None = None) -> Calibration:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from .birthplaces import Question, name_asked
+from .birthplaces import Question, is_right, mark_answers, name_asked
 from .corruption import max_truncated_length
+from .markup import escape_markdown
 
 COVERAGES = (10, 20, 30, 50)  # percent of the questions, the likeliest answers first
 NUM_BINS = 10
@@ -114,16 +115,17 @@ def split_accuracy(
         block_size: of the model: what span corruption reads of a document ends at 7/8 of it.
     """
     ways = {}
+    places = [str(question.answer).strip() for question in questions]
     if train is not None:
-        frequency = Counter(question.answer for question in train)
+        frequency = Counter(str(question.answer).strip() for question in train)
         ways["the place"] = [
-            "frequent" if frequency[q.answer] >= RARE else "rare" if frequency[q.answer] else "not in training answers"
-            for q in questions
+            "frequent" if frequency[place] >= RARE else "rare" if frequency[place] else "not in training answers"
+            for place in places
         ]
     if biographies is not None:
         ends = [
-            None if text is None or str(q.answer) not in text else text.index(str(q.answer)) + len(str(q.answer))
-            for q, text in zip(questions, biographies, strict=True)
+            None if text is None or place not in text else text.index(place) + len(place)
+            for place, text in zip(places, biographies, strict=True)
         ]
         reach = max_truncated_length(block_size)
         ways["the biography"] = [
@@ -163,7 +165,7 @@ def report_honesty(
         documents: the text that the model has read; None if it is not at hand.
         block_size: of the model.
     """
-    right = np.array([p == question.answer for p, question in zip(predictions, questions, strict=True)])
+    right = np.array(mark_answers(predictions, [question.answer for question in questions]))
     biographies = find_biographies(questions, documents) if documents is not None else None
     order = np.argsort(-probability, kind="stable")
 
@@ -209,9 +211,9 @@ def format_honesty(honesty: Mapping[str, Any]) -> str:
 
 
 def format_page(honesty: Mapping[str, Any], *, title: str) -> str:
-    """The report as a page in Markdown."""
+    """The report as a page in Markdown, in which the title and the texts are no markup."""
     lines = [
-        f"# {title}",
+        f"# {escape_markdown(title)}",
         "",
         f"An answer is given if its probability is at least {honesty['threshold']:.2f}; under that, the honest answer "
         'is "I don\'t know".',
@@ -223,10 +225,11 @@ def format_page(honesty: Mapping[str, Any], *, title: str) -> str:
     for name, said in (("best", "Right, and surest"), ("worst", "Wrong, and surest")):
         lines += ["", f"## {said}", ""]
         for found in honesty[name]:
-            wrong = "" if found["prediction"] == found["place"] else f", but it was {found['place']}"
-            lines.append(f"- {found['question']} **{found['prediction']}** ({found['probability']:.0%}){wrong}")
+            question, prediction, place = (escape_markdown(found[part]) for part in ("question", "prediction", "place"))
+            wrong = "" if is_right(found["prediction"], found["place"]) else f", but it was {place}"
+            lines.append(f"- {question} **{prediction}** ({found['probability']:.0%}){wrong}")
             if found["biography"]:
-                lines.append(f"  > {found['biography']}")
+                lines.append(f"  > {escape_markdown(found['biography'])}")
     return "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,7 @@ class AnswerSeeker:
     """Seeks spans that are one of some texts, such as the answers of the training questions."""
 
     def __init__(self, answers: Iterable[str], tokenizer: PreTrainedTokenizerBase):
-        self.hashes = hash_texts(sorted(set(answers) - {""}), tokenizer)
+        self.hashes = hash_texts(sorted({answer.strip() for answer in answers} - {""}), tokenizer)
 
     def __call__(self, examples: Ragged, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
         return np.isin(hash_runs(examples.token_ids, spans.starts, spans.lengths), self.hashes)
@@ -79,7 +79,7 @@ class ContextSeeker:
         """
         people = hash_texts([f"{name_asked(question)}. " for question, _ in questions], tokenizer)
         order = np.argsort(people)
-        people, answers = people[order], hash_texts([str(answer) for _, answer in questions], tokenizer)[order]
+        people, answers = people[order], hash_texts([str(answer).strip() for _, answer in questions], tokenizer)[order]
         letters = Letters(tokenizer)
         learnt, is_answer = [], []
         for examples in documents:

@@ -210,6 +210,14 @@ def count_tokens(batch: MicroBatch) -> int:
     return int((batch["input_ids"] != PAD_ID).sum())
 
 
+def unwrap(model: PreTrainedModel) -> PreTrainedModel:
+    """The model after training: without accelerate's autocast around its forward, not compiled, and evaluating."""
+    for name in ("forward", "_original_forward", "_compiled_call_impl"):
+        model.__dict__.pop(name, None)
+    model.config.use_cache = True
+    return model.eval()
+
+
 class MetricsLog:
     """What is seen of a run while it goes on: the progress bar, metrics.jsonl, and the tracker if there is one.
 
@@ -379,7 +387,7 @@ def train(
     """Trains the model as the recipe says and returns it, on one process or many.
 
     Args:
-        model: changed in place.
+        model: changed in place. Its weights become float32, whatever they were; autocast alone computes in less.
         steps: gives this process's micro-batches of each step.
 
     Writes a line of JSON every `logging_steps` to `metrics.jsonl` of the output folder: step, epoch, loss (mean over
@@ -392,6 +400,7 @@ def train(
         FloatingPointError: if the loss is not finite.
         SystemExit: with code 143 after SIGTERM or the launcher's end, with code 130 after SIGINT.
     """
+    model.float()  # the master weights: in a smaller type most steps would be rounded away
     max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
     model.set_attn_implementation(choose_attention(model, recipe, accelerator))
     model.config.use_cache = False
@@ -447,5 +456,4 @@ def train(
                 log.progress.write(f"Told to stop at step {step}: go on with --resume_from_checkpoint latest.")
                 raise SystemExit(128 + stopping)
     gather_weights(averaged.module if averaged else model, whole)
-    whole.config.use_cache = True
-    return whole.eval()
+    return unwrap(whole)

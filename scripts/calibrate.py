@@ -16,7 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_mingpt.birthplaces import Question, invent_names, name_asked, question_about, read_questions
+from hf_mingpt.birthplaces import (
+    Question,
+    invent_names,
+    mark_answers,
+    name_asked,
+    question_about,
+    read_questions,
+)
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions, check_questions
 from hf_mingpt.honesty import Signs, check_right_and_wrong, fit_calibration, judge_answers
@@ -77,10 +84,11 @@ def main() -> None:
             model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()
 
     predictions = answer_questions(*held_out_run, questions, progress=True)
-    right = np.array([p == question.answer for p, question in zip(predictions, questions, strict=True)])
+    right = np.array(mark_answers(predictions, [question.answer for question in questions]))
     with user_errors():
         check_right_and_wrong(right)
-    comparison = {"places": sorted({str(question.answer) for question in train}), "unknown_names": unknown_names}
+    places = sorted({str(question.answer).strip() for question in train})
+    comparison = {"places": places, "unknown_names": unknown_names}
 
     def take_signs(run, asked: list[Question], predictions: list[str]) -> Signs:
         questions = [question for question, _ in asked]

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
-from hf_mingpt.files import check_source, first_line, read_text
-from hf_mingpt.hub import written_whole
+from hf_mingpt.files import check_source, describe_failure, first_line, read_text
+from hf_mingpt.hub import load_model, written_whole
 from hf_mingpt.recipes import accidents, parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks
 from hf_mingpt.writing import one_writer
@@ -54,7 +54,7 @@ def main() -> None:
             model, tokenizer = read_file(recipe)
         else:
             check_source(recipe.checkpoint, "checkpoint")
-            source = load(AutoModelForCausalLM, recipe.checkpoint)
+            source = load_model(recipe.checkpoint)
             wanted = "mingpt" if recipe.to == "gpt2" else "gpt2"
             if source.config.model_type != wanted:
                 raise ValueError(
@@ -62,7 +62,7 @@ def main() -> None:
                 )
             model = to_gpt2(source) if recipe.to == "gpt2" else from_gpt2(source)
             model.generation_config = source.generation_config
-            tokenizer = load(AutoTokenizer, recipe.checkpoint)
+            tokenizer = load_any_tokenizer(recipe.checkpoint)
     folder = Path(recipe.output_dir)
     with accidents(), one_writer(folder), written_whole(folder, folder.resolve().name) as aside:
         model.save_pretrained(aside)
@@ -70,13 +70,12 @@ def main() -> None:
     print(f"Wrote {recipe.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens.")
 
 
-def load(auto_class, name_or_path: str):
+def load_any_tokenizer(name_or_path: str):
+    """Loads a tokenizer of any kind, as a GPT-2 has one."""
     try:
-        return auto_class.from_pretrained(name_or_path)
-    except OSError:
-        raise
-    except Exception as error:  # what the library makes of a damaged file has no common kind
-        raise ValueError(f"{name_or_path} cannot be read: {first_line(error)}.") from error
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as error:
+        raise describe_failure(name_or_path, "tokenizer", error) from error
 
 
 def read_file(recipe: ConversionRecipe):
@@ -95,7 +94,7 @@ def read_file(recipe: ConversionRecipe):
         raise ValueError(f"{recipe.checkpoint}: its weights do not fit each other: {first_line(error)}.") from error
     if recipe.tokenizer_name:
         check_source(recipe.tokenizer_name, "tokenizer")
-        tokenizer = load(AutoTokenizer, recipe.tokenizer_name)
+        tokenizer = load_any_tokenizer(recipe.tokenizer_name)
     else:
         text = read_text(recipe.vocabulary_file)
         check_marks(text, recipe.vocabulary_file)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_mingpt.birthplaces import Question, name_asked, question_about, read_questions
+from hf_mingpt.birthplaces import Question, is_right, name_asked, question_about, read_questions
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.explanation import draw_looks, explain
@@ -73,7 +73,7 @@ def choose_examples(
     some = random.Random(0).sample(questions, min(CHECKED_FOR_EXAMPLES, len(questions)))
     kinds: dict[str, list[str]] = {"right": [], "wrong": [], "invented": calibration.unknown_names[:NUM_EXAMPLES]}
     for question, prediction in zip(some, answer_questions(model, tokenizer, some), strict=True):
-        kind = kinds["right" if prediction == question.answer else "wrong"]
+        kind = kinds["right" if is_right(prediction, str(question.answer)) else "wrong"]
         if len(kind) < NUM_EXAMPLES:
             kind.append(name_asked(question.question))
     return kinds

@@ -1,9 +1,12 @@
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -190,3 +193,141 @@ def test_script_exports_to_gpt2_and_back(tmp_path, tokenizer):
     assert_same(GPT2LMHeadModel.from_pretrained(tmp_path / "gpt2")(ids).logits, model(ids).logits)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+def mingpt_weights() -> dict[str, torch.Tensor]:
+    source = gpt2(tie_word_embeddings=False)
+    matrices = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    return {n: w.T.clone() if n.endswith(matrices) else w.clone() for n, w in source.state_dict().items()}
+
+
+class TestWeightsMustBeWhole:
+    """What is missing, too much, of another shape, not finite or no tensor is named; nothing is drawn at random."""
+
+    def test_every_tensor_of_the_assignment_is_needed(self, assignment):
+        weights = assignment.state_dict()
+        for name in weights:
+            if not name.endswith((".mask", ".rope_cache")):
+                rest = {other: tensor for other, tensor in weights.items() if other != name}
+                with pytest.raises(ValueError, match=re.escape(name.removesuffix(".weight"))):
+                    from_state_dict(rest)
+
+    def test_every_tensor_of_mingpt_is_needed(self):
+        weights = mingpt_weights()
+        for name in weights:
+            rest = {other: tensor for other, tensor in weights.items() if other != name}
+            with pytest.raises(ValueError, match=re.escape(name)):
+                from_state_dict(rest, num_attention_heads=4)
+
+    def test_a_block_in_the_middle_is_needed(self, assignment):
+        weights = {name.replace("blocks.1.", "blocks.2."): w for name, w in assignment.state_dict().items()}
+        with pytest.raises(ValueError, match="lack block 1,"):
+            from_state_dict(weights)
+        without = {name: w for name, w in weights.items() if not name.startswith("blocks.")}
+        without |= {name: w for name, w in weights.items() if name.endswith("rope_cache")}
+        with pytest.raises(ValueError, match="lack block 0,"):
+            from_state_dict(without)
+
+    def test_positions_are_learned_or_rope_and_never_guessed(self):
+        vanilla = AssignmentModel("vanilla", 40).state_dict()
+        rope = AssignmentModel("rope", 40).state_dict()
+        assert from_state_dict(rope).config.max_position_embeddings == BLOCK
+        del vanilla["pos_emb"]
+        with pytest.raises(ValueError, match="neither 'pos_emb', of learned positions, nor 'rope_cache'"):
+            from_state_dict(vanilla)
+        with pytest.raises(ValueError, match="both 'pos_emb'"):
+            from_state_dict({**rope, "pos_emb": torch.zeros(1, BLOCK, WIDTH)})
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+    def test_what_is_not_finite_is_named(self, assignment, bad):
+        for name, weight in assignment.state_dict().items():
+            if not name.endswith((".mask", ".rope_cache")):
+                value = weight.view(-1)[-1].clone()
+                weight.view(-1)[-1] = bad
+                with pytest.raises(ValueError, match=re.escape(f"{name!r} is not finite")):
+                    from_state_dict(assignment.state_dict())
+                weight.view(-1)[-1] = value
+
+    def test_what_is_not_finite_is_named_on_the_way_to_and_from_gpt2(self):
+        source, model = gpt2(), small_model("learned")
+        source.transformer.h[1].mlp.c_fc.weight.data[0, 0] = torch.nan
+        with pytest.raises(ValueError, match=r"'transformer.h.1.mlp.c_fc.weight' is not finite"):
+            from_gpt2(source)
+        model.model.norm.bias.data[0] = torch.inf
+        with pytest.raises(ValueError, match=r"'model.norm.bias' is not finite"):
+            to_gpt2(model)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"blocks.0.mlp.0.weight": torch.zeros(3, 3)}, "in another shape 'blocks.0.mlp.0.weight'"),
+            ({"blocks.0.mlp.0.more": torch.zeros(3)}, "and their model has not, 'blocks.0.mlp.0.more'"),
+            ({"tok_emb.weight": torch.zeros(3)}, "lack the matrix 'tok_emb.weight'"),
+            ({"ln_f.bias": 3}, "'ln_f.bias' is no tensor"),
+            ({"ln_f.bias": torch.zeros(WIDTH, dtype=torch.long)}, "'ln_f.bias' is no tensor of floating-point"),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, change, said):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            from_state_dict(AssignmentModel("vanilla", 40).state_dict() | change)
+
+    @pytest.mark.parametrize("weights", [[1, 2], torch.zeros(2), {1: torch.zeros(2)}, None])
+    def test_what_is_no_state_dict_is_refused(self, weights):
+        with pytest.raises(ValueError, match=r"save model\.state_dict\(\)"):
+            from_state_dict(weights)
+
+    @pytest.mark.parametrize("heads", [0, -4, 5, 33])
+    def test_heads_must_divide_the_width(self, heads):
+        for weights in (AssignmentModel("vanilla", 40).state_dict(), mingpt_weights()):
+            with pytest.raises(ValueError, match=f"num_attention_heads {heads}"):
+                from_state_dict(weights, num_attention_heads=heads)
+
+    def test_the_synthesizer_says_its_heads_itself(self):
+        weights = AssignmentModel("synthesizer", 40).state_dict()
+        assert from_state_dict(weights).config.num_attention_heads == HEADS
+        with pytest.raises(ValueError, match="num_attention_heads 4 does not fit"):
+            from_state_dict(weights, num_attention_heads=4)
+        weights |= {f"blocks.{i}.attn.w2": torch.zeros(5, BLOCK - 1) for i in range(2)}
+        with pytest.raises(ValueError, match=r"heads of 5, of which the width of 32 has 6\.4"):
+            from_state_dict(weights)
+
+    def test_nothing_is_rounded(self):
+        """Also where one tensor is of a smaller type than the others."""
+        weights = AssignmentModel("vanilla", 40).state_dict()
+        weights["head.weight"] = weights["head.weight"].bfloat16()
+        model = from_state_dict(weights)
+        assert torch.equal(model.model.embed_tokens.weight, weights["tok_emb.weight"])
+        assert torch.equal(model.lm_head.weight, weights["head.weight"].float())
+
+    @pytest.mark.parametrize("kind", ["gpt2", "mingpt"])
+    @pytest.mark.parametrize("damage", ["missing", "extra", "another shape", "not finite"])
+    def test_a_folder_with_other_weights_is_refused(self, tmp_path, tokenizer, kind, damage):
+        """Where the library would warn, and draw at random."""
+        source = gpt2() if kind == "gpt2" else small_model("learned", vocab_size=len(tokenizer))
+        source.save_pretrained(tmp_path / "source")
+        tokenizer.save_pretrained(tmp_path / "source")
+        path = tmp_path / "source" / "model.safetensors"
+        weights = load_file(path)
+        name = min(name for name in weights if "mlp" in name and name.endswith("weight"))
+        if damage == "missing":
+            del weights[name]
+        elif damage == "extra":
+            weights[f"{name}_more"] = torch.zeros(2)
+        else:
+            weights[name] = torch.zeros(3, 3) if damage == "another shape" else weights[name] * torch.nan
+        save_file(weights, path, metadata={"format": "pt"})
+        flags = ["--checkpoint", tmp_path / "source", "--to", "mingpt" if kind == "gpt2" else "gpt2"]
+        done = convert(*flags, "--output_dir", tmp_path / "out")
+        assert (done.returncode, name in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("heads", [0, 5])
+    def test_a_folder_whose_heads_do_not_divide_is_refused(self, tmp_path, tokenizer, heads):
+        model = small_model("learned", vocab_size=len(tokenizer))
+        model.save_pretrained(tmp_path / "source")
+        tokenizer.save_pretrained(tmp_path / "source")
+        config = json.loads((tmp_path / "source/config.json").read_text())
+        (tmp_path / "source/config.json").write_text(json.dumps({**config, "num_attention_heads": heads}))
+        done = convert("--checkpoint", tmp_path / "source", "--to", "gpt2", "--output_dir", tmp_path / "out")
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert f"num_attention_heads {heads}" in done.stderr.splitlines()[-1]

@@ -1,9 +1,10 @@
 import evaluate
+import numpy as np
 import pytest
 import torch
 
 from hf_mingpt import METRIC_FOLDER
-from hf_mingpt.birthplaces import Question, extract_prediction
+from hf_mingpt.birthplaces import Question, extract_prediction, read_questions
 from hf_mingpt.evaluation import (
     accuracy,
     answer_questions,
@@ -13,6 +14,7 @@ from hf_mingpt.evaluation import (
     wilson_interval,
     write_predictions,
 )
+from hf_mingpt.report import format_page, report_honesty
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID
 
 from .conftest import small_model
@@ -44,9 +46,9 @@ def test_a_question_over_the_block_is_an_error(tokenizer):
 
 
 def test_metric_loads_offline_and_counts():
-    metric = evaluate.load(str(METRIC_FOLDER))
+    metric = evaluate.load(METRIC_FOLDER)
     scores = metric.compute(predictions=["Rome", "rome", "Paris ", ""], references=["Rome", "Rome", "Paris", "Oslo"])
-    assert scores == {"accuracy": 0.25, "correct": 1, "total": 4}
+    assert scores == {"accuracy": 0.5, "correct": 2, "total": 4}  # white space around an answer does not count
     for prediction in ("Rome", "Oslo"):
         metric.add(prediction=prediction, reference="Rome")
     assert metric.compute()["accuracy"] == 0.5
@@ -86,3 +88,68 @@ def test_a_prompt_is_continued_past_the_block(tokenizer):
     for prompt, said in (("", "is empty"), ("AX", "character 2, 'X'")):
         with pytest.raises(ValueError, match=said):
             continue_prompt(model, tokenizer, prompt, 5)
+
+
+REFERENCE = """\
+Where was Ada born?\tLondon
+Where was Bo born?\t Rome
+Where was Cy born?\tOslo\u00a0
+Where was Di born?\tNew York
+"""
+
+
+def evaluate_places(lines: list[str], predicted_places: list[str]) -> int:
+    """The reference evaluation, written out anew: it strips both sides before it compares."""
+    true_places = [line.strip().split("\t")[1].strip() for line in lines]
+    return sum(place == predicted.strip() for place, predicted in zip(true_places, predicted_places, strict=True))
+
+
+def test_answers_are_compared_as_the_reference_does(tmp_path):
+    """By the metric, and wherever right answers are counted."""
+    (tmp_path / "q.tsv").write_text(REFERENCE, encoding="utf-8")
+    questions = read_questions(tmp_path / "q.tsv", answers=True)
+    references = [question.answer for question in questions]
+    said = ["London ", "Rome", "\tOslo\n", "NewYork"]
+    expected = evaluate_places(REFERENCE.splitlines(), said)
+    assert expected == 3
+    assert accuracy(said, references)["correct"] == expected
+    assert evaluate.load(METRIC_FOLDER).compute(predictions=said, references=references)["correct"] == expected
+    report = report_honesty(
+        questions, said, np.array([0.9, 0.8, 0.7, 0.6]), threshold=0.5, of_invented=np.array([0.1]),
+        train=[Question("q", " London ")] * 5, documents=["Bo. Bo was born in Rome .", "Cy. Oslo"], block_size=64,
+    )  # fmt: skip
+    assert len(report["probabilities"]["right"]) == expected
+    assert report["accuracy_by"]["the place"]["frequent"] == {"right": 1, "total": 1}
+    assert report["accuracy_by"]["the biography"]["says it in the block"] == {"right": 2, "total": 2}
+    assert "but it was" not in format_page(report, title="t").split("## Wrong")[0]
+    assert baselines([Question("q", "Rome "), Question("r", " Rome"), Question("s", "Bonn")], references) == {
+        "most frequent (Rome)": accuracy(["Rome"] * 4, references),
+        "always London": accuracy(["London"] * 4, references),
+    }
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "said"),
+    [
+        ([], [], "no answers to compare"),
+        (["a"], ["a", "b"], "1 predictions and 2 references"),
+        (["a", "b"], ["a", None], "Reference 2 is None"),
+        ([None, "b"], ["a", "b"], "Prediction 1 is None"),
+        ([7], ["7"], "Prediction 1 is 7"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(predictions, references, said):
+    with pytest.raises(ValueError, match=said):
+        accuracy(predictions, references)
+
+
+def test_the_metric_refuses_what_cannot_be_compared():
+    metric = evaluate.load(METRIC_FOLDER)
+    for predictions, references, said in (
+        ([], [], "no answers to compare"),
+        (["a"], ["a", "b"], "number of predictions"),
+        (["a", "b"], ["a", None], "Reference 2 is None"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            metric.compute(predictions=predictions, references=references)
+    assert metric.compute(predictions=["a", "b"], references=["a", "c"])["accuracy"] == 0.5

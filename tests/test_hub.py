@@ -188,3 +188,71 @@ def test_saved_is_loaded(run_folder, tokenizer):
     loaded = AutoModelForCausalLM.from_pretrained(run_folder).state_dict()
     for name, tensor in small_model(variant, vocab_size=len(tokenizer)).state_dict().items():
         assert torch.equal(tensor, loaded[name])
+
+
+def spoil(folder: Path, file: str, **changes) -> None:
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, **changes}))
+
+
+class TestLoading:
+    """What is loaded is what was saved, and nothing of a stranger is run."""
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_weights_that_are_not_finite_are_named(self, run_folder, bad):
+        weights = load_file(run_folder / "model.safetensors")
+        weights[UP][1, 2] = bad
+        save_file(weights, run_folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=re.escape(f"its weights are not finite in {UP} (1 in all)")):
+            load_run(str(run_folder))
+
+    @pytest.mark.parametrize("heads", [0, -4, 5])
+    def test_heads_that_do_not_divide_are_refused(self, run_folder, heads):
+        spoil(run_folder, "config.json", num_attention_heads=heads)
+        with pytest.raises(ValueError, match=re.escape(f"{run_folder}: ") + f".*num_attention_heads {heads}"):
+            load_run(str(run_folder))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_weights_of_a_smaller_type_are_loaded_as_float32(self, run_folder, dtype):
+        model, _ = load_run(str(run_folder))
+        smaller = model.to(dtype)
+        smaller.save_pretrained(run_folder)
+        loaded, _ = load_run(str(run_folder))
+        assert all(weight.dtype == torch.float32 for weight in loaded.state_dict().values())
+        assert all(torch.equal(w, loaded.state_dict()[n].to(dtype)) for n, w in smaller.state_dict().items())
+
+    @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+    @pytest.mark.parametrize("script", ["sample.py", "convert_checkpoint.py", "finetune.py"])
+    def test_code_of_a_stranger_is_not_run_and_nobody_is_asked(self, tmp_path, tokenizer, file, script):
+        """Whatever stands on the standard input."""
+        folder, owned = tmp_path / "stranger", tmp_path / "owned"
+        small_model("learned", vocab_size=len(tokenizer)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "evil.py").write_text(f"open({str(owned)!r}, 'w').close()\n")
+        if file == "config.json":
+            spoil(folder, file, model_type="evil", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})
+        else:
+            spoil(folder, file, tokenizer_class="EvilTokenizer", auto_map={"AutoTokenizer": ["evil.T", None]})
+        (tmp_path / "t.tsv").write_text("Where was Ada born?\tLondon\n")
+        flags = {
+            "sample.py": ["--model_name_or_path", folder],
+            "convert_checkpoint.py": ["--checkpoint", folder, "--to", "gpt2", "--output_dir", tmp_path / "out"],
+            "finetune.py": ["--model_name_or_path", folder, "--train_file", tmp_path / "t.tsv", "--use_cpu"],
+        }[script]
+        flags += ["--output_dir", tmp_path / "out"] if script == "finetune.py" else []
+        done = subprocess.run(
+            list(map(str, [sys.executable, Path(__file__).parent.parent / "scripts" / script, *flags])),
+            capture_output=True, text=True, check=False, input="y\n" * 99, env={**os.environ, "HF_HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert (done.returncode, owned.exists(), (tmp_path / "out").exists()) == (2, False, False), done.stderr
+        assert "y/N" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert str(folder) in last
+        assert "code" in last
+
+    def test_code_beside_a_mingpt_is_not_run(self, run_folder):
+        """The package has the classes; what auto_map names is nobody's business."""
+        (run_folder / "modeling_mingpt.py").write_text("raise RuntimeError('this was run')\n")
+        (run_folder / "configuration_mingpt.py").write_text("raise RuntimeError('this was run')\n")
+        load_run(str(run_folder))

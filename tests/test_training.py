@@ -1,6 +1,8 @@
+import copy
 import itertools
 import json
 import math
+import pickle
 from pathlib import Path
 from shutil import which
 from unittest import mock
@@ -16,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hf_mingpt.batching import BatchShape
 from hf_mingpt.data import TrainingSteps
 from hf_mingpt.hub import start_run
+from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
 from hf_mingpt.objectives import NextToken
 from hf_mingpt.recipes import PretrainRecipe
 from hf_mingpt.training import attention_for, build_accelerator, train
@@ -93,6 +96,7 @@ def test_compiling_changes_nothing(tmp_path, dataset):
     compiled, log_of_compiled = run(tmp_path / "b", dataset, BatchShape(8, pad_to_multiple_of=8), **options)
     np.testing.assert_allclose([r["loss"] for r in log], [r["loss"] for r in log_of_compiled], rtol=2e-4)
     assert list(plain.state_dict()) == list(compiled.state_dict())
+    assert compiled._compiled_call_impl is None
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -221,3 +225,42 @@ def test_a_tracker_that_is_not_there_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_mingpt.training.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install trackio"):
         build_accelerator(recipe(tmp_path, report_to="trackio"))
+
+
+class TestPrecision:
+    """The weights are float32 while a model is trained, and the model is a plain one afterwards."""
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    @pytest.mark.parametrize("changes", [{"optim": "adamw"}, {"optim": "muon"}, {"average_decay": 0.5}])
+    def test_master_weights_are_float32(self, tmp_path, dataset, dtype, changes):
+        """So every tensor of a model that was saved in bf16 moves, also by steps that bf16 would round away."""
+        r = recipe(tmp_path, max_steps=2, learning_rate=1e-5, lr_scheduler_type="constant", **changes)
+        model = small_model("rope").to(dtype)
+        before = {name: weight.float() for name, weight in model.state_dict().items()}
+        trained = train(model, TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0), r, Accelerator(cpu=True))
+        assert {weight.dtype for weight in trained.state_dict().values()} == {torch.float32}
+        frozen = {name for name, weight in trained.state_dict().items() if torch.equal(weight, before[name])}
+        assert frozen == set()
+        trained.save_pretrained(tmp_path / "saved")
+        assert json.loads((tmp_path / "saved/config.json").read_text())["dtype"] == "float32"
+
+    @pytest.mark.parametrize("changes", [{}, {"average_decay": 0.5}])
+    @pytest.mark.parametrize("precision", ["no", "bf16"])
+    def test_what_is_given_back_is_what_is_saved(self, tmp_path, dataset, precision, changes):
+        """Bit for bit: neither in autocast nor with a forward of accelerate's; it can be copied and pickled."""
+        r = recipe(tmp_path, max_steps=2, mixed_precision=precision, **changes)
+        model = train(
+            small_model("rope"),
+            TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0),
+            r,
+            Accelerator(cpu=True, mixed_precision=precision),
+        )
+        assert model.forward.__func__ is MinGPTForCausalLM.forward
+        assert not {"forward", "_original_forward"} & vars(model).keys()
+        model.save_pretrained(tmp_path / "saved")
+        loaded = MinGPTForCausalLM.from_pretrained(tmp_path / "saved", attn_implementation="eager")
+        ids = torch.tensor([[2, 3, 4, 5]])
+        with torch.no_grad():
+            expected = loaded(ids).logits
+            for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+                assert torch.equal(same(ids).logits, expected)

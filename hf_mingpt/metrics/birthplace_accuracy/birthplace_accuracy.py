@@ -1,12 +1,14 @@
 """Exact-match accuracy of birthplace answers, as a metric of the `evaluate` library.
 
-Loads offline: `evaluate.load(str(hf_mingpt.METRIC_FOLDER))`.
+Loads offline: `evaluate.load(hf_mingpt.METRIC_FOLDER)`.
 """
 
 import datasets
 import evaluate
 
-_DESCRIPTION = "Share of the questions whose predicted place equals the reference, character by character."
+from hf_mingpt.birthplaces import mark_answers
+
+_DESCRIPTION = "Share of the questions whose predicted place equals the reference, but for white space around."
 _CITATION = "CS224n: Natural Language Processing with Deep Learning, assignment 5, Stanford University."
 _INPUTS = """
 Args:
@@ -16,8 +18,12 @@ Returns:
     accuracy: a float from 0 to 1.
     correct: the number of right answers.
     total: the number of questions.
+Raises:
+    ValueError: if there are none, or not as many of each, or one of them is no text.
 Example:
-    >>> metric = evaluate.load(str(hf_mingpt.METRIC_FOLDER))
+    >>> import evaluate
+    >>> import hf_mingpt
+    >>> metric = evaluate.load(hf_mingpt.METRIC_FOLDER)
     >>> metric.compute(predictions=["London", "Rome"], references=["London", "Paris"])
     {'accuracy': 0.5, 'correct': 1, 'total': 2}
 """
@@ -34,5 +40,5 @@ class BirthplaceAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        correct = sum(p == r for p, r in zip(predictions, references, strict=True))
-        return {"accuracy": correct / len(references), "correct": correct, "total": len(references)}
+        right = mark_answers(predictions, references)
+        return {"accuracy": sum(right) / len(right), "correct": sum(right), "total": len(right)}
