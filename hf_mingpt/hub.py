@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +28,7 @@ from .birthplaces import MAX_ANSWER_TOKENS
 from .checkpoints import FOLDER as CHECKPOINTS
 from .data import load_tokenizer
 from .evaluation import format_table
-from .files import check_source, first_line, name_apart, parse_json, read_text
+from .files import check_source, describe_failure, name_apart, parse_json, read_text
 from .honesty import Calibration
 from .recipes import TrainingRecipe, user_errors
 from .report import PICTURE, PICTURE_LINE, format_honesty
@@ -189,10 +188,10 @@ def load_run(
         )
     except SafetensorError as error:
         raise ValueError(f"{name_or_path}: its weights are damaged ({error}): get the file anew.") from error
-    except (OSError, StrictDataclassError):
+    except StrictDataclassError:
         raise
-    except Exception as error:  # what the library makes of a damaged config.json has no common kind
-        raise ValueError(f"{name_or_path} has no model that can be read: {first_line(error)}.") from error
+    except Exception as error:
+        raise describe_failure(name_or_path, "model", error) from error
     model, info = loaded
     # the library would only warn, and draw at random what is missing
     for kind, names in (
@@ -225,8 +224,12 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
     check_source(name_or_path, "run folder", has_owner=True)
     path = Path(name_or_path) / CALIBRATION_FILE
     if not Path(name_or_path).is_dir():
-        with suppress(RemoteEntryNotFoundError):
+        try:
             path = Path(hf_hub_download(name_or_path, CALIBRATION_FILE, revision=revision))
+        except RemoteEntryNotFoundError:
+            pass
+        except OSError as error:
+            raise describe_failure(name_or_path, "run folder", error) from error
     if not path.is_file():
         raise FileNotFoundError(f"{name_or_path} has no {CALIBRATION_FILE}: make it with scripts/calibrate.py.")
     try:

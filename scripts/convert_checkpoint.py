@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
-from hf_mingpt.files import check_source, first_line, read_text
+from hf_mingpt.files import check_source, describe_failure, first_line, read_text
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks
 
@@ -67,10 +67,8 @@ def main() -> None:
 def load(auto_class, name_or_path: str):
     try:
         return auto_class.from_pretrained(name_or_path)
-    except OSError:
-        raise
-    except Exception as error:  # what the library makes of a damaged file has no common kind
-        raise ValueError(f"{name_or_path} cannot be read: {first_line(error)}.") from error
+    except Exception as error:
+        raise describe_failure(name_or_path, "model or tokenizer", error) from error
 
 
 def read_file(recipe: ConversionRecipe):
