@@ -35,7 +35,7 @@ from .files import (
     check_file,
     check_source,
     check_utf8,
-    first_line,
+    describe_failure,
     hash_folder,
     read_documents,
     read_text,
@@ -111,10 +111,8 @@ def load_texts(
             options = {"keep_default_na": False} if is_csv else {}
         dataset = load_dataset(where, name, split=split, streaming=streaming, **options)
         columns = dataset.column_names or list(next(iter(dataset)))
-    except Exception as error:  # what it makes of a damaged file has no common kind
-        message = first_line(error.__cause__ or error).replace(where, source)
-        kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"{source} cannot be read: {message}.") from error
+    except Exception as error:
+        raise describe_failure(source, "text", error) from error
     if text_column not in columns:
         raise ValueError(f"{source} has no column {text_column!r}, only {columns}: set text_column.")
     dataset = dataset.select_columns([text_column])
@@ -222,13 +220,11 @@ def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrained
         OSError: if there is none.
         ValueError: if it is damaged, or no character tokenizer (`character_table`).
     """
-    check_source(name_or_path, "tokenizer")
+    check_source(name_or_path, "tokenizer", has_owner=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
-    except OSError:
-        raise
-    except Exception as error:  # what the library makes of a damaged file has no common kind
-        raise ValueError(f"{name_or_path} has no tokenizer that can be read: {first_line(error)}.") from error
+    except Exception as error:
+        raise describe_failure(name_or_path, "tokenizer", error) from error
     try:
         character_table(tokenizer)
     except ValueError as error:

@@ -71,6 +71,19 @@ def first_line(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
+def describe_failure(name: str, what: str, error: Exception) -> Exception:
+    """What to raise where a library failed to load what a user named: of one sentence, and of a common kind.
+
+    It is an OSError if something is missing, else a ValueError: of a damaged file libraries make errors of all kinds.
+    """
+    if "trust_remote_code" in str(error):
+        return ValueError(f"{name} needs code of its own, which is not run: name another.")
+    message = first_line(error.__cause__ or error if type(error).__module__.startswith("datasets") else error)
+    if not isinstance(error, OSError):
+        return ValueError(f"{name} has no {what} that can be read: {message}.")
+    return OSError(f"{name}: {message}." if is_path(name) else f"{name} is no {what} here, and on the Hub: {message}.")
+
+
 def sha256_of(path: str | Path) -> str:
     """The sha256 of what a file holds."""
     with Path(path).open("rb") as file:

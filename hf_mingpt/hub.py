@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -457,8 +457,12 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
     check_source(name_or_path, "run folder", has_owner=True)
     path = Path(name_or_path) / CALIBRATION_FILE
     if not Path(name_or_path).is_dir():
-        with suppress(RemoteEntryNotFoundError):
+        try:
             path = Path(hf_hub_download(name_or_path, CALIBRATION_FILE, revision=revision))
+        except RemoteEntryNotFoundError:
+            pass
+        except OSError as error:
+            raise describe_failure(name_or_path, "run folder", error) from error
     if not path.is_file():
         raise FileNotFoundError(f"{name_or_path} has no {CALIBRATION_FILE}: make it with scripts/calibrate.py.")
     try:

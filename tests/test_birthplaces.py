@@ -157,3 +157,26 @@ def test_what_is_known_is_not_distilled():
     ]
     labelled = label_questions(known, asked, ["Bonn", "Rome", " ", "Ro\nme", "Kiel"])
     assert labelled == [*known, Question("Where was Bo born?", "Bonn")]
+
+
+@pytest.mark.parametrize(("content", "line"), [("a⁇\tb\n", 1), ("a\tb\nc\t□\n", 2)])
+def test_a_reserved_mark_in_a_question_or_an_answer_is_named(tmp_path, content, line):
+    with pytest.raises(ValueError, match=rf"questions\.tsv, line {line}: .* is a mark of the data format"):
+        read_questions(write(tmp_path, content.encode()))
+
+
+def test_a_question_is_read_as_it_stands(tmp_path):
+    questions = [Question(' NA "x"', "007 "), Question("1e5", "null"), Question("\x85b", "2020-01-01")]
+    write_questions(tmp_path / "q.tsv", questions)
+    assert read_questions(tmp_path / "q.tsv") == questions
+
+
+def test_questions_without_answers_are_written_without(tmp_path):
+    write_questions(tmp_path / "q.tsv", [Question("a", None), Question("b", None)])
+    assert (tmp_path / "q.tsv").read_text() == "a\nb\n"
+    assert read_questions(tmp_path / "q.tsv") == [Question("a", None), Question("b", None)]
+
+
+def test_utf16_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is UTF-16: save the file as UTF-8"):
+        read_questions(write(tmp_path, "a\tb\n".encode("utf-16")))

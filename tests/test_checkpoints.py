@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -357,3 +358,80 @@ def test_a_checkpoint_of_two_processes_goes_on_with_others(tmp_path, of_two_proc
         assert loss == pytest.approx(expected, rel=1e-5)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, of_two_processes))
     assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-5
+
+
+class TestData:
+    """A run goes on with the data that it had, wherever that is now."""
+
+    @pytest.fixture
+    def cut(self, tmp_path):
+        """A run that was cut after its checkpoint of step 3, with its files."""
+        (tmp_path / "model").mkdir()
+        files = {"text.txt": "a\n", "words.txt": "b\n", "model/tokenizer.json": "{}", "model/README.md": "x"}
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        data = {"train_file": "text.txt", "vocabulary_file": "words.txt", "tokenizer_name": "model"}
+        data = {name: str(tmp_path / path) for name, path in data.items()}
+        with pytest.raises(PowerCut):
+            run(tmp_path / "run", build_steps(), cut_at=4, **data)
+        return tmp_path, data
+
+    def find(self, folder, data):
+        return find_checkpoint(recipe(folder / "run", resume_from_checkpoint="latest", **data), 4)
+
+    def test_the_checkpoint_says_what_they_held(self, cut):
+        folder, data = cut
+        state = json.loads((self.find(folder, data) / "state.json").read_text())
+        assert state["data"].keys() == data.keys()
+        assert state["data"]["train_file"] == hashlib.sha256(b"a\n").hexdigest()
+
+    def test_moved_ones_are_the_same(self, cut):
+        folder, data = cut
+        (folder / "elsewhere").mkdir()
+        moved = {name: str(folder / "elsewhere" / Path(path).name) for name, path in data.items()}
+        for name, path in data.items():
+            Path(path).rename(moved[name])
+        assert self.find(folder, moved).name == "step-00000003"
+        (folder / "elsewhere/model/README.md").write_text("not read")
+        assert self.find(folder, moved).name == "step-00000003"
+
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [("train_file", "text.txt"), ("vocabulary_file", "words.txt"), ("tokenizer_name", "model/tokenizer.json")],
+    )
+    def test_a_changed_one_is_refused_by_name(self, cut, name, file):
+        folder, data = cut
+        times = (folder / file).stat()
+        (folder / file).write_text("c\n")
+        os.utime(folder / file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(ValueError, match=rf"{name} .* holds something else than when .*step-00000003 was made"):
+            self.find(folder, data)
+
+    def test_what_changes_during_the_run_is_seen(self, tmp_path):
+        text = tmp_path / "text.txt"
+        text.write_text("a\n")
+        steps = build_steps()
+        steps.objective = lambda *rows: text.write_text("b\n") and NextToken()(*rows)
+        with pytest.raises(PowerCut):
+            run(tmp_path / "run", steps, cut_at=4, train_file=str(text))
+        with pytest.raises(ValueError, match=r"train_file .* holds something else"):
+            self.find(tmp_path, {"train_file": str(text)})
+
+    def test_another_way_to_read_it_is_another_recipe(self, cut):
+        folder, data = cut
+        other = (folder / "text.txt").rename(folder / "text.tsv")
+        with pytest.raises(ValueError, match=r"another recipe: train_file .*text\.txt', now .*text\.tsv'"):
+            self.find(folder, {**data, "train_file": str(other)})
+
+    def test_an_older_checkpoint_compares_paths(self, cut):
+        folder, data = cut
+        checkpoint = self.find(folder, data)
+        state = json.loads((checkpoint / "state.json").read_text())
+        del state["data"]
+        (checkpoint / "state.json").write_text(json.dumps(state))
+        (checkpoint / "SHA256SUMS").write_text(checkpoints.sums_of(checkpoint))
+        (folder / "text.txt").write_text("c\n")
+        assert self.find(folder, data) == checkpoint
+        moved = (folder / "text.txt").rename(folder / "moved.txt")
+        with pytest.raises(ValueError, match=r"another recipe: train_file .*text\.txt', now .*moved\.txt'"):
+            self.find(folder, {**data, "train_file": str(moved)})

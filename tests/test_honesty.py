@@ -154,3 +154,57 @@ class TestAsking:
     def test_an_unknown_character_is_an_error(self, model, tokenizer, calibration):
         with pytest.raises(ValueError, match=r"'X': character 11, 'X' .* other letters"):
             ask(model, tokenizer, ["Ada", "X"], calibration)
+
+
+class TestCalibrationFile:
+    """A value that no calibration can have is refused on loading."""
+
+    good = asdict(
+        Calibration(
+            weights={"log_odds": 0.1, "entropy": -0.2, "contrast": 0.3},
+            bias=1.0,
+            threshold=0.5,
+            places=["London"],
+            unknown_names=["Bo Ek"],
+            fitted_on=9,
+        )
+    )
+
+    def load(self, folder, content):
+        (folder / "calibration.json").write_text(content, encoding="utf-8")
+        return load_calibration(str(folder))
+
+    def test_a_good_one_is_loaded(self, tmp_path):
+        assert asdict(self.load(tmp_path, "\ufeff" + json.dumps(self.good))) == self.good
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"threshold": 1.5}, "threshold is 1.5, which is no probability"),
+            ({"threshold": -0.1}, "threshold is -0.1, which is no probability"),
+            ({"threshold": float("nan")}, "threshold is nan, which is no finite number"),
+            ({"bias": float("inf")}, "bias is inf, which is no finite number"),
+            ({"bias": "1"}, "bias is '1', which is no finite number"),
+            ({"bias": None}, "bias is None, which is no finite number"),
+            ({"weights": {**good["weights"], "entropy": True}}, "entropy is True, which is no finite number"),
+            ({"weights": {**good["weights"], "entropy": 10**400}}, "entropy is 1000.*which is no finite number"),
+            ({"weights": [1, 2, 3]}, r"weighs \[1, 2, 3\]"),
+            ({"places": "London"}, "places are no list of texts"),
+            ({"places": ["London", 1]}, "places are no list of texts"),
+            ({"places": []}, "has no places"),
+            ({"places": ["a", "b", "a"]}, "One of its places is there twice"),
+            ({"places": ["a⁇"]}, "is a mark of the data format"),
+            ({"unknown_names": []}, "no unknown names"),
+            ({"unknown_names": [" "]}, "unknown_names are no list of texts"),
+            ({"fitted_on": -1}, "fitted on -1 questions"),
+            ({"fitted_on": 2.5}, r"fitted on 2\.5 questions"),
+        ],
+    )
+    def test_an_impossible_value_is_named(self, tmp_path, changed, message):
+        with pytest.raises(ValueError, match=f"calibration.json is no calibration of this version: .*{message}"):
+            self.load(tmp_path, json.dumps({**self.good, **changed}))
+
+    @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, '{"bias": 1, "bias": 2}', "1" * 5_000])
+    def test_what_is_none_is_named(self, tmp_path, content):
+        with pytest.raises(ValueError, match=r"calibration\.json is no calibration of this version"):
+            self.load(tmp_path, content)

@@ -143,3 +143,78 @@ def test_numbers_are_finite_and_in_their_range(script, given, flag, values, monk
         assert stop.value.code == 2
         assert f"{flag.removeprefix('--')} is {float(value):g}" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+class TestYaml:
+    """A value is what is written."""
+
+    def read(self, tmp_path, content, *argv):
+        path = tmp_path / "recipe.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, [str(path), *NEEDED, *argv])
+
+    @pytest.mark.parametrize(
+        ("line", "value"),
+        [
+            ("mixed_precision: no", "no"),
+            ("learning_rate: 1e-3", 1e-3),
+            ("use_cpu: yes", True),
+            ("use_cpu: on", True),
+            ("shuffle: off", False),
+            ("seed: 0010", 10),
+            ("text_column: 2020-01-01", "2020-01-01"),
+            ("text_column: 1:30", "1:30"),
+            ("text_column: 'null'", "null"),
+            ("text_column: NA", "NA"),
+            ("text_column: --seed", "--seed"),
+            ("text_column: ' a b '", " a b "),
+            ("dataset-split: x", "x"),
+            ("report_to: null", None),
+            ("max_steps: ~", None),
+            ("save_steps:", None),
+        ],
+    )
+    def test_is_what_is_written(self, tmp_path, line, value):
+        assert getattr(self.read(tmp_path, f"{line}\n"), line.split(":")[0].replace("-", "_")) == value
+
+    def test_null_wins_over_the_preset(self, tmp_path):
+        lines = "preset: fast\nquestions_file: q\nlong_context_share: 0\ncontext_before: null\n"
+        assert self.read(tmp_path, lines).context_before is None
+
+    def test_marks_and_line_ends_are_those_of_any_text(self, tmp_path):
+        assert self.read(tmp_path, b"\xef\xbb\xbfseed: 3\r\nuse_cpu: true\r\n").seed == 3
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("seed: 1\nseed: 2\n", "line 2: seed is there twice"),
+            ("seed: 1\n\tuse_cpu: true", "line 2 is no YAML"),
+            ("seed: [1]", "line 1: seed has no plain value"),
+            ("seed: {a: 1}", "line 1: seed has no plain value"),
+            ("seed: !!python/object:os.system 1", "line 1: seed has no plain value"),
+            ("seed:\n", "line 1: seed has no value"),
+            ("dropout: null", "line 1: dropout has no value"),
+            ("? [a]\n: 1", "line 1 begins with no name of a flag"),
+            ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "line 1: a has no plain value"),
+            ("[" * 5_000, "is no YAML"),
+            ("seed: *a", "is no YAML"),
+            ("seed: 1\n---\nseed: 2\n", "is no YAML"),
+            ("a\0: 1", "is no YAML"),
+            ("- seed\n", "holds no `name: value` lines"),
+            ("", "holds no `name: value` lines"),
+            ("seed: 1".encode("utf-16"), "is UTF-16"),
+            ("use_cpu: perhaps", "Truthy value expected"),
+            ("max_steps: 1:30", "invalid int value: '1:30'"),
+        ],
+    )
+    def test_mistakes_end_with_one_sentence(self, tmp_path, content, said, capsys):
+        with pytest.raises(SystemExit) as stop:
+            self.read(tmp_path, content)
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
+    def test_a_bomb_of_aliases_does_not_hang(self, tmp_path, capsys):
+        lines = ["a0: &a0 [x]"] + [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(100)]
+        with pytest.raises(SystemExit):
+            self.read(tmp_path, "\n".join(lines))
+        assert "a0 has no plain value" in capsys.readouterr().err

@@ -1,9 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from hf_mingpt.data import load_tokenizer
 from hf_mingpt.tokenization_mingpt import (
     MASK,
     MASK_ID,
@@ -12,6 +15,7 @@ from hf_mingpt.tokenization_mingpt import (
     build_tokenizer,
     build_vocabulary,
     character_table,
+    check_marks,
     encode_texts,
     find_bad_character,
 )
@@ -85,3 +89,45 @@ def test_offsets_count_characters(tokenizer):
 def test_it_knows_words():
     tokenizer = build_tokenizer(build_vocabulary([["Ada was born."]]), 32)
     assert tokenizer("Ada was born.").word_ids() == [0] * 3 + [1] * 4 + [2] * 6
+
+
+class TestOtherTokenizers:
+    """What is no character tokenizer of this package's kind is refused in one sentence."""
+
+    def saved(self, tokenizer, folder, change):
+        tokenizer.save_pretrained(folder)
+        content = json.loads((folder / "tokenizer.json").read_text())
+        change(content["model"]["vocab"])
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        return str(folder)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda ids: ids.update(a=ids["b"]), "has 'a' and 'b' as the same id|has 'b' and 'a' as the same id"),
+            (lambda ids: ids.update(ab=ids.pop("a")), "the token 'ab', which is no single character"),
+            (lambda ids: ids.update(a=500), "has 39 tokens and an id 500"),
+            (lambda ids: ids.update({PAD: MASK_ID, MASK: PAD_ID}), "as ids 1 and 0, where 0 and 1 are expected"),
+        ],
+    )
+    def test_are_refused(self, tokenizer, tmp_path, change, said):
+        with pytest.raises(ValueError, match=said):
+            load_tokenizer(self.saved(tokenizer, tmp_path, change))
+
+    @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, "9" * 5_000])
+    def test_damaged_ones_are_named(self, tokenizer, tmp_path, content):
+        tokenizer.save_pretrained(tmp_path)
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(ValueError, match="has no tokenizer that can be read"):
+            load_tokenizer(str(tmp_path))
+
+
+def test_a_mark_in_the_corpus_is_named_by_document_and_place():
+    with pytest.raises(ValueError, match="Document 4: character 3, '⁇'"):
+        build_vocabulary([["a", ""], ["b", f"cd{MASK}"]])
+
+
+def test_a_mark_in_a_text_is_named_by_line():
+    check_marks("a\nb", "x")
+    with pytest.raises(ValueError, match=r"x, line 2: '□' \(U\+25A1\) is a mark"):
+        check_marks(f"a\nb{PAD}\n", "x")
