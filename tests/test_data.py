@@ -290,9 +290,7 @@ class TestByHand:
                 return super().__call__(examples, epoch, index)
 
         mixture = Mixture(letters_of(list("xyz")), Seen(), 0.5, seed=8)
-        mixture.rows(
-            1, BatchShape(4)
-        )  # the third and fourth of the series: the last of one epoch, the first of another
+        mixture.rows(1, BatchShape(4))  # the last of one epoch, the first of another
         (first, second), orders = seen, [permute(np.arange(3), 3, seed=8, epoch=epoch) for epoch in range(2)]
         assert first == (0, [orders[0][2]], [orders[0][2] + 33])
         assert second == (1, [orders[1][0]], [orders[1][0] + 33])
@@ -347,7 +345,7 @@ class TestByHand:
     def test_a_question_may_fill_the_block(self, tokenizer):
         ids = encode_questions([Question("Where was Ada born?", "London")], tokenizer, 27)["input_ids"][0]
         assert tokenizer.decode(ids) == f"Where was Ada born?{MASK}London{MASK}"
-        with pytest.raises(ValueError, match="Question 1, .* needs 27 tokens"):
+        with pytest.raises(ValueError, match=r"Question 1, .* needs 27 tokens"):
             encode_questions([Question("Where was Ada born?", "London")], tokenizer, 26)
 
     def test_the_marks_of_a_vocabulary_file_count(self, tmp_path):
