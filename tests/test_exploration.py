@@ -199,3 +199,16 @@ class TestByHand:
         assert len(after) == 2
         assert train_recall("dot_product", steps=5, every=3, seed=1) == [before, after[0]]
         assert train_recall("dot_product", steps=0, every=3, seed=1) == [before]
+
+    def test_each_place_is_given_the_token_before_it(self, monkeypatch):
+        """The first place is given a token of its own."""
+        seen, forward = {}, torch.nn.Embedding.forward
+
+        def remember(embedding, ids):
+            seen[embedding.num_embeddings] = ids
+            return forward(embedding, ids)
+
+        monkeypatch.setattr(torch.nn.Embedding, "forward", remember)
+        train_recall("dot_product", steps=0)
+        assert (seen[65][:, 0] == 64).all()
+        assert torch.equal(seen[65][:, 1:], seen[64][:, :-1])

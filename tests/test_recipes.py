@@ -216,8 +216,10 @@ def test_recipes_cannot_be_changed():
     recipe = PretrainRecipe(train_file="a", output_dir="b")
     with pytest.raises(FrozenInstanceError):
         recipe.seed = 1
-    with pytest.raises(TypeError):
-        PretrainRecipe("a", "b")
+    with pytest.raises(TypeError, match="positional"):  # each value is given by its name
+        PretrainRecipe("b", train_file="a")
+    with pytest.raises(TypeError, match="positional"):
+        FinetuneRecipe("b", train_file="a", model_name_or_path="m")
 
 
 def test_what_stands_before_the_first_flag():
