@@ -238,7 +238,7 @@ def parse_recipe(
         if argv and argv[0].endswith((".yaml", ".yml")):
             argv = _as_flags(_read_yaml(Path(argv[0]))) + argv[1:]
         if presets:
-            finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            finder = argparse.ArgumentParser(add_help=False)
             finder.add_argument("--preset", default=next(iter(presets)))
             preset = finder.parse_known_args(argv)[0].preset
             _check_choice("preset", preset, presets)

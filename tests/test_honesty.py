@@ -198,6 +198,13 @@ class TestByHand:
         expected = [-sum(p * math.log(p) for p in row) for row in shares]
         np.testing.assert_allclose(signs.entropy, expected)
 
+    def test_an_answer_of_one_character_is_one(self, table, monkeypatch):
+        for probability, question in zip((0.25, 0.1, 0.2, 0.3), self.TABLE, strict=True):
+            monkeypatch.setitem(self.TABLE, question, {**self.TABLE[question], "x": probability})
+        signs, _ = self.judge(["x", "Rome"])
+        np.testing.assert_allclose(signs.log_odds, np.log([0.25 / 0.75, 0.05 / 0.95]))
+        np.testing.assert_allclose(signs.contrast, np.log([0.25 / 0.25, 0.05 / 0.3]), atol=1e-12)
+
     @pytest.mark.parametrize("unusable", ["", endless])
     def test_an_answer_that_cannot_be_scored_speaks_least_for_itself(self, table, unusable):
         signs, _ = self.judge([unusable, "Kiel"])
@@ -292,7 +299,7 @@ class TestFitting:
 
     def test_all_of_them_may_be(self):
         signs, right, _ = draw_signs(400)
-        invented, _, _ = draw_signs(30, seed=2)
+        invented = Signs(*np.full((3, 30), [[0.0], [0.0], [50.0]]))  # all of them surely known
         calibration = fit_calibration(signs, right, of_invented=invented, answer_accuracy=0, false_answers=1.0)
         assert calibration.threshold == 0.5
 

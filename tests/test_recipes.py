@@ -222,6 +222,12 @@ def test_recipes_cannot_be_changed():
         FinetuneRecipe("b", train_file="a", model_name_or_path="m")
 
 
+@pytest.mark.parametrize("flag", ["--preset", "--pres"])
+def test_a_flag_may_be_cut_short(flag):
+    """argparse takes any beginning of a flag that is of no other, so the preset must not be left out silently."""
+    assert parse(flag, "assignment") == parse("--preset", "assignment") != parse()
+
+
 def test_what_stands_before_the_first_flag():
     assert split_arguments(["a", "b", "--c", "d"]) == (["a", "b"], ["--c", "d"])
     assert split_arguments(["a"]) == (["a"], [])
