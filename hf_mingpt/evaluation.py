@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import evaluate
 import torch
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
@@ -129,8 +130,6 @@ def continue_prompt(
         room = min(missing, block_size - window.shape[1])
         attention_mask = torch.ones_like(window)
         written = model.generate(window, attention_mask=attention_mask, max_new_tokens=room, **options)
-        if written.shape[1] == window.shape[1]:
-            break
         ids = torch.cat((ids, written[:, window.shape[1] :]), dim=1)
         if written.shape[1] < window.shape[1] + room:
             break  # the model has ended its text

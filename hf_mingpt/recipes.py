@@ -278,7 +278,7 @@ def parse_recipe(
             asked = {name: value for name, value in launcher_settings().items() if name in names - unset}
             argv = _as_flags(asked) + argv
         if presets:
-            finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            finder = argparse.ArgumentParser(add_help=False)
             finder.add_argument("--preset", default=next(iter(presets)))
             preset = finder.parse_known_args(argv)[0].preset
             _check_choice("preset", preset, presets)

@@ -1,11 +1,19 @@
 import runpy
 import sys
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 
 from hf_mingpt.presets import FINETUNE_PRESETS, MODEL_PRESETS, PRETRAIN_PRESETS
-from hf_mingpt.recipes import FinetuneRecipe, PretrainRecipe, build_config, parse_recipe
+from hf_mingpt.recipes import (
+    FinetuneRecipe,
+    PretrainRecipe,
+    build_config,
+    parse_recipe,
+    split_arguments,
+    user_errors,
+)
 
 NEEDED = ["--output_dir", "out", "--train_file", "text.txt"]
 
@@ -218,3 +226,154 @@ class TestYaml:
         with pytest.raises(SystemExit):
             self.read(tmp_path, "\n".join(lines))
         assert "a0 has no plain value" in capsys.readouterr().err
+
+
+def values_of(recipe, names) -> dict:
+    return {name: getattr(recipe, name) for name in names}
+
+
+def test_what_a_recipe_is_if_nothing_is_told():
+    """Without a preset; a change of it changes every run that says nothing else."""
+    shared = {
+        "overwrite_output_dir": False, "seed": 0, "num_train_epochs": 10.0, "max_steps": None,
+        "per_device_train_batch_size": 32, "gradient_accumulation_steps": 4, "shuffle": True, "optim": "adamw",
+        "learning_rate": 6e-4, "muon_learning_rate": 0.02, "lr_scheduler_type": "linear", "warmup_steps": 10,
+        "decay_share": 0.2, "decay_epochs": None, "weight_decay": 0.1, "decay_all_weights": False, "adam_beta1": 0.9,
+        "adam_beta2": 0.95, "max_grad_norm": 1.0, "average_decay": None, "dropout": 0.1, "mixed_precision": None,
+        "attn_implementation": None, "padding_free": False, "torch_compile": False, "use_cpu": False,
+        "dataloader_num_workers": 0, "logging_steps": 10, "save_steps": None, "save_total_limit": 2,
+        "resume_from_checkpoint": None, "report_to": None, "push_to_hub": False, "hub_model_id": None,
+        "hub_private_repo": False,
+    }  # fmt: skip
+    pretraining = {
+        "dataset_config_name": None, "dataset_split": "train", "text_column": "text", "streaming": False,
+        "tokenizer_name": None, "vocabulary_file": None, "objective": "span_corruption", "num_spans": 1,
+        "document_windows": False, "salient_share": 0.0, "salient_numbers": True, "context_before": None,
+        "context_after": None, "long_context_share": 0.0, "questions_file": None, "questions_share": 0.25,
+        "answers_share": 0.0, "seek_contexts": False, "phrasings_per_answer": 0, "model_preset": "assignment",
+        "attention_type": None, "position_embedding_type": None, "max_position_embeddings": None, "block_size": None,
+    }  # fmt: skip
+    finetuning = {"model_name_or_path": "m", "revision": None, "from_scratch": False}
+    recipe = PretrainRecipe(train_file="a", output_dir="b")
+    assert values_of(recipe, {**shared, **pretraining}) == {**shared, **pretraining}
+    recipe = FinetuneRecipe(model_name_or_path="m", train_file="a", output_dir="b")
+    assert values_of(recipe, {**shared, **finetuning}) == {**shared, **finetuning}
+
+
+READ = {"salient_share": 0.5, "questions_file": "q"}
+STREAM = {"streaming": True, "max_steps": 1, "tokenizer_name": "t"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decay_share": 1.0},
+        {"decay_share": 0.001},
+        {"dropout": 0.0},
+        {"dropout": 0.99},
+        {"average_decay": 0.001},
+        {"average_decay": 0.999},
+        {"learning_rate": 0.5, "muon_learning_rate": 0.5, "max_grad_norm": 0.5, "num_train_epochs": 0.5},
+        {"max_steps": 1, "save_steps": 1, "save_total_limit": 1, "logging_steps": 1},
+        {"lr_scheduler_type": "assignment", "decay_epochs": 1.0},
+        {"salient_share": 1.0, "context_before": 0, "context_after": 0, "long_context_share": 1.0},
+        {"questions_share": 0.0},
+        {"questions_share": 1.0},
+        {**READ, "answers_share": 1.0, "seek_contexts": True, "questions_share": 0.001},
+        {**READ, "answers_share": 0.001, "questions_share": 0.999, "phrasings_per_answer": 1},
+        STREAM,
+        {"objective": "causal"},
+        {"num_spans": 2, "document_windows": True},
+    ],
+)
+def test_the_least_and_the_most_are_recipes(changes):
+    assert values_of(PretrainRecipe(train_file="a", output_dir="b", **changes), changes) == changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decay_share": 1.001}, "decay_share is 1.001"),
+        ({"dropout": -0.001}, r"dropout is -0\.001"),
+        ({"average_decay": 0.0}, r"average_decay is 0\.0"),
+        ({"lr_scheduler_type": "assignment"}, "decay_epochs is None and lr_scheduler_type 'assignment'"),
+        ({"lr_scheduler_type": "cosine", "decay_epochs": 1.0}, "takes decay_epochs"),
+        ({"lr_scheduler_type": "linear", "decay_epochs": 0.5}, "takes decay_epochs"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"salient_share": 1.001}, "salient_share is 1.001"),
+        ({"answers_share": -0.001}, r"answers_share is -0\.001"),
+        ({"context_before": -1}, "context_before is -1"),
+        ({"context_after": -1}, "context_after is -1"),
+        ({"salient_share": 0.5, "long_context_share": 0.5, "context_before": 3}, "long_context_share is 0.5"),
+        ({"salient_share": 0.5, "long_context_share": 0.5, "context_after": 3}, "long_context_share is 0.5"),
+        ({"long_context_share": 0.5, "context_before": 3, "context_after": 3}, "long_context_share is 0.5"),
+        ({"salient_share": 0.5, "answers_share": 0.5}, "give both, or --answers_share 0\\."),
+        ({"questions_file": "q", "answers_share": 0.5}, "answers_share is 0.5"),
+        ({"objective": "causal", "salient_share": 0.5}, "salient_share 0.5 goes with"),
+        ({"objective": "causal", "document_windows": True}, "document_windows True goes with"),
+        ({**READ, "seek_contexts": True}, "seek_contexts is for"),
+        ({**READ, **STREAM, "answers_share": 0.5, "seek_contexts": True}, "seek_contexts is for"),
+        ({"questions_file": "q", "questions_share": 0.0}, r"questions_share is 0\.0"),
+        ({"questions_file": "q", "questions_share": 1.0}, r"questions_share is 1\.0"),
+        ({"phrasings_per_answer": 1}, "phrasings_per_answer is 1"),
+        ({**STREAM, "questions_file": "q", "phrasings_per_answer": 1}, "phrasings_per_answer is 1"),
+        ({"streaming": True, "max_steps": 1}, "A stream has no known length"),
+        ({"streaming": True, "tokenizer_name": "t"}, "A stream has no known length"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        PretrainRecipe(train_file="a", output_dir="b", **changes)
+
+
+def test_recipes_cannot_be_changed():
+    recipe = PretrainRecipe(train_file="a", output_dir="b")
+    with pytest.raises(FrozenInstanceError):
+        recipe.seed = 1
+    with pytest.raises(TypeError, match="positional"):  # each value is given by its name
+        PretrainRecipe("b", train_file="a")
+    with pytest.raises(TypeError, match="positional"):
+        FinetuneRecipe("b", train_file="a", model_name_or_path="m")
+
+
+@pytest.mark.parametrize("flag", ["--preset", "--pres"])
+def test_a_flag_may_be_cut_short(flag):
+    """argparse takes any beginning of a flag that is of no other, so the preset must not be left out silently."""
+    assert parse(flag, "assignment") == parse("--preset", "assignment") != parse()
+
+
+def test_what_stands_before_the_first_flag():
+    assert split_arguments(["a", "b", "--c", "d"]) == (["a", "b"], ["--c", "d"])
+    assert split_arguments(["a"]) == (["a"], [])
+    assert split_arguments(["-h", "a"]) == ([], ["-h", "a"])
+    assert split_arguments([]) == ([], [])
+
+
+def test_a_block_up_to_the_models_is_none():
+    assert build_config(parse("--block_size", "128"), 256).max_position_embeddings == 128
+    config = build_config(parse("--attention_type", "synthesizer", "--dropout", "0"), 90)
+    assert (config.attention_type, config.pad_token_id) == ("synthesizer", 0)
+    assert {config.embedding_dropout, config.attention_dropout, config.hidden_dropout} == {0}
+    with pytest.raises(ValueError, match="block_size 129 is over"):
+        build_config(parse("--block_size", "129"), 256)
+
+
+def test_yaml_is_read_under_both_endings_and_must_have_values(tmp_path, capsys):
+    for name in ("a.yaml", "a.yml"):
+        (tmp_path / name).write_text("output_dir: o\ntrain_file: t\nseed: 3\nmax_steps: null\n")
+        recipe = parse_recipe(PretrainRecipe, None, [str(tmp_path / name)])
+        assert (recipe.seed, recipe.max_steps, recipe.output_dir) == (3, None, "o")
+    (tmp_path / "list.yaml").write_text("- seed\n")
+    with pytest.raises(SystemExit) as stop:
+        parse_recipe(PretrainRecipe, None, [str(tmp_path / "list.yaml")])
+    assert stop.value.code == 2
+    assert "holds no `name: value` lines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_the_main_process_alone_says_what_is_wrong(monkeypatch, capsys, rank, lines):
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as stop, user_errors():
+        raise ValueError("x is 1: take 2.")
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == lines

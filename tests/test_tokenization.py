@@ -1,12 +1,14 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from hf_mingpt.data import load_tokenizer
+from hf_mingpt.files import check_utf8
 from hf_mingpt.tokenization_mingpt import (
     MASK,
     MASK_ID,
@@ -16,6 +18,7 @@ from hf_mingpt.tokenization_mingpt import (
     build_vocabulary,
     character_table,
     check_marks,
+    code_points,
     encode_texts,
     find_bad_character,
 )
@@ -131,3 +134,50 @@ def test_a_mark_in_a_text_is_named_by_line():
     check_marks("a\nb", "x")
     with pytest.raises(ValueError, match=r"x, line 2: '□' \(U\+25A1\) is a mark"):
         check_marks(f"a\nb{PAD}\n", "x")
+
+
+def test_the_table_has_every_code_point():
+    table = character_table(build_tokenizer([PAD, MASK, "a", "\U0010ffff"], 8))
+    assert table.shape == (0x110000,)
+    assert table[[ord("a"), 0x10FFFF, ord(PAD), ord(MASK)]].tolist() == [2, 3, 0, 1]
+    assert (table == -1).sum() == 0x110000 - 4
+    assert build_vocabulary([["\U0010ffff"]]) == [PAD, MASK, "\n", "\U0010ffff"]
+
+
+@pytest.mark.parametrize("slicing", [slice(0, 4), slice(1, 3), slice(2, 3), slice(3, 4), slice(4, 4)])
+def test_texts_are_taken_apart_from_any_part_of_an_array(slicing):
+    texts = ["aé", None, "\U0001f469b", "c"]
+    part = ["" if text is None else text for text in texts[slicing]]
+    for array in (pa.array(texts)[slicing], pa.array(texts, pa.large_string())[slicing]):
+        points, offsets = code_points(array)
+        assert "".join(map(chr, points)) == "".join(part)
+        assert np.diff(offsets).tolist() == [len(text) for text in part]
+        assert offsets[0] == 0
+
+
+def test_the_place_of_a_bad_character():
+    table = character_table(build_tokenizer([PAD, MASK, "a", "b"], 8))
+    for texts, place in ((["Xa"], (0, 1)), (["", "", "ab", "aX"], (3, 2)), (["a", "X", "X"], (1, 1))):
+        index, message = find_bad_character(texts, table)
+        assert (index, message) == (place[0], f"character {place[1]}, 'X' (U+0058), is not in the vocabulary")
+    assert find_bad_character([f"ab{PAD}"], table) == (
+        0,
+        f"character 3, '{PAD}' (U+25A1), is a mark of the data format",
+    )
+    assert find_bad_character([], table) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "byte"), [(b"\xff", 1, 0), (b"a\n\n\xff\n", 3, 3), (b"a" * 2**20 + b"bc\nd\xff", 2, 2**20 + 4)]
+)
+def test_a_byte_that_is_not_utf8(tmp_path, content, line, byte):
+    (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"line {line}: not UTF-8 \(byte {byte}\)"):
+        check_utf8(tmp_path / "bad")
+    (tmp_path / "good").write_bytes("é".encode() * 2**20 + b"\n")
+    check_utf8(tmp_path / "good")
+
+
+def test_a_vocabulary_with_one_mark_is_an_error():
+    with pytest.raises(ValueError, match=rf"this one with \['{PAD}', 'a'\]"):
+        build_tokenizer([PAD, "a", "b"], 8)
