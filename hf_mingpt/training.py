@@ -296,7 +296,8 @@ class MetricsLog:
             with suppress(OSError):
                 os.truncate(self.path, size)
             raise OSError(
-                f"{self.path} could not be written: {why}; the last checkpoint is {last_checkpoint(self.recipe)}."
+                f"{self.path} could not be written ({why}); the last checkpoint is {last_checkpoint(self.recipe)}. "
+                "Go on with --resume_from_checkpoint latest when it can."
             ) from error
 
     def describe_failure(self, step: int) -> str:
@@ -393,7 +394,7 @@ def train(
     of_another_branch = [path for path in list_checkpoints(run_folder(recipe)) if step_of(path) > start]
     loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start)
     stream = bf16_residual_stream(model) if accelerator.mixed_precision == "bf16" else nullcontext()
-    with StopSignal() as stop, stream:
+    with StopSignal() as stop, stream, log.progress:
         for step, batches in enumerate(loader, start=start + 1):
             # Dropout too is a function of its address: seed, step, process.
             torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)

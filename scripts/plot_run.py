@@ -28,9 +28,9 @@ def main() -> None:
             raise ValueError(f"output_file {output} must end in .png or .svg.")
         if output.exists() and not recipe.overwrite:
             raise ValueError(f"{output} exists: choose another, or give --overwrite.")
-        metrics = read_metrics(folders)
+        metrics, accuracies = read_metrics(folders), read_accuracies(folders)
     with accidents(), written_aside(output) as aside:
-        draw(metrics, read_accuracies(folders), aside)
+        draw(metrics, accuracies, aside)
     print(f"Wrote {output}.")
 
 
