@@ -130,7 +130,8 @@ def save_checkpoint(
         why = explain(error, folder)
         shutil.rmtree(unfinished, ignore_errors=True)
         raise OSError(
-            f"The checkpoint of step {step} could not be written ({why}); the last one is {last_checkpoint(recipe)}."
+            f"The checkpoint of step {step} could not be written ({why}); the last one is {last_checkpoint(recipe)}. "
+            "Go on with --resume_from_checkpoint latest when it can."
         ) from error
     for old in [path for path in list_checkpoints(folder) if path not in keep][: -recipe.save_total_limit]:
         _remove(old)

@@ -151,14 +151,15 @@ def is_finished(folder: str | Path) -> bool:
 
 
 def check_finished(folder: str | Path) -> None:
-    """Raises a ValueError if a folder holds a run, or a checkpoint, that is not finished."""
+    """Raises a ValueError if a folder holds a run that is not finished, or a checkpoint."""
     folder = Path(folder)
-    unfinished = (folder / "recipe.json").is_file() and not is_finished(folder)
-    if unfinished or ((folder / "state.json").is_file() and not (folder / "config.json").exists()):
-        kind = "an unfinished run" if unfinished else "a checkpoint of an unfinished run"
+    if (folder / "recipe.json").is_file() and not is_finished(folder):
         raise ValueError(
-            f"{folder} is {kind}: finish it first, by the command that made it and --resume_from_checkpoint latest."
+            f"{folder} is an unfinished run: finish it first, by the command that made it and "
+            "--resume_from_checkpoint latest."
         )
+    if (folder / "state.json").is_file() and not (folder / "config.json").exists():
+        raise ValueError(f"{folder} is a checkpoint, for --resume_from_checkpoint: name the folder of a finished run.")
 
 
 def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:

@@ -313,7 +313,8 @@ class MetricsLog:
             with suppress(OSError):
                 os.truncate(self.path, size)
             raise OSError(
-                f"{self.path} could not be written: {why}; the last checkpoint is {last_checkpoint(self.recipe)}."
+                f"{self.path} could not be written ({why}); the last checkpoint is {last_checkpoint(self.recipe)}. "
+                "Go on with --resume_from_checkpoint latest when it can."
             ) from error
 
     def describe_failure(self, step: int) -> str:
@@ -428,7 +429,7 @@ def train(
     loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start, ahead=on_gpu)
     stepper = build_stepper(recipe, wrapped, optimizers, log.loss, accelerator)
     stream = bf16_residual_stream(model) if accelerator.mixed_precision == "bf16" else nullcontext()
-    with StopSignal() as stop, stream, stepper.running():
+    with StopSignal() as stop, stream, stepper.running(), log.progress:
         for step, batches in enumerate(loader, start=start + 1):
             # Dropout too is a function of its address: seed, step, process.
             torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)

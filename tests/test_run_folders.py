@@ -141,7 +141,7 @@ def test_an_unfinished_run_says_so(tmp_path, data, pretrain, dies_at, refused, f
             work(str(folder))
     with pytest.raises(ValueError, match=r"in its config\.json"):
         AutoModelForCausalLM.from_pretrained(folder)
-    with pytest.raises(ValueError, match="is a checkpoint of an unfinished run"):
+    with pytest.raises(ValueError, match="is a checkpoint, for --resume_from_checkpoint"):
         load_run(str(folder / "checkpoint-2"))
     questions = ["--questions_file", data / "dev.tsv", "--use_cpu"]
     refused(said, script, "evaluate_birthplaces.py", "--model_name_or_path", folder, *questions)
