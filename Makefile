@@ -66,3 +66,11 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# do the tests notice when one operator of a module is changed? SAMPLE random mutants of SEED: half an hour
+SAMPLE ?= 174
+SEED ?= 0
+.PHONY: mutants
+mutants: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,mutants]"
+	$(BIN)/python tests/mutants.py --sample $(SAMPLE) --seed $(SEED)

@@ -45,6 +45,7 @@ from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.objectives import Answers, SalientCorruption, SpanCorruption
 from hf_mingpt.recipes import parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts
+from hf_mingpt.writing import write_text
 
 HERE = Path(__file__).parent
 OURS = ("hf_mingpt, AdamW", "hf_mingpt, AdamW, 2 processes")  # with the peers' optimizer
@@ -84,12 +85,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "bench.json", results)
     table = render(results)
-    (folder / "bench.md").write_text(table, encoding="utf-8")
+    write_text(folder / "bench.md", table)
     print(table)
 
 
 def processor_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
@@ -110,7 +111,7 @@ def measure_startup(corpus: str) -> float:
             time.sleep(0.02)
         seconds = time.perf_counter() - started
         process.wait()
-        return seconds - json.loads(metrics.read_text())["seconds"]
+        return seconds - json.loads(metrics.read_text(encoding="utf-8"))["seconds"]
 
 
 def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
@@ -122,7 +123,7 @@ def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
             env=environment,
         )
         for name in CONTENDERS

@@ -36,6 +36,7 @@ from hf_mingpt.objectives import NextToken, SpanCorruption
 from hf_mingpt.presets import PRETRAIN_PRESETS
 from hf_mingpt.recipes import PretrainRecipe, parse_recipe
 from hf_mingpt.training import bf16_residual_stream, build_accelerator, train
+from hf_mingpt.writing import written_aside
 
 BASE = {"hidden_size": 256, "num_hidden_layers": 4, "length": 64, "rows": 32, "attention": "eager"}
 TOKENS = BASE["length"] * BASE["rows"]  # of a micro-batch, while the length of its rows is varied
@@ -92,12 +93,12 @@ def run_point(**point) -> dict[str, float]:
     threads = str(os.cpu_count() or 1)
     if point["kind"] == "processes":
         number = point["processes"]
-        flags = ["--num_processes", str(number), "--num_machines", "1", "--mixed_precision", "no"]
+        flags = ["--num_processes", str(number), "--num_machines", "1", "--mixed_precision", "bf16"]
         flags += ["--dynamo_backend", "no"] + ["--multi_gpu"] * (number > 1)
         command = [sys.executable, "-m", "accelerate.commands.launch", *flags, *command[1:]]
         threads = str(max(1, (os.cpu_count() or 1) // number))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
     if done.returncode:
         raise RuntimeError(f"{point} failed:\n{done.stderr[-2000:]}")
     result = {**point, **json.loads(done.stdout.strip().splitlines()[-1])}
@@ -141,10 +142,10 @@ def measure_corpus(*, documents: int, streaming: bool) -> dict[str, float]:
     """Time to encode a corpus, milliseconds of data for a step of 128 documents, and resident memory."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "corpus.txt")
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             file.writelines(DOCUMENT.format(i) for i in range(documents))
         small = Path(folder, "small.txt")
-        small.write_text("".join(DOCUMENT.format(i) for i in range(100)))
+        small.write_text("".join(DOCUMENT.format(i) for i in range(100)), encoding="utf-8")
         tokenizer = build_corpus_tokenizer(load_texts(str(small)), 128)
         os.environ["HF_DATASETS_CACHE"] = folder
         before = psutil.Process().memory_info().rss
@@ -184,8 +185,9 @@ def measure_processes(*, processes: int) -> dict[str, float] | None:
         accelerator.end_training()
         if not accelerator.is_main_process:
             return None
-        lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
-        assert accelerator.num_processes == processes
+        lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        if accelerator.num_processes != processes:
+            raise RuntimeError(f"{accelerator.num_processes} processes were started, not {processes}.")
         return {"tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines[1:])}
 
 
@@ -223,7 +225,8 @@ def draw(results: dict, path: Path) -> None:
     figure.suptitle(
         "Width 256, 4 layers, 32 rows of 64 tokens where not varied (2048 tokens where length is); bf16, two cores"
     )
-    figure.savefig(path, dpi=110)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=110)
 
 
 if __name__ == "__main__":

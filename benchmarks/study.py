@@ -34,6 +34,7 @@ from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.honesty import score_answers
 from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.writing import write_text, written_aside
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -151,7 +152,9 @@ def main() -> None:
             load_texts(recipe.train_file)
             train, held_out = split_folds(read_questions(recipe.questions_file, answers=True), 5)[0]
         about = {"train_file": recipe.train_file, "questions_file": recipe.questions_file}
-        if (folder / "study.json").exists() and json.loads((folder / "study.json").read_text()) != about:
+        if (folder / "study.json").exists() and json.loads(
+            (folder / "study.json").read_text(encoding="utf-8")
+        ) != about:
             raise ValueError(f"{folder} has the study of other files: choose another --output_dir.")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "study.json", about)
@@ -173,7 +176,7 @@ def main() -> None:
         for run in runs:
             run.result()
     results = read_results(folder)
-    (folder / "study.md").write_text(table := render(study, results), encoding="utf-8")
+    write_text(folder / "study.md", table := render(study, results))
     draw(study, results, folder / "study.png")
     print(table)
 
@@ -196,15 +199,14 @@ def measure(recipe: StudyRecipe, arm: Arm, key: str, seed: int) -> None:
     home.mkdir(exist_ok=True)
     started = time.perf_counter()
     threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
-    launch = ["-m", "accelerate.commands.launch", "--num_processes", 1, "--num_machines", 1, "--mixed_precision", "no"]
-    launch += ["--dynamo_backend", "no", "--num_cpu_threads_per_process", threads]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
-    def run(script: str, flags: Mapping[str, Any], launcher: Sequence[Any] = ()) -> None:
+    def run(script: str, flags: Mapping[str, Any]) -> None:
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        command = [str(word) for word in (sys.executable, *launcher, SCRIPTS / script, *words)]
-        with (home / "log.txt").open("a") as log:
+        command = [str(word) for word in (sys.executable, SCRIPTS / script, *words)]
+        with (home / "log.txt").open("a", encoding="utf-8") as log:
             print(shlex.join(command), file=log, flush=True)
-            done = subprocess.run(command, stdout=log, stderr=log, check=False)
+            done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
         if done.returncode:
             raise RuntimeError(f"{script} failed: {home / 'log.txt'} says why.")
 
@@ -215,12 +217,12 @@ def measure(recipe: StudyRecipe, arm: Arm, key: str, seed: int) -> None:
     common = {"seed": seed, "use_cpu": True, "overwrite_output_dir": True}
     flags = {**arm.pretrain, **common, "train_file": text, "vocabulary_file": train, "output_dir": home / "pretrained"}
     flags |= {} if arm.finetune else {"questions_file": train}
-    run("pretrain.py", flags, launch)
+    run("pretrain.py", flags)
     answers = home / "pretrained"
     if arm.finetune:
         flags = {"preset": "demo" if arm.corpus else "short", "model_name_or_path": answers, "train_file": train}
         answers = home / "finetuned"
-        run("finetune.py", {**flags, **common, "output_dir": answers}, launch)
+        run("finetune.py", {**flags, **common, "output_dir": answers})
 
     model, tokenizer = load_run(str(answers))
     questions = read_questions(asked, answers=True)
@@ -291,7 +293,8 @@ def draw(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, int
     plot.grid(axis="x", alpha=0.3)
     plot.set_axisbelow(True)
     plot.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,6 @@ def _register_models(module) -> None:
     import transformers
 
     for auto_class, head in {
-        "AutoModel": "MinGPTModel",
         "AutoModelForCausalLM": "MinGPTForCausalLM",
         "AutoModelForSequenceClassification": "MinGPTForSequenceClassification",
         "AutoModelForTokenClassification": "MinGPTForTokenClassification",

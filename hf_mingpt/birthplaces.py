@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .tokenization_mingpt import check_utf8
+from .files import read_text
+from .tokenization_mingpt import check_marks
+from .writing import write_text
 
 IGNORE_ID = -100  # labels that carry no loss, as everywhere in transformers
 MAX_ANSWER_TOKENS = 32  # what the assignment lets the model write
@@ -37,17 +39,14 @@ def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Que
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: with the line number, if the file is empty or not UTF-8, or a line is empty or has too few or too
-            many columns.
+        ValueError: with the line number, if the file is empty or not UTF-8, or a line is empty, has too few or too many
+            columns, or has one of the reserved marks.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No question file at {path}: check the path.")
-    check_utf8(path)
-    lines = path.read_bytes().decode().lstrip("\ufeff").removesuffix("\n").split("\n")
-    lines = [line.rstrip("\r") for line in lines]
-    if lines == [""]:
+    text = read_text(path)
+    if not text.strip("\n"):
         raise ValueError(f"{path} is empty: it needs lines of `question TAB answer`.")
+    check_marks(text, path)
+    lines = text.removesuffix("\n").split("\n")
     if answers is None:
         answers = "\t" in lines[0]
     questions = []
@@ -66,9 +65,9 @@ def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Que
 
 
 def write_questions(path: str | Path, questions: Sequence[tuple[str, str | None]]) -> None:
-    """Writes `question TAB answer` lines."""
-    lines = [f"{question}\t{answer}\n" for question, answer in questions]
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    """Writes `question TAB answer` lines, or of a question without an answer the question only."""
+    lines = [question if answer is None else f"{question}\t{answer}" for question, answer in questions]
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def label_questions(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:

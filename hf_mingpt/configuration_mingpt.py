@@ -38,7 +38,7 @@ class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
     """
 
     model_type = "mingpt"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # its names in transformers 5.24 and in 5.23
     attribute_map = {
         "n_embd": "hidden_size",
         "n_inner": "intermediate_size",
@@ -90,8 +90,21 @@ class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
         super().__post_init__(**kwargs)  # also turns minGPT's names into ours, and completes rope_parameters
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        if self.attention_type == "synthesizer":  # it has no keys
+        if self.attention_type == "synthesizer":  # it has no keys, but score weights, which all heads share
             self.base_model_tp_plan = {k: v for k, v in self.base_model_tp_plan.items() if "k_proj" not in k}
+            self.base_model_tp_plan["layers.*.self_attn"] = "replicated_with_grad_allreduce"
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        """Writes config.json with an `auto_map` of all classes; transformers names only the one that is saved."""
+        modeling = "modeling_mingpt.MinGPT"
+        self.auto_map = {
+            "AutoConfig": "configuration_mingpt.MinGPTConfig",
+            "AutoModel": f"{modeling}Model",
+            "AutoModelForCausalLM": f"{modeling}ForCausalLM",
+            "AutoModelForSequenceClassification": f"{modeling}ForSequenceClassification",
+            "AutoModelForTokenClassification": f"{modeling}ForTokenClassification",
+        }
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @property
     def head_dim(self) -> int:
@@ -113,5 +126,7 @@ class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
             if self.head_dim % 2 != 0:
                 raise ValueError(f"RoPE rotates pairs, but the head width is {self.head_dim}: make it even.")
 
+
+MinGPTConfig.register_for_auto_class()  # every save copies this file
 
 __all__ = ["MinGPTConfig"]

@@ -14,14 +14,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import evaluate
 import torch
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, is_right, mark_answers, question_about
+from .data import writable_cache
 from .markup import escape_markdown
 from .tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
+from .writing import write_text
 
 METRIC_FOLDER = str(Path(__file__).parent / "metrics" / "birthplace_accuracy")  # evaluate.load takes no Path
 
@@ -115,7 +118,9 @@ def continue_prompt(
     """
     if not prompt:
         raise ValueError("The prompt is empty: give at least one character.")
-    if problem := find_bad_character([prompt.replace(MASK, "")], character_table(tokenizer)):
+    table = character_table(tokenizer)
+    table[ord(MASK)] = table.max()  # a prompt may ask a question, so MASK is as good as any other
+    if problem := find_bad_character([prompt], table):
         raise ValueError(f"The prompt's {problem[1]}: replace it.")
     block_size = model.config.max_position_embeddings
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
@@ -125,8 +130,6 @@ def continue_prompt(
         room = min(missing, block_size - window.shape[1])
         attention_mask = torch.ones_like(window)
         written = model.generate(window, attention_mask=attention_mask, max_new_tokens=room, **options)
-        if written.shape[1] == window.shape[1]:
-            break
         ids = torch.cat((ids, written[:, window.shape[1] :]), dim=1)
         if written.shape[1] < window.shape[1] + room:
             break  # the model has ended its text
@@ -135,7 +138,7 @@ def continue_prompt(
 
 def write_predictions(path: Path, predictions: Sequence[str]) -> None:
     """Writes one prediction a line; a line end inside one becomes a space, so that lines and questions stay in step."""
-    path.write_text("".join(" ".join(p.split("\n")) + "\n" for p in predictions), encoding="utf-8")
+    write_text(path, "".join(" ".join(p.split("\n")) + "\n" for p in predictions))
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
@@ -145,16 +148,18 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 def accuracy(predictions: Sequence[str], references: Sequence[str | None]) -> dict[str, Any]:
-    """Accuracy with its counts and interval.
+    """Accuracy with its counts and interval, from the package's metric.
 
     Raises:
         ValueError: if there are no predictions, not as many references, or one of them is no text.
     """
-    right = mark_answers(predictions, references)
-    correct, total = sum(right), len(right)
-    low, high = wilson_interval(correct, total)
-    interval = [round(low, 4), round(high, 4)]
-    return {"accuracy": correct / total, "correct": correct, "total": total, "interval_95": interval}
+    mark_answers(predictions, references)  # says what is wrong more plainly than the library
+    for name in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
+        setattr(evaluate.config, name, writable_cache(Path(getattr(evaluate.config, name))))
+    metric = evaluate.load(METRIC_FOLDER)
+    scores = metric.compute(predictions=list(predictions), references=list(references))
+    low, high = wilson_interval(scores["correct"], scores["total"])
+    return {**scores, "interval_95": [round(low, 4), round(high, 4)]}
 
 
 def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> dict[str, dict[str, Any]]:

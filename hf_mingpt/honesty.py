@@ -8,6 +8,7 @@ trained on, and of the same questions comes the threshold under which the honest
 Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know What They Know.
 """
 
+import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from .birthplaces import Question, is_right, question_about
 from .evaluation import answer_questions, check_questions, questions_about, wilson_interval
-from .tokenization_mingpt import MASK, PAD_ID
+from .tokenization_mingpt import MASK, PAD_ID, check_marks
 
 NUM_RUNNERS_UP = 3
 
@@ -61,11 +62,12 @@ def score_answers(
     scores = np.empty((len(questions), len(encoded)))
     for i, question in enumerate(tqdm(questions, unit="question", disable=not progress)):
         prompt = tokenizer(question + MASK, return_tensors="pt")["input_ids"].to(device)
-        read = model(prompt, past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1)
+        cache = DynamicCache(config=model.config)
+        read = model(prompt, cache=cache, use_cache=True, logits_to_keep=1)
         for group, (ids, inside) in zip(groups, padded, strict=True):
-            cache = deepcopy(read.past_key_values)
-            cache.batch_repeat_interleave(len(group))
-            logits = model(ids[:, :-1], past_key_values=cache, use_cache=True).logits
+            branches = deepcopy(cache)
+            branches.batch_repeat_interleave(len(group))
+            logits = model(ids[:, :-1], cache=branches, use_cache=True).logits
             logits = torch.cat((read.logits.expand(len(group), -1, -1), logits), dim=1)  # (k, L, V)
             chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[..., None])[..., 0]
             scores[i, group] = (chosen.double() * inside).sum(-1).cpu().numpy()
@@ -165,8 +167,23 @@ class Calibration:
     fitted_on: int
 
     def __post_init__(self):
-        if self.weights.keys() != set(Signs._fields):
-            raise ValueError(f"It weighs {', '.join(self.weights)}, where the signs are {', '.join(Signs._fields)}.")
+        if not isinstance(self.weights, dict) or self.weights.keys() != set(Signs._fields):
+            weighed = ", ".join(map(str, self.weights)) if isinstance(self.weights, dict) else repr(self.weights)
+            raise ValueError(f"It weighs {weighed}, where the signs are {', '.join(Signs._fields)}.")
+        for name, value in {**self.weights, "bias": self.bias, "threshold": self.threshold}.items():
+            if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
+                raise ValueError(f"Its {name} is {value!r}, which is no finite number.")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"Its threshold is {self.threshold}, which is no probability.")
+        if type(self.fitted_on) is not int or self.fitted_on < 1:
+            raise ValueError(f"It was fitted on {self.fitted_on!r} questions, which is no number of them.")
+        for name in ("places", "unknown_names"):
+            texts = getattr(self, name)
+            if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+                raise ValueError(f"Its {name} are no list of texts.")
+            if len(set(texts)) < len(texts):
+                raise ValueError(f"One of its {name} is there twice.")
+            check_marks("\n".join(texts), f"its {name}")
 
     def probability(self, signs: Signs) -> np.ndarray:
         """(N,) how likely each answer is right."""

@@ -10,7 +10,9 @@ References: https://github.com/karpathy/minGPT (the model); Su et al. 2021, arXi
 arXiv:2005.00743 (synthesizer); transformers `models/llama/modeling_llama.py` (the contract with the library).
 """
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,12 +29,39 @@ from transformers.modeling_layers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
+from transformers.models.auto.modeling_auto import AutoModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mingpt import MinGPTConfig
+
+# The name of the key-value cache in the installed transformers: `past_key_values` until 5.23, `cache` since 5.24. This
+# file says `cache` and takes both; whatever belongs to the library (masks, checkpointed layers, outputs) gets its name.
+CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+
+# All that `forward` hands on without naming it. It is a list of our own, not the library's: a name that is not in it is
+# an error, so the next rename of a cache or a mask stops the model instead of being swallowed by **kwargs.
+HANDED_ON = {
+    "capture_outputs": {"output_attentions", "output_hidden_states"},
+    "the loss": {"num_items_in_batch", "shift_labels"},
+    "the attention function": {"is_causal", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"},
+    "continuous batching": {"read_index", "write_index", "block_table", "logits_indices", "logits_processor_args"},
+}
+
+
+def take_cache(cache: Cache | None, kwargs: dict[str, Any]) -> Cache | None:
+    """The cache, by whichever name it came. Raises a TypeError for arguments that nothing here would read."""
+    past_key_values = kwargs.pop("past_key_values", None)
+    if cache is not None and past_key_values is not None:
+        raise TypeError("`past_key_values` is an older name of `cache`: give one of them.")
+    if unknown := sorted(kwargs.keys() - set().union(*HANDED_ON.values())):
+        raise TypeError(
+            f"minGPT does not know the argument {', '.join(unknown)}: leave it out. If transformers passes it, this "
+            "model file is older than a change in transformers: get a newer one, or an older transformers."
+        )
+    return past_key_values if cache is None else cache
 
 
 def eager_attention_forward(
@@ -72,7 +101,6 @@ class MinGPTRotaryEmbedding(nn.Module):
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0  # (hs / 2,), factor on cos and sin
 
-    @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float32)
@@ -109,11 +137,10 @@ class MinGPTAttention(nn.Module):
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """hidden_states (B, T, C) -> (B, T, C), and the weights (B, nh, T, S) where the implementation has them."""
-        query, key, value = self.project(hidden_states, past_key_values, position_embeddings, kwargs["position_ids"])
+        query, key, value = self.project(hidden_states, position_embeddings, kwargs.pop(CACHE), kwargs)
         implementation = self.config._attn_implementation
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         kwargs = {**kwargs, "scaling": self.scaling, "dropout": self.attention_dropout if self.training else 0.0}
@@ -128,13 +155,13 @@ class MinGPTDotProductAttention(MinGPTAttention):
         super().__init__(config, layer_idx)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def project(self, hidden_states, past_key_values, position_embeddings, position_ids):
+    def project(self, hidden_states, position_embeddings, cache, kwargs):
         query, key, value = (self.split_heads(p(hidden_states)) for p in (self.q_proj, self.k_proj, self.v_proj))
         if position_embeddings is not None:
             query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, nh, T, hs)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
         return query, key, value
 
 
@@ -151,16 +178,17 @@ class MinGPTSynthesizerAttention(MinGPTAttention):
         self.score_weight = nn.Parameter(torch.empty(config.max_position_embeddings, self.head_dim))  # B, transposed
         self.score_bias = nn.Parameter(torch.empty(config.max_position_embeddings))  # b2
 
-    def project(self, hidden_states, past_key_values, position_embeddings, position_ids):
+    def project(self, hidden_states, position_embeddings, cache, kwargs):
         query = self.split_heads(self.q_proj(hidden_states).relu()).transpose(1, 2)  # (B, nh, T, hs)
         value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
         # a static cache counts on in place: copy its number
-        num_past = past_key_values.get_seq_length(self.layer_idx) + 0 if past_key_values is not None else 0
-        if past_key_values is not None:
-            _, value = past_key_values.update(value, value, self.layer_idx)
-            layer = past_key_values.layers[self.layer_idx]
+        num_past = cache.get_seq_length(self.layer_idx) + 0 if cache is not None else 0
+        if cache is not None:
+            _, value = cache.update(value, value, self.layer_idx, kwargs=kwargs)
+            layer = cache.layers[self.layer_idx]
             layer.keys = layer.values  # there are no keys to keep: one tensor stands for both
         # (B or 1, S): of the present tokens, and counted back from them for the cached; what is clamped is masked
+        position_ids = kwargs["position_ids"]
         steps = torch.arange(value.shape[-2], device=value.device) - num_past
         present = steps.clamp(0, position_ids.shape[-1] - 1)
         positions = (position_ids[:, present] + steps - present).clamp(0, self.config.max_position_embeddings - 1)
@@ -203,7 +231,7 @@ class MinGPTPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["MinGPTBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE]
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
@@ -246,41 +274,47 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
+        cache = take_cache(cache, kwargs)
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        length = inputs_embeds.shape[1] if position_ids is None else 0  # positions that are given may start anew
+        if "read_index" in kwargs and CACHE == "past_key_values":
+            kwargs["cache"], cache = cache, None  # a paged cache, which in 5.23 the attention function takes
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        if "cu_seq_lens_q" in kwargs and position_ids is None:
+            raise ValueError("cu_seq_lens_q needs position_ids that start anew with each sequence: give them, too.")
+        given_position_ids = position_ids  # they may start anew: several rows in one
+        length = inputs_embeds.shape[1] if position_ids is None else 0
         if position_ids is None:
-            num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            num_past = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_past).unsqueeze(0)
         if self.embed_positions is not None:
             self.check_positions(position_ids, length)
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
         hidden_states = self.dropout(inputs_embeds)
         causal_mask = create_causal_mask(
-            self.config, hidden_states, attention_mask, past_key_values=past_key_values, position_ids=position_ids
+            self.config, hidden_states, attention_mask, position_ids=given_position_ids, **{CACHE: cache}
         )
         rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
 
-        for layer in self.layers:
+        for layer in self.layers[: self.config.num_hidden_layers]:  # fewer on an early exit
             hidden_states = layer(
                 hidden_states,
                 attention_mask=causal_mask,
                 position_embeddings=rotation,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
+                **{CACHE: cache},
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
 
 class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: TRF057
@@ -289,6 +323,7 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: MinGPTConfig):
         super().__init__(config)
@@ -296,13 +331,22 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: 
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    def init_continuous_batching(self, *args, **kwargs):
+        """See `generate_batch`, which begins here. Raises a ValueError for the synthesizer."""
+        if self.config.attention_type == "synthesizer":
+            raise ValueError(
+                "Continuous batching (generate_batch) caches keys as wide as values, and the synthesizer has wider "
+                "ones: use generate."
+            )
+        return super().init_continuous_batching(*args, **kwargs)
+
     @can_return_tuple
     def forward(  # trf-ignore: TRF057
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -314,7 +358,7 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: 
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -326,9 +370,9 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: 
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
         )
 
 
@@ -338,6 +382,18 @@ class MinGPTForSequenceClassification(GenericForSequenceClassification, MinGPTPr
 
 class MinGPTForTokenClassification(GenericForTokenClassification, MinGPTPreTrainedModel):
     """MinGPTModel with a linear layer on every token: logits (B, T, num_labels)."""
+
+
+# Every save copies this file and its sibling beside the weights, so that they load wherever they are taken.
+for _class, _auto_class in (
+    (MinGPTModel, "AutoModel"),
+    (MinGPTForCausalLM, "AutoModelForCausalLM"),
+    (MinGPTForSequenceClassification, "AutoModelForSequenceClassification"),
+    (MinGPTForTokenClassification, "AutoModelForTokenClassification"),
+):
+    _class.register_for_auto_class(_auto_class)
+# The library's classification heads make their base by AutoModel, also where this file is remote code.
+AutoModel.register(MinGPTConfig, MinGPTModel, exist_ok=True)
 
 
 __all__ = [

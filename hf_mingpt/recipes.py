@@ -1,17 +1,21 @@
 """Recipes: everything a run is told, as frozen dataclasses.
 
-After presets in the flow. A recipe is what a script's flags, a YAML file and a preset come down to: `parse_recipe`
-reads them, the former winning over the latter. Field names are those of transformers' TrainingArguments where it has
-them.
+After presets in the flow. A recipe is what a script's flags, a YAML file, the launcher's settings and a preset come
+down to: `parse_recipe` reads them, the former winning over the latter. Field names are those of transformers'
+TrainingArguments where it has them.
 """
 
 import argparse
+import io
+import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import yaml
@@ -19,6 +23,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .configuration_mingpt import MinGPTConfig
+from .files import first_line, read_text
+from .launching import PRECISIONS, launcher_settings
 from .presets import MODEL_PRESETS
 from .tokenization_mingpt import PAD_ID
 
@@ -27,7 +33,10 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_stable_decay", "assignment")
 TRACKERS = (None, "tensorboard", "trackio")
 OBJECTIVES = ("span_corruption", "causal")
-MIXED_PRECISIONS = (None, "no", "bf16")
+MIXED_PRECISIONS = (None, *PRECISIONS)
+MAX_SEED = 2**32 - 1  # NumPy's
+
+_TEXTS = ("prompt", "name")  # fields that are text; of the others none but a path begins with a tilde
 
 
 def _flag(default: Any, help: str) -> Any:
@@ -41,6 +50,20 @@ def _required(help: str) -> Any:
 def _check_choice(name: str, value: Any, choices: Sequence[Any] | Mapping[str, Any]) -> None:
     if value not in choices:
         raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(map(str, choices))}.")
+
+
+def check_finite(recipe: Any) -> None:
+    """Raises a ValueError if a number of a recipe is infinite or none: comparisons let NaN through."""
+    for name, value in vars(recipe).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: give a finite number.")
+
+
+def check_least(recipe: Any, least: int, *names: str) -> None:
+    """Raises a ValueError if one of these numbers of a recipe is smaller; None is off."""
+    for name in names:
+        if (value := getattr(recipe, name)) is not None and value < least:
+            raise ValueError(f"{name} is {value}: it must be at least {least}.")
 
 
 def _check_positive(recipe: Any, *names: str) -> None:
@@ -78,7 +101,9 @@ class TrainingRecipe:
     max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm.")
     average_decay: float | None = _flag(None, "Keep an average of the weights that forgets at this rate: 0.99, say.")
     dropout: float = _flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
-    mixed_precision: str | None = _flag(None, "'no' or 'bf16'; None: bf16 where the hardware gains from it.")
+    mixed_precision: str | None = _flag(
+        None, "'no', 'bf16' or 'fp16'; None: bf16 where the hardware gains from it, fp16 on other GPUs."
+    )
     attn_implementation: str | None = _flag(None, "'eager', 'sdpa' or another of transformers; None: the fastest here.")
     padding_free: bool = _flag(False, "Join the rows of a micro-batch into one, for flash and flex attention.")
     torch_compile: bool = _flag(False, "Compile the model; the first steps take minutes.")
@@ -87,13 +112,14 @@ class TrainingRecipe:
     logging_steps: int = _flag(10, "Steps between two lines of metrics.jsonl.")
     save_steps: int | None = _flag(None, "Steps between two checkpoints; None: only when the run is told to stop.")
     save_total_limit: int = _flag(2, "Checkpoints to keep.")
-    resume_from_checkpoint: str | None = _flag(None, "'latest', or a checkpoint folder: go on from there.")
+    resume_from_checkpoint: str | None = _flag(None, "'latest', or a folder checkpoint-N: go on from there.")
     report_to: str | None = _flag(None, "Tracker beside metrics.jsonl: 'tensorboard' or 'trackio'.")
     push_to_hub: bool = _flag(False, "Push the run folder when done.")
     hub_model_id: str | None = _flag(None, "Repository to push to; None: the name of the output folder.")
     hub_private_repo: bool = _flag(False, "Make the repository private.")
 
     def __post_init__(self):
+        check_finite(self)
         _check_choice("optim", self.optim, OPTIMIZERS)
         _check_choice("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
         _check_choice("report_to", self.report_to, TRACKERS)
@@ -107,13 +133,19 @@ class TrainingRecipe:
         _check_choice("mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
         _check_positive(self, "num_train_epochs", "max_steps", "per_device_train_batch_size", "learning_rate")
         _check_positive(self, "gradient_accumulation_steps", "muon_learning_rate", "max_grad_norm", "logging_steps")
-        _check_positive(self, "save_steps", "save_total_limit")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}: it must not be negative.")
+        _check_positive(self, "save_steps", "save_total_limit", "decay_epochs")
+        check_least(self, 0, "seed", "warmup_steps", "weight_decay", "dataloader_num_workers")
+        if self.seed > MAX_SEED:
+            raise ValueError(f"seed is {self.seed}: it must be at most {MAX_SEED}.")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it is from 0 to under 1.")
         if self.average_decay is not None and not 0 < self.average_decay < 1:
             raise ValueError(f"average_decay is {self.average_decay}: it is over 0 and under 1.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: it is a share, from 0 to under 1.")
+        if self.resume_from_checkpoint in ("true", "True"):  # TrainingArguments' word for it
+            object.__setattr__(self, "resume_from_checkpoint", "latest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +185,8 @@ class PretrainRecipe(TrainingRecipe):
         for name in ("salient_share", "long_context_share", "questions_share", "answers_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it is a share, from 0 to 1.")
-        for name in ("context_before", "context_after"):
-            if (value := getattr(self, name)) is not None and value < 0:
-                raise ValueError(f"{name} is {value}: it must not be negative.")
+        check_least(self, 0, "context_before", "context_after", "phrasings_per_answer")
+        check_least(self, 1, "num_spans", "max_position_embeddings", "block_size")
         if self.long_context_share and (not self.salient_share or None in (self.context_before, self.context_after)):
             raise ValueError(
                 f"long_context_share is {self.long_context_share}: it is of the clozes of salient_share, and beside "
@@ -213,7 +244,8 @@ def parse_recipe(
 ) -> Recipe:
     """Reads a recipe from the command line: `[positionals] [FILE.yaml] [--preset NAME] [--field value ...]`.
 
-    A flag wins over the YAML file, and that over the preset. A mistake ends the program with one sentence and code 2.
+    A flag wins over the YAML file, that over what the launcher asks for, and that over the preset. A mistake ends the
+    program with one sentence and code 2.
 
     Args:
         recipe_class: a dataclass.
@@ -221,6 +253,7 @@ def parse_recipe(
         argv: by default that of the program.
         positionals: fields whose values stand first, without their flags.
     """
+    _prepare_terminal()
     presets = presets or {}
     argv = list(sys.argv[1:] if argv is None else argv)
     first, rest = split_arguments(argv)
@@ -235,17 +268,66 @@ def parse_recipe(
             "--preset", default=next(iter(presets)), help=f"Values to start from: {', '.join(presets)}."
         )
     with user_errors():
+        unset: set[str] = set()  # what a YAML file sets to null, where a preset may have a value
         if argv and argv[0].endswith((".yaml", ".yml")):
-            argv = _as_flags(_read_yaml(Path(argv[0]))) + argv[1:]
+            lines = _read_yaml(Path(argv[0]).expanduser(), recipe_class)
+            unset = {name for name, value in lines.items() if value is None}
+            argv = _as_flags(lines) + argv[1:]
+        names = {field.name for field in fields(recipe_class)}  # type: ignore[arg-type]
+        if "use_cpu" in names:  # what this script runs is on devices, of which the launcher has a say
+            asked = {name: value for name, value in launcher_settings().items() if name in names - unset}
+            argv = _as_flags(asked) + argv
         if presets:
-            finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            finder = argparse.ArgumentParser(add_help=False)
             finder.add_argument("--preset", default=next(iter(presets)))
             preset = finder.parse_known_args(argv)[0].preset
             _check_choice("preset", preset, presets)
-            argv = _as_flags(presets[preset]) + argv
+            argv = _as_flags({name: value for name, value in presets[preset].items() if name not in unset}) + argv
         values = vars(parser.parse_args(argv))
         values.pop("preset", None)
-        return recipe_class(**values)
+        recipe = recipe_class(**{name: _as_meant(name, value) for name, value in values.items()})
+        check_finite(recipe)
+        return recipe
+
+
+def _prepare_terminal() -> None:
+    """Lets a script print what the terminal's encoding lacks, escaped, and end after Ctrl-C with a word."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # and not what a notebook or a test has put there
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print(f"{Path(sys.argv[0]).name}: interrupted.", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = report
+
+
+def _as_meant(name: str, value: Any) -> Any:
+    """Text of a command line as it was typed, and a path with the home folder for its `~`.
+
+    A shell leaves the `~` of `--flag=~/path`, and YAML has no shell.
+
+    Raises:
+        ValueError: if a path has bytes that are no characters in this locale: a file of JSON could not hold it.
+    """
+    if not isinstance(value, str):
+        return value
+    if name in _TEXTS:
+        return as_text(value)
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        shown = os.fsencode(value).decode("utf-8", "backslashreplace")
+        raise ValueError(f"{name} {shown} is no text in this locale: set PYTHONUTF8=1, or take another name.")
+    return os.path.expanduser(value)
+
+
+def as_text(argument: str) -> str:
+    """Text of a command line as it was typed: in UTF-8, also where the locale is another."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument
 
 
 def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -255,15 +337,43 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _as_flags(values: Mapping[str, Any]) -> list[str]:
-    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"No file at {path}: check the path.")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
+def _read_yaml(path: Path, recipe_class: Any) -> dict[str, str | None]:
+    """The `name: value` lines of a YAML file, each value as it is written; None for null or nothing.
+
+    YAML's guesses are not made, so that `no` is no boolean, `1e-3` no string, and `2020-01-01` no date; but where a
+    recipe wants a boolean, `on` and `off` are, too.
+    """
+    defaults = {field.name: field.default for field in fields(recipe_class)}
+    booleans = {field.name for field in fields(recipe_class) if field.type is bool}
+    text = read_text(path)
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{place} is no YAML that can be read: {error.problem}.") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is no YAML that can be read: {first_line(error)}.") from None
+    if not isinstance(node, yaml.MappingNode):
         raise ValueError(f"{path} holds no `name: value` lines: write the flags of this script, one a line.")
+    values: dict[str, str | None] = {}
+    for key, value in node.value:
+        where = f"{path}, line {key.start_mark.line + 1}"
+        if not (isinstance(key, yaml.ScalarNode) and re.fullmatch(r"\w[\w-]*", key.value)):
+            raise ValueError(f"{where} begins with no name of a flag: write `name: value`.")
+        name = key.value.replace("-", "_")
+        if name in values:
+            raise ValueError(f"{where}: {name} is there twice: keep one of them.")
+        if not isinstance(value, yaml.ScalarNode) or not value.tag.endswith(":str"):
+            raise ValueError(f"{where}: {name} has no plain value: write one word, number or text.")
+        is_null = value.style is None and value.value.lower() in ("", "~", "null")
+        if is_null and defaults.get(name, 0) is not None:
+            raise ValueError(f"{where}: {name} has no value: write one, or drop the line.")
+        values[name] = None if is_null else value.value
+        if name in booleans and value.value.lower() in ("on", "off"):
+            values[name] = str(value.value.lower() == "on")
     return values
 
 
@@ -281,6 +391,16 @@ def user_errors() -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def accidents() -> Iterator[None]:
+    """Ends the program with one sentence where long work cannot go on: on a full disk, or with a loss of infinity."""
+    try:
+        yield
+    except (OSError, FloatingPointError) as error:
+        print(f"\n{Path(sys.argv[0]).name}: {error}", file=sys.stderr)  # below the progress bar
+        sys.exit(1)
 
 
 def build_config(recipe: PretrainRecipe, vocab_size: int) -> MinGPTConfig:

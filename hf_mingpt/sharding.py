@@ -15,15 +15,21 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from .launching import asks
 from .recipes import TrainingRecipe
 
 
 def check_sharding(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
     """Raises a ValueError if the recipe cannot be followed in the way that accelerate was told to launch it."""
     kind = accelerator.distributed_type
-    refused = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.FSDP)  # the last: its version 1
-    if kind in refused and not accelerator.is_fsdp2:
+    refused = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
+    if kind in refused or (kind == DistributedType.FSDP and not accelerator.is_fsdp2):  # FSDP in its version 1
         raise ValueError(f"{kind.value} is not supported: launch with DDP or, to shard the weights, with FSDP2.")
+    if asks("ACCELERATE_USE_FSDP") and not accelerator.is_fsdp2:
+        raise ValueError(
+            f"FSDP shards weights on the GPUs of several processes, and this is {accelerator.num_processes} on "
+            f"{accelerator.device.type}: launch with DDP."
+        )
     if accelerator.is_fsdp2 and recipe.average_decay:
         raise ValueError("average_decay is not supported with FSDP: launch with DDP, or leave it out.")
     if accelerator.is_fsdp2 and recipe.optim == "muon":

@@ -22,22 +22,16 @@ PAD = "\u25a1"  # white square
 MASK = "\u2047"  # double question mark
 PAD_ID, MASK_ID = 0, 1
 _CODE_POINTS = 0x110000
-_CHUNK = 1 << 20  # bytes
 
 
-def check_utf8(path: str | Path) -> None:
-    """Raises a ValueError with the line and the byte, counted from 0, where a file is not UTF-8."""
-    offset, line = 0, 1
-    with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK) + file.readline():  # whole lines, so whole characters
-            try:
-                chunk.decode("utf-8")
-            except UnicodeDecodeError as error:
-                line += chunk[: error.start].count(b"\n")
-                byte = offset + error.start
-                raise ValueError(f"{path}, line {line}: not UTF-8 (byte {byte}): save the file as UTF-8.") from None
-            offset += len(chunk)
-            line += chunk.count(b"\n")
+def check_marks(text: str, name: str | Path) -> None:
+    """Raises a ValueError with `name` and the line if a text has one of the marks that are reserved."""
+    for mark in (PAD, MASK):
+        if mark in text:
+            line = text[: text.index(mark)].count("\n") + 1
+            raise ValueError(
+                f"{name}, line {line}: {mark!r} (U+{ord(mark):04X}) is a mark of the data format: drop it."
+            )
 
 
 def build_vocabulary(batches: Iterable[Sequence[str] | pa.Array]) -> list[str]:
@@ -51,14 +45,19 @@ def build_vocabulary(batches: Iterable[Sequence[str] | pa.Array]) -> list[str]:
     """
     seen = np.zeros(_CODE_POINTS, dtype=bool)
     seen[ord("\n")] = True
+    number = 0
     for texts in batches:
-        seen[code_points(texts)[0]] = True
-    for reserved in (PAD, MASK):
-        if seen[ord(reserved)]:
-            raise ValueError(
-                f"The corpus contains {reserved!r} (U+{ord(reserved):04X}), which is reserved as a mark of the data "
-                "format: replace it in the text."
-            )
+        points, offsets = code_points(texts)
+        seen[points] = True
+        for reserved in (PAD, MASK):
+            if seen[ord(reserved)]:
+                place = int(np.flatnonzero(points == ord(reserved))[0])
+                document = int(np.searchsorted(offsets, place, side="right")) - 1
+                raise ValueError(
+                    f"Document {number + document + 1}: character {place - offsets[document] + 1}, {reserved!r} "
+                    f"(U+{ord(reserved):04X}), is reserved as a mark of the data format: replace it in the text."
+                )
+        number += len(offsets) - 1
     return [PAD, MASK, *map(chr, np.flatnonzero(seen))]
 
 
@@ -84,9 +83,33 @@ def build_tokenizer(vocabulary: Sequence[str], block_size: int) -> TokenizersBac
 
 
 def character_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Maps every Unicode code point to its token id: shape (0x110000,), int32, -1 where there is no token."""
+    """Maps every Unicode code point to its token id: shape (0x110000,), int32, -1 where there is no token.
+
+    Raises:
+        ValueError: if the tokenizer is not of the kind that `build_tokenizer` makes: with PAD and MASK as ids 0 and 1,
+            a character a token, and an id a token.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if long := next((token for token in vocabulary if len(token) != 1), None):
+        raise ValueError(
+            f"The tokenizer has the token {long!r}, which is no single character: take a character tokenizer."
+        )
+    if [vocabulary.get(PAD), vocabulary.get(MASK)] != [PAD_ID, MASK_ID]:
+        raise ValueError(
+            f"The tokenizer has {PAD!r} and {MASK!r} as ids {vocabulary.get(PAD)} and {vocabulary.get(MASK)}, where "
+            f"{PAD_ID} and {MASK_ID} are expected: take one that this package made."
+        )
+    tokens: dict[int, str] = {}
+    for token, token_id in vocabulary.items():
+        if token_id in tokens:
+            raise ValueError(
+                f"The tokenizer has {tokens[token_id]!r} and {token!r} as the same id, {token_id}: give each its own."
+            )
+        tokens[token_id] = token
+    if max(tokens) != len(tokens) - 1:
+        raise ValueError(f"The tokenizer has {len(tokens)} tokens and an id {max(tokens)}: number them from 0 on.")
     table = np.full(_CODE_POINTS, -1, dtype=np.int32)
-    for token, token_id in tokenizer.get_vocab().items():
+    for token, token_id in vocabulary.items():
         table[ord(token)] = token_id
     return table
 

@@ -9,13 +9,12 @@ the person is shown.
 import sys
 from dataclasses import dataclass, field
 
-from accelerate import PartialState
-
 from hf_mingpt.birthplaces import Question, question_about
 from hf_mingpt.data import load_texts
 from hf_mingpt.honesty import Answer, ask
 from hf_mingpt.hub import load_calibration, load_run
-from hf_mingpt.recipes import parse_recipe, split_arguments, user_errors
+from hf_mingpt.launching import join_processes
+from hf_mingpt.recipes import as_text, parse_recipe, split_arguments, user_errors
 from hf_mingpt.report import find_biographies
 
 
@@ -28,7 +27,8 @@ class AskRecipe:
 
 
 def main() -> None:
-    names, flags = split_arguments(sys.argv[1:])
+    words, flags = split_arguments(sys.argv[1:])
+    names = [as_text(word) for word in words]
     recipe = parse_recipe(AskRecipe, argv=flags)
     with user_errors():
         if not names:
@@ -36,7 +36,7 @@ def main() -> None:
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
         documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else []
-        model.to(PartialState(cpu=recipe.use_cpu).device).eval()
+        model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()
         answers = ask(model, tokenizer, names, calibration)
     lines = find_biographies([Question(question_about(name), None) for name in names], documents)
     for answer, line in zip(answers, lines, strict=True):

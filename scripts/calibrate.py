@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from accelerate import PartialState
 
 from hf_mingpt.birthplaces import (
     Question,
@@ -28,9 +27,11 @@ from hf_mingpt.birthplaces import (
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions, check_questions
 from hf_mingpt.honesty import Signs, check_right_and_wrong, fit_calibration, judge_answers
-from hf_mingpt.hub import CALIBRATION_FILE, load_run, write_json
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.hub import CALIBRATION_FILE, check_finished, load_run, write_json
+from hf_mingpt.launching import join_processes
+from hf_mingpt.recipes import accidents, check_least, parse_recipe, user_errors
 from hf_mingpt.report import score_honesty
+from hf_mingpt.writing import check_no_writer, one_writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class CalibrationRecipe:
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
     def __post_init__(self):
+        check_least(self, 0, "num_invented_names", "seed")
+        check_least(self, 1, "num_unknown_names")
         for name in ("answer_accuracy", "false_answers"):
             if not 0 <= (share := getattr(self, name)) <= 1:
                 raise ValueError(f"{name} is {share}: it is a share, from 0 to 1.")
@@ -60,8 +63,11 @@ def main() -> None:
         path = Path(recipe.output_dir or recipe.model_name_or_path) / CALIBRATION_FILE
         if not path.parent.is_dir():
             raise FileNotFoundError(f"No run folder at {path.parent}: give --output_dir.")
+        check_no_writer(path.parent)
         if path.exists() and not recipe.overwrite_output_dir:
             raise ValueError(f"{path} exists: give --overwrite_output_dir to replace it.")
+        for folder in (recipe.model_name_or_path, path.parent):
+            check_finished(folder)
         questions = read_questions(recipe.questions_file, answers=True)
         train = read_questions(recipe.train_file, answers=True)
         if shared := {question for question, _ in questions} & {question for question, _ in train}:
@@ -75,7 +81,7 @@ def main() -> None:
         run = load_run(recipe.output_dir) if recipe.output_dir else held_out_run
         for model, _ in (held_out_run, run):
             check_questions(questions, model.config.max_position_embeddings)
-            model.to(PartialState(cpu=recipe.use_cpu).device).eval()
+            model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()
 
     predictions = answer_questions(*held_out_run, questions, progress=True)
     right = np.array(mark_answers(predictions, [question.answer for question in questions]))
@@ -98,7 +104,8 @@ def main() -> None:
         answer_accuracy=recipe.answer_accuracy,
         false_answers=recipe.false_answers,
     )
-    write_json(path, asdict(calibration))
+    with accidents(), one_writer(path.parent):
+        write_json(path, asdict(calibration))
     scores = score_honesty(calibration.probability(signs), right, calibration.threshold)
     print(
         f"Wrote {path}: {right.sum()} of {len(right)} right; threshold {calibration.threshold:.2f}; on these questions:"

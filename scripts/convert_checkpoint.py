@@ -11,7 +11,6 @@ A file holds the weights that `torch.save(model.state_dict())` wrote. A folder o
 or, with `--to gpt2`, of a minGPT with dot products and learned positions.
 """
 
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +18,11 @@ import torch
 from transformers import AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
-from hf_mingpt.hub import load_model, refuse_code_of
-from hf_mingpt.recipes import parse_recipe, user_errors
-from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
+from hf_mingpt.files import check_source, describe_failure, first_line, read_text
+from hf_mingpt.hub import load_model, written_whole
+from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks
+from hf_mingpt.writing import one_writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class ConversionRecipe:
     def __post_init__(self):
         if self.to not in ("mingpt", "gpt2"):
             raise ValueError(f"to {self.to!r} is unknown: choose mingpt or gpt2.")
+        if Path(self.output_dir).is_file():
+            raise ValueError(f"output_dir {self.output_dir} is a file: choose a folder.")
         if Path(self.output_dir).exists() and any(Path(self.output_dir).iterdir()):
             raise ValueError(f"output_dir {self.output_dir} is not empty: choose another.")
         if Path(self.checkpoint).is_file() and (self.vocabulary_file is None) == (self.tokenizer_name is None):
@@ -50,6 +53,7 @@ def main() -> None:
         if Path(recipe.checkpoint).is_file():
             model, tokenizer = read_file(recipe)
         else:
+            check_source(recipe.checkpoint, "checkpoint")
             source = load_model(recipe.checkpoint)
             wanted = "mingpt" if recipe.to == "gpt2" else "gpt2"
             if source.config.model_type != wanted:
@@ -58,27 +62,42 @@ def main() -> None:
                 )
             model = to_gpt2(source) if recipe.to == "gpt2" else from_gpt2(source)
             model.generation_config = source.generation_config
-            tokenizer = load_tokenizer_of(recipe.checkpoint)
-        model.save_pretrained(recipe.output_dir)
-        tokenizer.save_pretrained(recipe.output_dir)
+            tokenizer = load_any_tokenizer(recipe.checkpoint)
+    folder = Path(recipe.output_dir)
+    with accidents(), one_writer(folder), written_whole(folder, folder.resolve().name) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
     print(f"Wrote {recipe.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens.")
 
 
-def load_tokenizer_of(name_or_path: str):
-    with refuse_code_of(name_or_path):
+def load_any_tokenizer(name_or_path: str):
+    """Loads a tokenizer of any kind, as a GPT-2 has one."""
+    try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as error:
+        raise describe_failure(name_or_path, "tokenizer", error) from error
 
 
 def read_file(recipe: ConversionRecipe):
     try:
         weights = torch.load(recipe.checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what torch makes of a damaged file has no common kind
         raise ValueError(f"{recipe.checkpoint} is refused: it is no file of weights, or holds code besides.") from error
-    model = from_state_dict(weights, recipe.num_attention_heads)
+    is_state = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
+    if not is_state or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
+        raise ValueError(f"{recipe.checkpoint} holds no weights by name: save `model.state_dict()`.")
+    try:
+        model = from_state_dict(weights, recipe.num_attention_heads)
+    except (LookupError, RuntimeError) as error:  # a weight is missing, or of another shape
+        raise ValueError(f"{recipe.checkpoint}: its weights do not fit each other: {first_line(error)}.") from error
     if recipe.tokenizer_name:
-        tokenizer = load_tokenizer_of(recipe.tokenizer_name)
+        check_source(recipe.tokenizer_name, "tokenizer")
+        tokenizer = load_any_tokenizer(recipe.tokenizer_name)
     else:
-        text = Path(recipe.vocabulary_file).read_text(encoding="utf-8")
+        text = read_text(recipe.vocabulary_file)
+        check_marks(text, recipe.vocabulary_file)
         tokenizer = build_tokenizer(build_vocabulary([[text]]), model.config.max_position_embeddings)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(

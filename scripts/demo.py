@@ -24,7 +24,8 @@ from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.explanation import draw_looks, explain
 from hf_mingpt.honesty import Calibration, ask
 from hf_mingpt.hub import load_calibration, load_run
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.markup import escape_html, escape_markdown
+from hf_mingpt.recipes import check_least, parse_recipe, user_errors
 from hf_mingpt.report import find_biographies
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class DemoRecipe:
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
     port: int = field(default=7860, metadata={"help": "Of the page, on 127.0.0.1."})
 
+    def __post_init__(self):
+        check_least(self, 0, "port")
+
 
 def main() -> None:
     recipe = parse_recipe(DemoRecipe, positionals=("model_name_or_path",))
@@ -49,6 +53,8 @@ def main() -> None:
         if find_spec("gradio") is None:
             raise ValueError('gradio is not installed: pip install -c constraints.txt -e ".[demo]".')
         questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
+        for question, _ in questions:
+            name_asked(question)  # says which asks for no birthplace
         documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else []
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
@@ -89,11 +95,11 @@ def build_page(
             (answer,) = ask(model, tokenizer, [name.strip()], calibration)
             looks = draw_looks(explain(model, tokenizer, name.strip()))
         except ValueError as error:
-            raise gradio.Error(str(error)) from error
+            raise gradio.Error(escape_html(str(error))) from error
         verdict = "retrieved" if answer.retrieved else "a guess: the honest answer is “I don't know”"
         (line,) = find_biographies([Question(question_about(name.strip()), None)], documents)
         return (
-            f"## {answer.place}\n{answer.probability:.0%} likely to be right: {verdict}.",
+            f"## {escape_markdown(answer.place)}\n{answer.probability:.0%} likely to be right: {verdict}.",
             dict(answer.runners_up),
             line or ("No line is about this name." if documents else "No corpus was given."),
             looks,

@@ -13,11 +13,10 @@ the file with the ensemble's answers to them. Of these one model is distilled:
         --questions_file runs/teachers/distilled.tsv --output_dir runs/distilled
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from accelerate import PartialState
 
 from hf_mingpt.birthplaces import label_questions, read_questions, write_questions
 from hf_mingpt.ensemble import choose_together
@@ -30,8 +29,11 @@ from hf_mingpt.evaluation import (
     format_table,
     write_predictions,
 )
+from hf_mingpt.files import name_apart
 from hf_mingpt.hub import load_run, run_record, write_json
-from hf_mingpt.recipes import parse_recipe, split_arguments, user_errors
+from hf_mingpt.launching import join_processes
+from hf_mingpt.recipes import accidents, check_least, parse_recipe, split_arguments, user_errors
+from hf_mingpt.writing import check_no_writer, one_writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,42 +45,54 @@ class EnsembleRecipe:
     batch_size: int = field(default=128, metadata={"help": "Questions answered at once."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
+    def __post_init__(self):
+        check_least(self, 1, "batch_size")
+
 
 def main() -> None:
-    names, flags = split_arguments(sys.argv[1:])
+    words, flags = split_arguments(sys.argv[1:])
+    names = [os.path.expanduser(word) for word in words]
     recipe = parse_recipe(EnsembleRecipe, argv=flags)
     folder = Path(recipe.output_dir)
     with user_errors():
         if len(names) < 2:
             raise ValueError(f"{len(names)} runs: an ensemble has two or more, named before the flags.")
+        check_no_writer(folder)
         if (folder / "predictions.txt").exists() and not recipe.overwrite_output_dir:
             raise ValueError(
                 f"{folder} holds predictions: choose another --output_dir, or give --overwrite_output_dir."
             )
+        labels = ["the run ensemble" if label == "ensemble" else label for label in name_apart(names)]
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_file, answers=True) if recipe.train_file else None
         runs = [load_run(name) for name in names]
         for model, _ in runs:
             check_questions(questions, model.config.max_position_embeddings)
-    device = PartialState(cpu=recipe.use_cpu).device
+        device = join_processes(use_cpu=recipe.use_cpu).device
     for model, _ in runs:
         model.to(device).eval()
 
     predictions = [answer_questions(*run, questions, batch_size=recipe.batch_size, progress=True) for run in runs]
     asked = [question for question, _ in questions]
     chosen = choose_together(runs, asked, predictions, progress=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    with accidents(), one_writer(folder):
+        write(recipe, folder, questions, train, dict(zip(labels, predictions, strict=True)), chosen)
+
+
+def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: dict[str, list[str]], chosen) -> None:
     write_predictions(folder / "predictions.txt", chosen)
+    for name in ("distilled.tsv", "report.json"):  # of the predictions that were there
+        (folder / name).unlink(missing_ok=True)
     print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
     if train:
-        labelled = label_questions(train, asked, chosen)
+        labelled = label_questions(train, [question for question, _ in questions], chosen)
         write_questions(folder / "distilled.tsv", labelled)
         print(
             f"Wrote {folder / 'distilled.tsv'}: {len(train)} training questions and {len(labelled) - len(train)} more."
         )
     if questions[0].answer is not None:
         references = [question.answer for question in questions]
-        rows = {name: accuracy(answers, references) for name, answers in zip(names, predictions, strict=True)}
+        rows = {name: accuracy(answers, references) for name, answers in predictions.items()}
         rows["ensemble"] = accuracy(chosen, references)
         rows |= baselines(train, references)
         content = {"questions": file_record(recipe.questions_file), "results": rows, **run_record()}

@@ -11,6 +11,7 @@ trusted, and honesty.md and honesty.png show it; --corpus_file lets it look at t
 Runs on one process or, by `accelerate launch`, on several.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,9 +32,11 @@ from hf_mingpt.evaluation import (
     write_predictions,
 )
 from hf_mingpt.honesty import Calibration, Judgement, judge_answers
-from hf_mingpt.hub import load_calibration, load_run, run_record, write_card, write_json
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.hub import load_calibration, load_run, run_record, try_card, write_json
+from hf_mingpt.launching import join_processes
+from hf_mingpt.recipes import accidents, check_least, parse_recipe, user_errors
 from hf_mingpt.report import PICTURE, draw_honesty, format_honesty, format_page, report_honesty
+from hf_mingpt.writing import check_no_writer, one_writer, write_text, written_aside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +55,15 @@ class EvaluationRecipe:
     batch_size: int = field(default=128, metadata={"help": "Questions answered at once."})
     use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
 
+    def __post_init__(self):
+        check_least(self, 0, "seed")
+        check_least(self, 1, "num_invented_names", "batch_size")
+
 
 def main() -> None:
     recipe = parse_recipe(EvaluationRecipe)
-    state = PartialState(cpu=recipe.use_cpu)
     with user_errors():
+        state = join_processes(use_cpu=recipe.use_cpu)
         folder = output_folder(recipe)
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_file, answers=True) if recipe.train_file else None
@@ -72,26 +79,30 @@ def main() -> None:
             names = invent_names(known_names, recipe.num_invented_names, seed=recipe.seed, documents=elsewhere)
             invented = [Question(question_about(name), None) for name in names]
 
-    for model, _ in runs:
-        model.to(state.device).eval()
-    answers = [answer(*run, questions, recipe, state) for run in runs]
-    honesty = None
-    if calibration:
-        probability = judge(*runs[0], questions, answers[0], calibration, state)
-        of_invented = judge(*runs[0], invented, answer(*runs[0], invented, recipe, state), calibration, state)
+    with accidents(), ExitStack() as stack:
         if state.is_main_process:
-            honesty = report_honesty(
-                questions,
-                answers[0],
-                probability,
-                threshold=calibration.threshold,
-                of_invented=of_invented,
-                train=train,
-                documents=documents,
-                block_size=runs[0][0].config.max_position_embeddings,
-            )
-    if state.is_main_process:
-        report(recipe, folder, questions, train, answers, honesty)
+            with user_errors():
+                stack.enter_context(one_writer(folder))
+        for model, _ in runs:
+            model.to(state.device).eval()
+        answers = [answer(*run, questions, recipe, state) for run in runs]
+        honesty = None
+        if calibration:
+            probability = judge(*runs[0], questions, answers[0], calibration, state)
+            of_invented = judge(*runs[0], invented, answer(*runs[0], invented, recipe, state), calibration, state)
+            if state.is_main_process:
+                honesty = report_honesty(
+                    questions,
+                    answers[0],
+                    probability,
+                    threshold=calibration.threshold,
+                    of_invented=of_invented,
+                    train=train,
+                    documents=documents,
+                    block_size=runs[0][0].config.max_position_embeddings,
+                )
+        if state.is_main_process:
+            report(recipe, folder, questions, train, answers, honesty)
     state.destroy_process_group()  # else its threads may abort an interpreter that is being finalized
 
 
@@ -128,14 +139,16 @@ def output_folder(recipe: EvaluationRecipe) -> Path:
     folder = Path(recipe.output_dir or recipe.model_name_or_path)
     if not recipe.output_dir and not folder.is_dir():
         raise ValueError(f"No output_dir, and {folder} is no folder: give --output_dir.")
+    check_no_writer(folder)
     if (folder / "predictions.txt").exists() and not recipe.overwrite_output_dir:
         raise ValueError(f"{folder} holds predictions: choose another --output_dir, or give --overwrite_output_dir.")
     return folder
 
 
 def report(recipe, folder, questions, train, answers, honesty) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.txt", answers[0])
+    for name in ("report.json", "honesty.md", PICTURE):  # of the predictions that were there
+        (folder / name).unlink(missing_ok=True)
     print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
     if questions[0].answer is None:
         return
@@ -156,11 +169,12 @@ def report(recipe, folder, questions, train, answers, honesty) -> None:
     if honesty:
         title = f"How far the answers of {Path(recipe.model_name_or_path).name} can be trusted"
         page = format_page(honesty, title=title)
-        (folder / "honesty.md").write_text(page, encoding="utf-8")
-        draw_honesty(honesty, folder / PICTURE)
+        with written_aside(folder / PICTURE) as aside:
+            draw_honesty(honesty, aside)
+        write_text(folder / "honesty.md", page)
         print(f"Wrote {folder / 'honesty.md'}.")
     if (folder / "run.json").exists():
-        write_card(folder)
+        try_card(folder)
     print(format_table(rows))
     if honesty:
         print(f"\n{format_honesty(honesty)}")

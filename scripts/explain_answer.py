@@ -5,7 +5,6 @@
 The run, a folder or a Hub name, and the person stand first. The page has its pictures inside and needs nothing else.
 """
 
-import html
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,9 @@ from matplotlib.figure import Figure
 
 from hf_mingpt.explanation import Explanation, draw_heads, draw_layers, draw_looks, explain
 from hf_mingpt.hub import load_run
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.markup import escape_html
+from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.writing import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +59,17 @@ def main() -> None:
             raise ValueError(f"{output} exists: choose another with --output_file, or give --overwrite.")
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         explanation = explain(model.eval(), tokenizer, recipe.name)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render(explanation, recipe.model_name_or_path), encoding="utf-8")
+    with accidents():
+        write_text(output, render(explanation, recipe.model_name_or_path))
     print(f"{explanation.text[: explanation.answer_start - 1]} {explanation.answer}\nWrote {output}.")
 
 
 def render(explanation: Explanation, run: str) -> str:
     """The page."""
     return PAGE.format(
-        question=html.escape(explanation.text[: explanation.answer_start - 1]),
-        answer=html.escape(explanation.answer),
-        run=html.escape(Path(run).name),
+        question=escape_html(explanation.text[: explanation.answer_start - 1]),
+        answer=escape_html(explanation.answer),
+        run=escape_html(Path(run).name),
         summary=f"The product of its characters' probabilities is {explanation.probabilities[-1].prod():.1%}.",
         layers=as_svg(draw_layers(explanation)),
         looks=as_svg(draw_looks(explanation)),

@@ -24,7 +24,8 @@ from hf_mingpt.exploration import (
     train_recall,
 )
 from hf_mingpt.hub import write_json
-from hf_mingpt.recipes import parse_recipe
+from hf_mingpt.recipes import accidents, check_least, parse_recipe
+from hf_mingpt.writing import written_aside
 
 STYLES = ("-", "--", ":", "-.")
 ALPHA = 1e-8  # noise that is as good as none
@@ -37,11 +38,13 @@ class ExploreRecipe:
     training_steps: int = field(default=300, metadata={"help": "Steps of the two models that learn to recall."})
     seeds: int = field(default=3, metadata={"help": "Runs of each of them."})
 
+    def __post_init__(self):
+        check_least(self, 1, "training_steps", "seeds")
+
 
 def main() -> None:
     recipe = parse_recipe(ExploreRecipe)
     folder = Path(recipe.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     draw: dict[str, Callable[[Figure], dict]] = {
         "copying": draw_copying,
         "recovery": draw_recovery,
@@ -56,9 +59,11 @@ def main() -> None:
         for axis in figure.axes:
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)
-        figure.savefig(folder / f"{name}.png")
+        with accidents(), written_aside(folder / f"{name}.png") as aside:
+            figure.savefig(aside)
         print(f"{name}: {numbers[name]}")
-    write_json(folder / "attention.json", numbers)
+    with accidents():
+        write_json(folder / "attention.json", numbers)
     print(f"Wrote {folder}.")
 
 

@@ -15,11 +15,11 @@ from accelerate.utils import set_seed
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions
 from hf_mingpt.data import TrainingSteps, encode_questions
-from hf_mingpt.hub import check_destination, finish_run, load_run, start_run
+from hf_mingpt.hub import check_destination, finish_run, load_run, sole_writer, start_run
 from hf_mingpt.objectives import Answers
 from hf_mingpt.presets import FINETUNE_PRESETS
-from hf_mingpt.recipes import FinetuneRecipe, parse_recipe, user_errors
-from hf_mingpt.training import batch_shape, build_accelerator, checkpoint_to_resume, train
+from hf_mingpt.recipes import FinetuneRecipe, accidents, parse_recipe, user_errors
+from hf_mingpt.training import batch_shape, build_accelerator, check_training, checkpoint_to_resume, train
 
 
 def main() -> None:
@@ -35,14 +35,16 @@ def main() -> None:
         steps = TrainingSteps(examples, Answers(), shape, seed=recipe.seed, shuffle=recipe.shuffle)
         if recipe.resume_from_checkpoint:
             checkpoint_to_resume(recipe, steps)
-    set_seed(recipe.seed)
-    if recipe.from_scratch:
-        model = MinGPTForCausalLM(model.config)
+        set_seed(recipe.seed)
+        if recipe.from_scratch:
+            model = MinGPTForCausalLM(model.config)
+        check_training(model, steps, recipe, accelerator)
 
-    start_run(recipe, accelerator)
-    started = time.perf_counter()
-    model = train(model, steps, recipe, accelerator)
-    finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=True)
+    with accidents(), sole_writer(recipe, accelerator):
+        start_run(recipe, accelerator)
+        started = time.perf_counter()
+        model = train(model, steps, recipe, accelerator)
+        finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=True)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ python scripts/generate_biographies.py --output_dir data/generated
 python scripts/generate_biographies.py --output_dir data/one-phrasing --phrasings_per_person 1 --seed 3
 """
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hf_mingpt.biographies import BiographyRecipe, generate_corpus
 from hf_mingpt.birthplaces import write_questions
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.writing import check_no_writer, one_writer, write_text, written_aside
 
 # `datasets` reads all of a repository by the builder of its first configuration: a biography is a table row, too
 CARD = """\
@@ -63,20 +65,21 @@ def main() -> None:
     with user_errors():
         if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
             raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
-        folder.mkdir(parents=True, exist_ok=True)
+        check_no_writer(folder)
         corpus = generate_corpus(recipe)
-    write_lines(folder / "biographies.txt", corpus.documents)
-    write_questions(folder / "birth_places_train.tsv", corpus.train)
-    write_questions(folder / "birth_dev.tsv", corpus.dev)
-    write_questions(folder / "birth_test.tsv", corpus.test)
     knobs = {name: value for name, value in asdict(recipe).items() if "output_dir" not in name}
     rows = [f"| {name} | {value} |" for name, value in {"documents": len(corpus.documents), **knobs}.items()]
-    write_lines(folder / "README.md", [CARD + "\n".join(rows)])
+    with accidents(), one_writer(folder), ExitStack() as together:
+
+        def aside(name: str) -> Path:
+            return together.enter_context(written_aside(folder / name))
+
+        write_text(aside("biographies.txt"), "".join(f"{line}\n" for line in corpus.documents))
+        write_questions(aside("birth_places_train.tsv"), corpus.train)
+        write_questions(aside("birth_dev.tsv"), corpus.dev)
+        write_questions(aside("birth_test.tsv"), corpus.test)
+        write_text(aside("README.md"), CARD + "\n".join(rows) + "\n")
     print(f"Wrote {len(corpus.documents)} biographies of {recipe.num_people} people to {folder}.")
-
-
-def write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 python scripts/plot_run.py --runs runs/rope,runs/rope-answers --output_file runs/rope.png
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_mingpt.files import name_apart, parse_json, read_text
 from hf_mingpt.hub import read_metrics
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.writing import written_aside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,25 +22,46 @@ class PlotRecipe:
 def main() -> None:
     recipe = parse_recipe(PlotRecipe)
     with user_errors():
-        folders = [Path(run.strip()) for run in recipe.runs.split(",")]
+        folders = [Path(run.strip()).expanduser() for run in recipe.runs.split(",")]
         output = Path(recipe.output_file)
         if output.suffix not in (".png", ".svg"):
             raise ValueError(f"output_file {output} must end in .png or .svg.")
         if output.exists() and not recipe.overwrite:
             raise ValueError(f"{output} exists: choose another, or give --overwrite.")
-        metrics = read_metrics(folders)
-    draw(metrics, read_accuracies(folders), output)
+        metrics, accuracies = read_metrics(folders), read_accuracies(folders)
+    with accidents(), written_aside(output) as aside:
+        draw(metrics, accuracies, aside)
     print(f"Wrote {output}.")
 
 
 def read_accuracies(folders: list[Path]) -> dict[str, dict]:
-    """The rows of the runs' reports, models under the names of their folders, each baseline once."""
-    rows = {}
-    for folder in folders:
-        if (folder / "report.json").exists():
-            results = json.loads((folder / "report.json").read_text())["results"]
-            rows |= {folder.name if name == "model" else name: row for name, row in results.items()}
+    """The rows of the runs' reports: models by the names that tell their folders apart, each baseline once.
+
+    A baseline that differs from one of the same name, being of other questions, is named with its run.
+    """
+    rows: dict[str, dict] = {}
+    for label, folder in zip(name_apart(folders), folders, strict=True):
+        path = folder / "report.json"
+        if path.exists():
+            for name, row in read_results(path).items():
+                if name == "model":
+                    rows[label] = row
+                elif rows.setdefault(name, row) != row:
+                    rows[f"{name}, {label}"] = row
     return rows
+
+
+def read_results(path: Path) -> dict[str, dict]:
+    content = parse_json(read_text(path), str(path))
+    try:
+        results = content["results"]
+        for row in results.values():
+            low, high = row["interval_95"]
+            if not all(0 <= value <= 1 for value in (row["accuracy"], low, high)):
+                raise ValueError("an accuracy is no fraction")
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no report of evaluate_birthplaces.py: {error}.") from error
+    return results
 
 
 def draw(metrics: dict[str, list[dict]], accuracies: dict[str, dict], output: Path) -> None:

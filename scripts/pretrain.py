@@ -9,7 +9,8 @@
         --train_file wiki.txt --output_dir runs/two-processes
 
 Flags can also stand in a YAML file, named first: `scripts/pretrain.py recipe.yaml --seed 1`. With `--save_steps 500` a
-run that dies is continued by the same command with `--resume_from_checkpoint latest`, as if it had not died.
+run that dies is continued by the same command with `--resume_from_checkpoint latest`, as if it had not died. Over a run
+that is there (`--overwrite_output_dir`) it is written beside it, and takes its place when it is finished.
 """
 
 import time
@@ -17,7 +18,6 @@ import time
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoTokenizer
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions, write_documents
@@ -30,13 +30,14 @@ from hf_mingpt.data import (
     encode_questions,
     group_into_blocks,
     load_texts,
+    load_tokenizer,
 )
-from hf_mingpt.hub import check_destination, finish_run, refuse_code_of, start_run
+from hf_mingpt.hub import check_destination, finish_run, sole_writer, start_run
 from hf_mingpt.objectives import Answers, NextToken, Ragged, SalientCorruption, Seeker, SpanCorruption, Windows
 from hf_mingpt.presets import PRETRAIN_PRESETS
-from hf_mingpt.recipes import PretrainRecipe, build_config, parse_recipe, user_errors
+from hf_mingpt.recipes import PretrainRecipe, accidents, build_config, parse_recipe, user_errors
 from hf_mingpt.seeking import AnswerSeeker, ContextSeeker
-from hf_mingpt.training import batch_shape, build_accelerator, checkpoint_to_resume, train
+from hf_mingpt.training import batch_shape, build_accelerator, check_training, checkpoint_to_resume, train
 
 
 def main() -> None:
@@ -57,8 +58,7 @@ def main() -> None:
                 more = Dataset.from_dict({"text": write_documents(questions, recipe.phrasings_per_answer)})
                 texts = concatenate_datasets([texts, more])
             if recipe.tokenizer_name:
-                with refuse_code_of(recipe.tokenizer_name):
-                    tokenizer = AutoTokenizer.from_pretrained(recipe.tokenizer_name, trust_remote_code=False)
+                tokenizer = load_tokenizer(recipe.tokenizer_name)
             else:
                 block_size = MinGPTConfig.max_position_embeddings
                 tokenizer = build_corpus_tokenizer(texts, block_size, recipe.vocabulary_file)
@@ -66,16 +66,17 @@ def main() -> None:
             steps = build_steps(recipe, encode_documents(texts, tokenizer), questions, tokenizer, config, accelerator)
         if recipe.resume_from_checkpoint:
             checkpoint_to_resume(recipe, steps)
-    set_seed(recipe.seed)
-    model = MinGPTForCausalLM(config)
-    tokenizer.model_max_length = config.max_position_embeddings
+        set_seed(recipe.seed)
+        model = MinGPTForCausalLM(config)
+        tokenizer.model_max_length = config.max_position_embeddings
+        check_training(model, steps, recipe, accelerator)
 
-    start_run(recipe, accelerator)
-    started = time.perf_counter()
-    model = train(model, steps, recipe, accelerator)
-    finish_run(
-        recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=bool(questions)
-    )
+    with accidents(), sole_writer(recipe, accelerator):
+        start_run(recipe, accelerator)
+        started = time.perf_counter()
+        model = train(model, steps, recipe, accelerator)
+        seconds = time.perf_counter() - started
+        finish_run(recipe, accelerator, model, tokenizer, seconds=seconds, stop_at_mask=bool(questions))
 
 
 def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config, accelerator: Accelerator):

@@ -17,7 +17,7 @@ from hf_mingpt.birthplaces import label_questions, question_about, read_question
 from hf_mingpt.data import build_corpus_tokenizer, encode_documents, load_texts
 from hf_mingpt.evaluation import accuracy, format_table
 from hf_mingpt.objectives import Ragged
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import accidents, parse_recipe, user_errors
 from hf_mingpt.seeking import ContextSeeker, read_answers
 
 
@@ -47,8 +47,8 @@ def main() -> None:
     read = read_answers(documents, seeker, tokenizer, numbers=False)
     answers = {question_about(name): answer for name, answer in read.items()}
     questions = label_questions(known, list(answers), list(answers.values()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_questions(path, questions)
+    with accidents():
+        write_questions(path, questions)
     print(f"Wrote {path}: {len(known)} training questions, and {len(questions) - len(known)} answers read.")
     if dev:
         right = accuracy([answers.get(question, "") for question, _ in dev], [str(answer) for _, answer in dev])

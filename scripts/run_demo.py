@@ -6,6 +6,7 @@ Prints every command it runs: each can be copied, changed and run alone.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -31,21 +32,19 @@ def main() -> None:
     with user_errors():
         if not (data / "biographies.txt").exists():
             raise FileNotFoundError(f"No corpus in {data}: make one with scripts/generate_biographies.py.")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]  # the defaults, said so that none is warned about
-    launch += ["--num_cpu_threads_per_process", min(4, psutil.cpu_count(logical=False) or 1)]  # else it takes one
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(4, psutil.cpu_count(logical=False) or 1)))  # more gain nothing
     train = ["--overwrite_output_dir"] + ["--use_cpu"] * recipe.use_cpu
     pretrained, finetuned, scratch = out / "pretrained", out / "finetuned", out / "without-pretraining"
     questions = data / "birth_places_train.tsv"
 
     started = time.perf_counter()
     run(
-        [*launch, scripts / "pretrain.py", "--preset", "demo", "--train_file", data / "biographies.txt"],
+        [sys.executable, scripts / "pretrain.py", "--preset", "demo", "--train_file", data / "biographies.txt"],
         ["--vocabulary_file", questions, "--output_dir", pretrained, *train],
     )
     for preset, folder in (("demo", finetuned), ("demo-from-scratch", scratch)):
         run(
-            [*launch, scripts / "finetune.py", "--preset", preset, "--model_name_or_path", pretrained],
+            [sys.executable, scripts / "finetune.py", "--preset", preset, "--model_name_or_path", pretrained],
             ["--train_file", questions, "--output_dir", folder, *train],
         )
     run(
@@ -57,7 +56,7 @@ def main() -> None:
         [sys.executable, scripts / "plot_run.py", "--runs", f"{pretrained},{finetuned},{scratch}"],
         ["--output_file", out / "demo.png", "--overwrite"],
     )
-    results = json.loads((finetuned / "report.json").read_text())["results"]
+    results = json.loads((finetuned / "report.json").read_text(encoding="utf-8"))["results"]
     frequent = next(row for name, row in results.items() if name.startswith("most frequent"))
     print(f"The demo took {time.perf_counter() - started:.0f} s.")
     print(

@@ -10,7 +10,7 @@ from accelerate.utils import set_seed
 
 from hf_mingpt.evaluation import continue_prompt
 from hf_mingpt.hub import load_run
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import check_least, parse_recipe, user_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,10 @@ class SampleRecipe:
     greedy: bool = field(default=False, metadata={"help": "Always take the likeliest character."})
     seed: int = field(default=0, metadata={"help": "Seed of the draws."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+
+    def __post_init__(self):
+        check_least(self, 0, "seed")
+        check_least(self, 1, "max_new_tokens", "num_samples")
 
 
 def main() -> None:

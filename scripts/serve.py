@@ -6,16 +6,43 @@
 
 The library's server looks for the class of a model among its own names, with remote code too, so ours is put there.
 Takes the flags of `transformers serve`; needs `pip install "transformers[serving]"`.
+
+A prompt that is empty, or does not leave room for a character in the model's context, is answered with status 400. What
+is written ends with the context.
 """
 
+import functools
 import sys
 
 import transformers
+from transformers.cli.serving import utils
 from transformers.cli.transformers import main
 
 import hf_mingpt
 
+
+def keep_to_context(generate):
+    """A way to generate of the library's server, within the context of the model."""
+
+    @functools.wraps(generate)
+    def generate_within(manager, model, processor, inputs, gen_config, *arguments, **options):
+        from fastapi import HTTPException
+
+        ids, context = inputs["input_ids"], model.config.max_position_embeddings
+        length = len(ids) if isinstance(ids, list) else ids.shape[-1]
+        if not 0 < length < context:
+            detail = f"The prompt has {length} tokens: this model takes 1 to {context - 1}, in a context of {context}."
+            raise HTTPException(status_code=400, detail=detail)
+        gen_config.max_new_tokens = min(gen_config.max_new_tokens or context, context - length)
+        return generate(manager, model, processor, inputs, gen_config, *arguments, **options)
+
+    return generate_within
+
+
 if __name__ == "__main__":
     transformers.MinGPTForCausalLM = hf_mingpt.MinGPTForCausalLM
+    for manager in (utils.GenerateManager, utils.CBGenerateManager):
+        for name in ("generate_streaming", "generate_non_streaming"):
+            setattr(manager, name, keep_to_context(getattr(manager, name)))
     sys.argv.insert(1, "serve")
     main()

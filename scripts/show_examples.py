@@ -21,7 +21,7 @@ from hf_mingpt.data import (
     take,
 )
 from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import check_least, parse_recipe, user_errors
 from hf_mingpt.tokenization_mingpt import PAD_ID
 
 
@@ -34,6 +34,10 @@ class ShowRecipe:
     epoch: int = field(default=0, metadata={"help": "Epoch whose draws are shown."})
     seed: int = field(default=0, metadata={"help": "Seed of the draws."})
     block_size: int = field(default=128, metadata={"help": "Longest example, in characters."})
+
+    def __post_init__(self):
+        check_least(self, 0, "epoch", "seed")
+        check_least(self, 1, "num_examples", "block_size")
 
 
 def main() -> None:

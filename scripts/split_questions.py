@@ -6,11 +6,15 @@ writes `fold-0/train.tsv` and `fold-0/held_out.tsv`, and so on. Train with the o
 dev when the recipe is chosen.
 """
 
+import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hf_mingpt.birthplaces import read_questions, split_folds, write_questions
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.recipes import accidents, check_least, parse_recipe, user_errors
+from hf_mingpt.writing import UNFINISHED, check_no_writer, one_writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,18 +25,27 @@ class SplitRecipe:
     num_folds: int = field(default=5, metadata={"help": "Each question is held out by one of them."})
     seed: int = field(default=0, metadata={"help": "Of the split."})
 
+    def __post_init__(self):
+        check_least(self, 0, "seed")
+
 
 def main() -> None:
     recipe = parse_recipe(SplitRecipe)
     folder = Path(recipe.output_dir)
     with user_errors():
         folds = split_folds(read_questions(recipe.questions_file, answers=True), recipe.num_folds, seed=recipe.seed)
+        check_no_writer(folder)
         if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
             raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
-    for number, (train, held_out) in enumerate(folds):
-        (folder / f"fold-{number}").mkdir(parents=True, exist_ok=True)
-        write_questions(folder / f"fold-{number}" / "train.tsv", train)
-        write_questions(folder / f"fold-{number}" / "held_out.tsv", held_out)
+    with accidents(), one_writer(folder), TemporaryDirectory(dir=folder, prefix=UNFINISHED) as aside:
+        for number, (train, held_out) in enumerate(folds):
+            write_questions(Path(aside) / f"fold-{number}" / "train.tsv", train)
+            write_questions(Path(aside) / f"fold-{number}" / "held_out.tsv", held_out)
+        for old in folder.glob("fold-*"):  # also those that this split has not
+            if re.fullmatch(r"fold-\d+", old.name):
+                shutil.rmtree(old)
+        for new in Path(aside).iterdir():
+            new.rename(folder / new.name)
     print(f"Wrote {len(folds)} folds to {folder}.")
 
 

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from hf_mingpt.batching import BatchShape, cut_rows, deal, select_learnt
 from hf_mingpt.birthplaces import Question
+from hf_mingpt.corruption import Pieces
 from hf_mingpt.data import (
     encode_questions,
     take,
 )
-from hf_mingpt.objectives import Answers, SpanCorruption
+from hf_mingpt.objectives import Answers, Rows, SpanCorruption
 from hf_mingpt.tokenization_mingpt import PAD_ID
 
 from .conftest import rows_of, small_model
@@ -135,3 +136,83 @@ class TestSelecting:
             gradients.append([loss.detach(), *(p.grad for p in model.parameters())])
         for ours, expected in zip(*gradients, strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+class TestByHand:
+    """Rows of 5, 2, 3, 1 and 4 tokens; the first is learnt from its third on, the last two whole."""
+
+    rows = Rows(
+        np.arange(10, 25),
+        Pieces(np.array([[0], [5], [7], [10], [11]]), np.array([[5], [2], [3], [1], [4]]), np.array([2, 1, 3, 0, 0])),
+    )
+
+    def dealt(self, *args, **options):
+        return deal(self.rows, BatchShape(*args, **options))
+
+    def test_two_a_process(self):
+        first, second = (self.dealt(2, 1, 2, rank) for rank in (0, 1))
+        assert [batch["input_ids"].tolist() for batch in first] == [
+            [[10, 11, 12, 13, 14], [17, 18, 19, 0, 0]],
+            [[20]],
+        ]
+        assert [batch["labels"].tolist() for batch in first] == [[[-100, -100, 12, 13, 14], [-100] * 5], [[20]]]
+        assert [batch["input_ids"].tolist() for batch in second] == [[[21, 22, 23, 24], [15, 16, 0, 0]], [[20]]]
+        assert [batch["labels"].tolist() for batch in second] == [
+            [[21, 22, 23, 24], [-100, 16, -100, -100]],
+            [[-100]],
+        ]
+
+    @pytest.mark.parametrize("padding_free", [False, True])
+    def test_every_batch_knows_the_labels_of_the_step(self, padding_free):
+        batches = self.dealt(2, padding_free=padding_free)
+        assert {int(batch["num_items_in_batch"]) for batch in batches} == {3 + 1 + 0 + 0 + 3}
+        assert len(batches) == 3
+
+    def test_padding_free(self):
+        first, *_ = self.dealt(2, padding_free=True, pad_to_multiple_of=4, overhead=7)
+        assert first["input_ids"].tolist() == [[10, 11, 12, 13, 14, 21, 22, 23, 24, 0, 0, 0]]
+        assert first["labels"].tolist() == [[-100, -100, 12, 13, 14, -100, 22, 23, 24, -100, -100, -100]]
+        assert first["logits_to_keep"].shape == (1, 8)
+
+    def test_widths_are_rounded_before_they_are_cut(self):
+        """In eights they all are 8 wide, so cuts save nothing but overhead; as they are, 2 + 2 + 1 rows cost least."""
+        assert [len(batch["input_ids"]) for batch in self.dealt(2, overhead=0)] == [2, 2, 1]
+        assert [len(batch["input_ids"]) for batch in self.dealt(5, overhead=0, pad_to_multiple_of=8)] == [5]
+        assert [len(batch["input_ids"]) for batch in self.dealt(1, overhead=1)] == [1, 1, 1, 2]
+
+    def test_every_process_pays_the_overhead(self):
+        """Two rows at once: 10 + 6 + 1 tokens, or 10 + 9, which is as cheap where a micro-batch costs 2."""
+        assert [len(self.dealt(1, 1, 2, 0, overhead=overhead)) for overhead in (0, 1)] == [3, 2]
+
+    def test_shape(self):
+        assert BatchShape(3) == BatchShape(3, 1, 1, 0, 1, False, None)
+        assert BatchShape(3, 5, 7).total == 105
+
+
+@pytest.mark.parametrize(
+    ("widths", "overhead", "most_rows", "ends"),
+    [
+        ([9] * 8 + [4] * 8, 20, 16, [8, 16]),  # 72 + 32 + 2 * 20 < 144 + 20
+        ([9] * 8 + [4] * 8, 41, 16, [16]),  # 72 + 32 + 2 * 41 > 144 + 41
+        ([9] * 8 + [4] * 8, 39, 16, [8, 16]),
+        ([8, 4, 4], 0, 1, [1, 3]),  # two of half the length have as many tokens
+        ([8, 5, 4], 0, 1, [1, 2, 3]),
+        ([3], 5, 1, [1]),
+        ([6, 6, 1], 4, 2, [2, 3]),
+    ],
+)
+def test_cuts(widths, overhead, most_rows, ends):
+    assert cut_rows(np.array(widths), overhead=overhead, most_rows=most_rows) == ends
+
+
+def test_places_that_are_learnt_come_first():
+    labels = np.array([[7, -100, 5, -100, 6, -100], [-100, -100, -100, -100, 9, 8]])
+    assert {name: rows.tolist() for name, rows in select_learnt(labels, 1).items()} == {
+        "logits_to_keep": [[1, 3], [3, 4]],
+        "shift_labels": [[5, 6], [9, 8]],
+    }
+    rounded = select_learnt(labels, 4)
+    assert rounded["logits_to_keep"].tolist() == [[1, 3, 0, 2], [3, 4, 0, 1]]
+    assert rounded["shift_labels"].tolist() == [[5, 6, -100, -100], [9, 8, -100, -100]]
+    assert select_learnt(labels, 6) == {}
+    assert select_learnt(np.full((2, 3), -100), 1)["logits_to_keep"].tolist() == [[0], [0]]

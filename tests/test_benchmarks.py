@@ -58,3 +58,25 @@ def test_points_of_scaling_are_measured_in_processes_of_their_own():
     assert point["milliseconds_of_data_per_step"] > 0
     with pytest.raises(RuntimeError, match=r"'hidden_size': 33.* failed:\n(.*\n)*.*the head width is 33"):
         scaling.run_point(**{**base, "hidden_size": 33})
+
+
+def test_gpu_py_runs_small_on_a_cpu(tmp_path, monkeypatch, capsys):
+    import gpu
+
+    data = Path(__file__).parent.parent / "data" / "generated"
+    flags = ["--device", "cpu", "--small", "true", "--seeds", "1", "--only", "learned,two gloo"]
+    flags += ["--corpus_file", str(data / "biographies.txt"), "--output_dir", str(tmp_path)]
+    flags += ["--questions_file", str(data / "birth_places_train.tsv"), "--dev_file", str(data / "birth_dev.tsv")]
+    monkeypatch.setattr("sys.argv", ["gpu.py", *flags])
+    monkeypatch.setattr(gpu, "SPEEDRUNS", {"80 epochs": gpu.SPEEDRUNS["80 epochs"]})
+    gpu.main()
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    told = {check["check"]: check["result"] for check in results["right"]}
+    assert told["loss and gradients, learned, sdpa, bf16"] == "right"
+    assert told["padding-free is padded, learned, eager"] == "right"
+    assert told["two gloo processes on one card"] == "not here"
+    assert "WRONG" not in told.values()
+    assert [row["steps"] for row in results["speedrun"]] == [2]
+    assert all(row["useful_tokens_per_second"] > 0 for row in results["rate"]["small_model"])
+    assert sum(kernel["share"] for kernel in results["profile"][0]["kernels"]) > 0.8
+    assert "| 80 epochs | 0 | 0.0% | 2 |" in capsys.readouterr().out

@@ -1,8 +1,11 @@
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from hf_mingpt.biographies import BiographyRecipe, generate_corpus
+from hf_mingpt.biographies import MAX_PEOPLE, MAX_PLACES, BiographyRecipe, generate_corpus
+from hf_mingpt.birthplaces import read_questions
 
 SMALL = {"num_train_people": 60, "num_dev_people": 40, "num_test_people": 20, "num_other_people": 30}
 
@@ -59,3 +62,54 @@ def test_distractors_are_other_places():
 def test_bad_knobs_are_errors(changes, said):
     with pytest.raises(ValueError, match=said):
         BiographyRecipe(**changes)
+
+
+def test_the_corpus_of_the_repository_is_made_again():
+    """A change of any draw changes every number that was measured on it."""
+    folder = Path(__file__).parent.parent / "data/generated"
+    corpus = generate_corpus(
+        BiographyRecipe(num_train_people=100, num_dev_people=60, num_places=40, phrasings_per_person=3)
+    )
+    assert corpus.documents == (folder / "biographies.txt").read_text(encoding="utf-8").splitlines()
+    for name, questions in (("places_train", corpus.train), ("dev", corpus.dev), ("test", corpus.test)):
+        assert questions == read_questions(folder / f"birth_{name}.tsv")
+
+
+def test_sentences_may_keep_their_order():
+    first, second, third, *others = generate_corpus(
+        BiographyRecipe(**SMALL | {"num_train_people": 3}, permute_sentences=False, seed=1)
+    ).documents
+    birth = ("was born", "birthplace", "Born in", "who was born", "came into the world", "A native of", "(born")
+    for line in (first, second, third, *others):
+        name, said = line.split(". ", maxsplit=1)
+        one, other = said.removesuffix(".").split(". ")
+        assert name in one
+        assert any(words in one for words in birth)
+        assert name not in other
+        assert name.split()[1] in other
+
+
+def test_what_a_recipe_is_if_nothing_is_told():
+    people = {"num_train_people": 130, "num_dev_people": 130, "num_test_people": 40, "num_other_people": 20}
+    text = {"num_places": 80, "zipf_exponent": 0.4, "phrasings_per_person": 4, "permute_sentences": True}
+    assert asdict(BiographyRecipe()) == {**people, **text, "distractor_share": 0.3, "seed": 0}
+    assert BiographyRecipe().num_people == 320
+    assert (MAX_PEOPLE, MAX_PLACES) == (20 * 8 * 15 * 20 * 8 * 12 // 4, 20 * 8 * 8 * 10 // 4)  # a quarter of all
+
+
+def test_the_least_and_the_most_of_everything():
+    least = BiographyRecipe(num_train_people=1, num_dev_people=1, num_test_people=1, num_other_people=0, num_places=2)
+    assert len(generate_corpus(least).documents) == 3 * 4
+    BiographyRecipe(phrasings_per_person=1, distractor_share=0.0, num_places=MAX_PLACES)
+    BiographyRecipe(phrasings_per_person=8, distractor_share=1.0, num_train_people=MAX_PEOPLE - 190)
+    for one_more in (
+        {"num_train_people": 0},
+        {"num_test_people": 0},
+        {"num_other_people": -1},
+        {"phrasings_per_person": 0},
+        {"phrasings_per_person": 9},
+        {"num_places": MAX_PLACES + 1},
+        {"num_train_people": MAX_PEOPLE - 189},
+    ):
+        with pytest.raises(ValueError, match=r"needs|choose|phrasings|names there are"):
+            BiographyRecipe(**one_more)

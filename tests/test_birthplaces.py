@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from hf_mingpt.birthplaces import (
+    IGNORE_ID,
+    MAX_ANSWER_TOKENS,
     Question,
     answer_starts,
     extract_prediction,
@@ -157,3 +160,96 @@ def test_what_is_known_is_not_distilled():
     ]
     labelled = label_questions(known, asked, ["Bonn", "Rome", " ", "Ro\nme", "Kiel"])
     assert labelled == [*known, Question("Where was Bo born?", "Bonn")]
+
+
+@pytest.mark.parametrize(("content", "line"), [("a⁇\tb\n", 1), ("a\tb\nc\t□\n", 2)])
+def test_a_reserved_mark_in_a_question_or_an_answer_is_named(tmp_path, content, line):
+    with pytest.raises(ValueError, match=rf"questions\.tsv, line {line}: .* is a mark of the data format"):
+        read_questions(write(tmp_path, content.encode()))
+
+
+def test_a_question_is_read_as_it_stands(tmp_path):
+    questions = [Question(' NA "x"', "007 "), Question("1e5", "null"), Question("\x85b", "2020-01-01")]
+    write_questions(tmp_path / "q.tsv", questions)
+    assert read_questions(tmp_path / "q.tsv") == questions
+
+
+def test_questions_without_answers_are_written_without(tmp_path):
+    write_questions(tmp_path / "q.tsv", [Question("a", None), Question("b", None)])
+    assert (tmp_path / "q.tsv").read_text() == "a\nb\n"
+    assert read_questions(tmp_path / "q.tsv") == [Question("a", None), Question("b", None)]
+
+
+def test_utf16_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is UTF-16: save the file as UTF-8"):
+        read_questions(write(tmp_path, "a\tb\n".encode("utf-16")))
+
+
+class TestByHand:
+    names = ("Ada Byron", "Zoë Quist", "Jan van Eyck", "Plato")
+
+    def test_invented_names_by_seed(self):
+        assert invent_names(self.names, 3) == ["Jan Quist", "Zoë Byron", "Ada van Eyck"]
+        assert invent_names(self.names, 3, seed=0) == invent_names(self.names, 3)
+        assert invent_names(["A b", "C d"], 2) == ["C b", "A d"]
+        assert invent_names(["A b", "C d"], 1, documents=["what C b did"]) == ["A d"]
+        for names, number in (([], 1), (["Plato"], 1), (["A b"], 1)):
+            with pytest.raises(ValueError, match=f"Only 0 of {number} names"):
+                invent_names(names, number)
+
+    def test_folds_by_seed(self):
+        questions = [Question(letter, "Rome") for letter in "abcdefg"]
+        folds = split_folds(questions, 3)
+        assert [[question for question, _ in held_out] for _, held_out in folds] == [
+            list("cdf"),
+            list("bg"),
+            list("ae"),
+        ]
+        assert [[question for question, _ in train] for train, _ in folds] == [
+            list("abeg"),
+            list("acdef"),
+            list("bcdfg"),
+        ]
+        assert folds == split_folds(questions, 3, seed=0)
+        assert len(split_folds(questions, 2)) == 2
+        assert [len(held_out) for _, held_out in split_folds(questions, 7)] == [1] * 7
+
+    def test_what_carries_no_loss_is_what_torch_leaves_out(self):
+        assert torch.nn.CrossEntropyLoss().ignore_index == IGNORE_ID
+        assert MAX_ANSWER_TOKENS == 32
+
+    def test_phrasings_go_round(self):
+        pairs = [Question(f"Where was {name} born?", "Rome") for name in "ABCDE"]
+        second = [f"{name}. {text}" for name, text in [
+            ("A", "The birthplace of A is Rome ."),
+            ("B", "Born in Rome, B is a native of it ."),
+            ("C", "C comes from Rome ."),
+            ("D", "D was born in Rome ."),
+            ("E", "The birthplace of E is Rome ."),
+        ]]  # fmt: skip
+        assert write_documents(pairs, 2)[1::2] == second
+        with pytest.raises(ValueError, match="phrasings are -1"):
+            write_documents(pairs, -1)
+
+    def test_any_part_of_a_name_is_asked_about(self):
+        assert question_about("Ada Byron") == "Where was Ada Byron born?"
+        assert name_asked("Where was Where was born? born?") == "Where was born?"
+        for no_question in ("Where was  born?", "Where was Ada", "Ada born?"):
+            with pytest.raises(ValueError, match="asks for no birthplace"):
+                name_asked(no_question)
+
+    @pytest.mark.parametrize("answers", [True, None])
+    def test_columns_are_demanded_of_every_line(self, tmp_path, answers):
+        with pytest.raises(ValueError, match="line 2: 2 tabs"):
+            read_questions(write(tmp_path, b"Q1\tA\nQ2\tA\tB\n"), answers=answers)
+        with pytest.raises(ValueError, match="line 2: an empty"):
+            read_questions(write(tmp_path, b"Q1\tA\n \tA\n"), answers=answers)
+
+    def test_answers_can_be_refused(self, tmp_path):
+        with pytest.raises(ValueError, match="line 1: a tab"):
+            read_questions(write(tmp_path, b"Q1\tA\nQ2\tA\n"), answers=False)
+        assert read_questions(write(tmp_path, b"Q1\n"), answers=False) == [Question("Q1", None)]
+
+    def test_an_answer_starts_in_its_own_example(self):
+        examples = np.array([1, 1, 6, 7, 1, 5, 1, 9, 1])
+        assert answer_starts(examples, np.array([0, 2, 5, 9]), mask_id=1).tolist() == [0, 2, 1]

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -102,7 +103,7 @@ def test_runs_of_other_lengths_branch_off(tmp_path):
     """From before the decay a shorter and a longer run go on as if they had always been so long."""
     changes = {"lr_scheduler_type": "warmup_stable_decay", "save_steps": 4, "warmup_steps": 2}
     _, trunk = run(tmp_path / "trunk", build_steps(), **changes)
-    checkpoint = str(tmp_path / "trunk" / "checkpoints" / "step-00000004")
+    checkpoint = str(tmp_path / "trunk" / "checkpoint-4")
     for max_steps, decay_share in ((8, 0.25), (14, 0.5)):
         flags = {**changes, "max_steps": max_steps, "decay_share": decay_share}
         whole, expected = run(tmp_path / f"whole-{max_steps}", build_steps(), **flags)
@@ -121,8 +122,8 @@ def test_runs_of_other_lengths_branch_off(tmp_path):
 def test_the_newest_whole_checkpoint_is_taken(tmp_path):
     with pytest.raises(PowerCut):
         run(tmp_path, build_steps(), cut_at=9)
-    folders = sorted((tmp_path / "checkpoints").iterdir())
-    assert [folder.name for folder in folders] == ["step-00000003", "step-00000006"]
+    folders = sorted(tmp_path.glob("checkpoint-*"))
+    assert [folder.name for folder in folders] == ["checkpoint-3", "checkpoint-6"]
     latest = recipe(tmp_path, resume_from_checkpoint="latest")
     assert find_checkpoint(latest, 4) == folders[1]
     weights = folders[1] / "model.safetensors"
@@ -149,7 +150,7 @@ class Attack:
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     with pytest.raises(PowerCut):
         run(tmp_path, build_steps(), cut_at=4)
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
     torch.save({"optimizers": [Attack(tmp_path / "trace")], "schedulers": []}, checkpoint / "training.pt")
     (checkpoint / "SHA256SUMS").write_text(checkpoints.sums_of(checkpoint))
     with pytest.raises(ValueError, match=r"training\.pt holds more than tensors"):
@@ -159,7 +160,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
 @pytest.mark.parametrize("state", ["", "[]", "{}", '{"step": "1"}', "nan", "[" * 100_000])
 def test_what_is_no_state_is_no_checkpoint(tmp_path, state):
-    checkpoint = tmp_path / "checkpoints" / "step-00000003"
+    checkpoint = tmp_path / "checkpoint-3"
     checkpoint.mkdir(parents=True)
     (checkpoint / "state.json").write_text(state)
     (checkpoint / "SHA256SUMS").write_text(checkpoints.sums_of(checkpoint))
@@ -178,7 +179,7 @@ def test_another_recipe_is_refused(tmp_path):
 def test_a_field_that_is_newer_than_the_checkpoint_counts_as_its_default(tmp_path):
     with pytest.raises(PowerCut):
         run(tmp_path, build_steps(), cut_at=4)
-    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
     state = json.loads((checkpoint / "state.json").read_text())
     del state["recipe"]["adam_beta1"]
     (checkpoint / "state.json").write_text(json.dumps(state))
@@ -196,10 +197,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints.torch, "save", full)
-    with pytest.raises(OSError, match=r"step 6 could not be written .*No space left.* last one is .*step-00000003"):
+    with pytest.raises(OSError, match=r"step 6 could not be written .*No space left.* last one is .*checkpoint-3"):
         run(tmp_path, build_steps(), resume_from_checkpoint="latest")
     monkeypatch.undo()
-    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert [folder.name for folder in tmp_path.glob("*checkpoint*")] == ["checkpoint-3"]
     run(tmp_path, build_steps(), resume_from_checkpoint="latest")
 
 
@@ -234,7 +235,7 @@ def test_a_length_that_does_not_fit_is_refused_before_anything_is_touched(tmp_pa
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_killed_script_goes_on(tmp_path, whole, signal_number, code):
     process = subprocess.Popen(pretrain(tmp_path), stderr=subprocess.PIPE)
-    while not (tmp_path / "checkpoints" / "step-00000008").exists():
+    while not (tmp_path / "checkpoint-8").exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal_number)
@@ -257,7 +258,7 @@ def test_a_killed_finetuning_goes_on(tmp_path, whole):
     expected, folder = tmp_path / "expected", tmp_path / "killed"
     subprocess.run([*command, str(expected)], check=True, capture_output=True)
     process = subprocess.Popen([*command, str(folder)], stderr=subprocess.DEVNULL, start_new_session=True)
-    while not (folder / "checkpoints" / "step-00000008").exists():
+    while not (folder / "checkpoint-8").exists():
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
@@ -272,7 +273,7 @@ def test_a_signal_to_all_processes_lets_the_main_one_save(tmp_path, whole):
     """As a cluster sends it; the workers of the loader get it too."""
     workers = ["--dataloader_num_workers", 2]
     process = subprocess.Popen(pretrain(tmp_path, *workers), stderr=subprocess.PIPE, start_new_session=True)
-    while not (tmp_path / "checkpoints" / "step-00000004").exists():
+    while not (tmp_path / "checkpoint-4").exists():
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)
@@ -304,12 +305,12 @@ def test_a_script_that_dies_while_it_writes_a_checkpoint_goes_on(tmp_path, whole
     python, *arguments = pretrain(tmp_path)
     killed = subprocess.run([python, "-c", DIES_WHILE_WRITING, *arguments], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
-    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert left == ["step-00000004", "step-00000008", "unfinished-00000012"]
+    left = sorted(path.name for path in tmp_path.glob("*checkpoint*"))
+    assert left == ["checkpoint-4", "checkpoint-8", "unfinished-checkpoint-12"]
     subprocess.run(pretrain(tmp_path, "--resume_from_checkpoint", "latest"), check=True, capture_output=True)
     assert losses(tmp_path) == losses(whole)
     assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert not list((tmp_path / "checkpoints").glob("unfinished-*"))
+    assert not list(tmp_path.glob("unfinished-*"))
 
 
 EXACT = [
@@ -334,7 +335,7 @@ def test_two_killed_processes_go_on(tmp_path, of_two_processes):
     process = subprocess.Popen(
         pretrain(tmp_path, *EXACT, processes=2), stderr=subprocess.DEVNULL, start_new_session=True
     )
-    while not (tmp_path / "checkpoints" / "step-00000008").exists():
+    while not (tmp_path / "checkpoint-8").exists():
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
@@ -348,7 +349,7 @@ def test_two_killed_processes_go_on(tmp_path, of_two_processes):
 @pytest.mark.parametrize("processes", [1, 4])
 def test_a_checkpoint_of_two_processes_goes_on_with_others(tmp_path, of_two_processes, processes):
     """With the same examples in each step, so with the losses that two would have had."""
-    checkpoint = of_two_processes / "checkpoints" / "step-00000012"
+    checkpoint = of_two_processes / "checkpoint-12"
     again = pretrain(tmp_path, *EXACT, "--resume_from_checkpoint", checkpoint, processes=processes)
     subprocess.run(again, check=True, capture_output=True)
     assert json.loads((tmp_path / "run.json").read_text())["num_processes"] == processes
@@ -357,3 +358,80 @@ def test_a_checkpoint_of_two_processes_goes_on_with_others(tmp_path, of_two_proc
         assert loss == pytest.approx(expected, rel=1e-5)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path, of_two_processes))
     assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-5
+
+
+class TestData:
+    """A run goes on with the data that it had, wherever that is now."""
+
+    @pytest.fixture
+    def cut(self, tmp_path):
+        """A run that was cut after its checkpoint of step 3, with its files."""
+        (tmp_path / "model").mkdir()
+        files = {"text.txt": "a\n", "words.txt": "b\n", "model/tokenizer.json": "{}", "model/README.md": "x"}
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        data = {"train_file": "text.txt", "vocabulary_file": "words.txt", "tokenizer_name": "model"}
+        data = {name: str(tmp_path / path) for name, path in data.items()}
+        with pytest.raises(PowerCut):
+            run(tmp_path / "run", build_steps(), cut_at=4, **data)
+        return tmp_path, data
+
+    def find(self, folder, data):
+        return find_checkpoint(recipe(folder / "run", resume_from_checkpoint="latest", **data), 4)
+
+    def test_the_checkpoint_says_what_they_held(self, cut):
+        folder, data = cut
+        state = json.loads((self.find(folder, data) / "state.json").read_text())
+        assert state["data"].keys() == data.keys()
+        assert state["data"]["train_file"] == hashlib.sha256(b"a\n").hexdigest()
+
+    def test_moved_ones_are_the_same(self, cut):
+        folder, data = cut
+        (folder / "elsewhere").mkdir()
+        moved = {name: str(folder / "elsewhere" / Path(path).name) for name, path in data.items()}
+        for name, path in data.items():
+            Path(path).rename(moved[name])
+        assert self.find(folder, moved).name == "step-00000003"
+        (folder / "elsewhere/model/README.md").write_text("not read")
+        assert self.find(folder, moved).name == "step-00000003"
+
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [("train_file", "text.txt"), ("vocabulary_file", "words.txt"), ("tokenizer_name", "model/tokenizer.json")],
+    )
+    def test_a_changed_one_is_refused_by_name(self, cut, name, file):
+        folder, data = cut
+        times = (folder / file).stat()
+        (folder / file).write_text("c\n")
+        os.utime(folder / file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(ValueError, match=rf"{name} .* holds something else than when .*step-00000003 was made"):
+            self.find(folder, data)
+
+    def test_what_changes_during_the_run_is_seen(self, tmp_path):
+        text = tmp_path / "text.txt"
+        text.write_text("a\n")
+        steps = build_steps()
+        steps.objective = lambda *rows: text.write_text("b\n") and NextToken()(*rows)
+        with pytest.raises(PowerCut):
+            run(tmp_path / "run", steps, cut_at=4, train_file=str(text))
+        with pytest.raises(ValueError, match=r"train_file .* holds something else"):
+            self.find(tmp_path, {"train_file": str(text)})
+
+    def test_another_way_to_read_it_is_another_recipe(self, cut):
+        folder, data = cut
+        other = (folder / "text.txt").rename(folder / "text.tsv")
+        with pytest.raises(ValueError, match=r"another recipe: train_file .*text\.txt', now .*text\.tsv'"):
+            self.find(folder, {**data, "train_file": str(other)})
+
+    def test_an_older_checkpoint_compares_paths(self, cut):
+        folder, data = cut
+        checkpoint = self.find(folder, data)
+        state = json.loads((checkpoint / "state.json").read_text())
+        del state["data"]
+        (checkpoint / "state.json").write_text(json.dumps(state))
+        (checkpoint / "SHA256SUMS").write_text(checkpoints.sums_of(checkpoint))
+        (folder / "text.txt").write_text("c\n")
+        assert self.find(folder, data) == checkpoint
+        moved = (folder / "text.txt").rename(folder / "moved.txt")
+        with pytest.raises(ValueError, match=r"another recipe: train_file .*text\.txt', now .*moved\.txt'"):
+            self.find(folder, {**data, "train_file": str(moved)})

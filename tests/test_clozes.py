@@ -14,9 +14,10 @@ from hf_mingpt.clozes import (
     cut_clozes,
     find_salient_spans,
     find_titles,
+    find_words,
     hash_runs,
 )
-from hf_mingpt.corruption import Spans, join_pieces, move_spans, stack_pieces
+from hf_mingpt.corruption import Spans, join_pieces, move_spans, random_bits, stack_pieces
 from hf_mingpt.tokenization_mingpt import MASK_ID, PAD_ID
 
 from .test_corruption import ids
@@ -223,3 +224,163 @@ def test_rows_of_different_documents_stack():
     rows = stack_pieces([first, second.shift(4)])
     joined = join_pieces(ids("wxyz" + "a. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)
     np.testing.assert_array_equal(joined, [ids("w⁇z⁇xy□□"), ids("a. ⁇⁇Cd⁇")])
+
+
+class TestSeveralDocuments:
+    """What is worked out by hand for documents that stand behind others in the array."""
+
+    texts = ("Eve. saw Rome .", "no name", "Ada Byron. Ada was born in London .", "at Bath, so")
+
+    def rows(self, draws, *, block_size: int = 48, max_context=(99, 99)) -> list[str | None]:
+        flat, offsets = flatten(list(self.texts))
+        titles, spans = titles_and_spans(list(self.texts))
+        number = len(self.texts)
+        pieces, possible = cut_clozes(
+            offsets,
+            titles,
+            spans,
+            np.array([0, 0, 1, 2]),  # Rome, what there is not, London, Bath
+            np.array(draws) if np.ndim(draws) > 1 else np.array([draws] * number),
+            block_size=block_size,
+            max_context=np.array(max_context) if np.ndim(max_context) > 1 else np.array([max_context] * number),
+        )
+        rows = join_pieces(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
+        texts = ["".join("⁇" if i == MASK_ID else chr(i) for i in row if i != PAD_ID) for row in rows]
+        for text, first, its in zip(texts, pieces.first_label, possible, strict=True):
+            assert not its or [place for place, character in enumerate(text) if character == "⁇"][1] == first
+        return [text if its else None for text, its in zip(texts, possible, strict=True)]
+
+    def test_spans(self):
+        titles, spans = titles_and_spans(list(self.texts))
+        assert titles.tolist() == [5, 0, 11, 0]
+        assert spans.starts.tolist() == [9, 49, 60]
+        assert spans.lengths.tolist() == [4, 6, 4]
+        assert spans.offsets.tolist() == [0, 1, 1, 2, 3]
+
+    @pytest.mark.parametrize(
+        ("draws", "options", "expected"),
+        [
+            ((0.99, 0.99), {}, ["Eve. saw ⁇ .⁇Rome⁇", "Ada Byron. Ada was born in ⁇ .⁇London⁇", "at ⁇, so⁇Bath⁇"]),
+            ((0.5, 0.5), {}, ["Eve. w ⁇ ⁇Rome⁇", "Ada Byron. born in ⁇ ⁇London⁇", "t ⁇, ⁇Bath⁇"]),
+            ((0.0, 0.0), {}, ["Eve. ⁇⁇Rome⁇", "Ada Byron. ⁇⁇London⁇", "⁇⁇Bath⁇"]),
+            ((0.5, 0.99), {"block_size": 15}, ["Eve. w ⁇ ⁇Rome⁇", None, "t ⁇, so⁇Bath⁇"]),
+            ((0.99, 0.99), {"block_size": 15}, ["Eve. aw ⁇⁇Rome⁇", None, "at ⁇, so⁇Bath⁇"]),
+            ((0.99, 0.99), {"block_size": 20}, ["Eve. saw ⁇ .⁇Rome⁇", "Ada Byron. ⁇⁇London⁇", "at ⁇, so⁇Bath⁇"]),
+            ((0.99, 0.99), {"max_context": (3, 1)}, ["Eve. aw ⁇ ⁇Rome⁇", "Ada Byron. in ⁇ ⁇London⁇", "at ⁇,⁇Bath⁇"]),
+            (
+                [(0.3, 0.0), (0.0, 0.0), (0.0, 0.5), (0.99, 0.7)],
+                {"max_context": [(99, 99), (99, 99), (0, 99), (2, 2)]},
+                ["Eve.  ⁇⁇Rome⁇", "Ada Byron. ⁇ ⁇London⁇", "t ⁇, ⁇Bath⁇"],
+            ),
+        ],
+    )
+    def test_context_before_and_after(self, draws, options, expected):
+        first, none, *others = self.rows(draws, **options)
+        assert none is None
+        assert [first, *others] == expected
+
+
+class TestChoiceByHand:
+    """Two documents with the spans 0 to 2, of which 0 and 2 are sought, and 3 to 7, none sought; a third has none."""
+
+    spans = SalientSpans(np.arange(8), np.ones(8, int), np.array([0, 3, 8, 8]))
+    sought = np.array([1, 0, 1, 0, 0, 0, 0, 0], bool)
+
+    @pytest.mark.parametrize(
+        ("draw", "share", "expected"),
+        [
+            (0.1, 0.6, [0, 3]),
+            (0.29, 0.6, [0, 4]),
+            (0.31, 0.6, [2, 4]),
+            (0.59, 0.6, [2, 5]),
+            (0.61, 0.6, [0, 6]),  # the rest of the draws is spread over all three
+            (0.75, 0.6, [1, 6]),
+            (0.9, 0.6, [2, 7]),
+            (0.99, 1.0, [2, 7]),
+            (0.4, 0.0, [1, 5]),
+            (np.nextafter(1, 0), 0.6, [2, 7]),
+            (np.nextafter(1, 0), 0.1, [2, 7]),
+        ],
+    )
+    def test_literal(self, draw, share, expected):
+        with np.errstate(all="raise"):
+            chosen = choose_spans(self.spans, self.sought, np.full(3, draw), sought_share=share)
+        assert chosen[:2].tolist() == expected
+
+    def test_each_document_has_its_draw(self):
+        chosen = choose_spans(self.spans, self.sought, np.array([0.31, 0.9, 0.5]), sought_share=0.6)
+        assert chosen[:2].tolist() == [2, 7]
+
+    def test_there_may_be_none_at_all(self):
+        spans = SalientSpans(np.zeros(0, int), np.zeros(0, int), np.zeros(3, int))
+        assert len(choose_spans(spans, np.zeros(0, bool), np.array([0.1, 0.9]), sought_share=0.5)) == 2
+
+
+def test_words_are_found_with_what_they_follow():
+    flat, offsets = flatten(["Ada B. a-b  c'd", "e f", " g", "h"])
+    words = find_words(flat, offsets, kinds=KINDS, space_id=ord(" "))
+    joined = "Ada B. a-b  c'de f gh"
+    found = [joined[start:end] for start, end in zip(words.starts, words.ends, strict=True)]
+    assert found == ["Ada", "B", "a-b", "c'd", "e", "f", "g", "h"]
+    assert words.document.tolist() == [0, 0, 0, 0, 1, 1, 2, 3]
+    assert words.follows.tolist() == [False, True, False, False, False, True, False, False]
+    assert len(find_words(flat[:0], np.zeros(2, int), kinds=KINDS, space_id=32).follows) == 0
+
+
+def test_kinds_of_letters():
+    word, upper, digit = LetterKinds.of("aB7-'’ .É")
+    assert word.tolist() == [True] * 6 + [False, False, True]
+    assert np.flatnonzero(upper).tolist() == [1, 8]
+    assert np.flatnonzero(digit).tolist() == [2]
+
+
+def test_a_hash_is_the_sum_of_the_bits_of_place_and_token():
+    flat = ids("xRomeRo")
+    hashes = hash_runs(flat, np.array([1, 5]), np.array([4, 2]), np.array([7, 9]))
+    for found, owner, run in zip(hashes.tolist(), (7, 9), ("Rome", "Ro"), strict=True):
+        bits = [int(random_bits((owner, place, ord(character)), 1)[0, 0]) for place, character in enumerate(run)]
+        assert found == sum(bits) % 2**64
+    assert hash_runs(flat, np.array([1]), np.array([4])) == hash_runs(
+        flat, np.array([1]), np.array([4]), np.zeros(1, int)
+    )
+
+
+class TestTitleAndName:
+    """What a title, and the start of a sentence, do to a name."""
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Ada. a. Rome lies", []),  # one word that opens a sentence
+            ("Ada. a. Rome Oslo lie", ["Rome Oslo"]),  # two
+            ("Ada. a, Rome lies", ["Rome"]),
+            ("Ada. a.  Rome lies", ["Rome"]),  # two spaces
+            ("Ada. Rome lies", []),
+            (". Rome lies", []),
+            ("Rome lies", ["Rome"]),
+            ("Ada Bo. Bo Ada, Ada Cy, Ada", ["Ada Cy"]),
+            ("Ada 7. of 7 and 77", ["77"]),
+        ],
+    )
+    def test_literal(self, text, expected):
+        assert salient(text) == expected
+        assert salient(text, "Bob. Rome", "a.", "Ada ") == expected
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Ada. on 26 May", []),
+            ("Ada. on 126 May", ["May"]),
+            ("Ada. in May 1840", ["May"]),
+            ("Ada. in May 7", []),
+            ("Ada. in May, 7 Rome, 77 Oslo", ["May"]),
+            ("Ada. in May 7a", []),  # a word of two that begins with a digit
+            ("7 May", []),
+            ("May 7", []),
+            ("May", ["May"]),
+        ],
+    )
+    def test_without_numbers(self, text, expected):
+        assert salient(text, numbers=False) == expected
+        for other in ("7", "7 ", "May 7", "May ", "Rome 77 Oslo"):
+            assert salient(text, other, numbers=False) == expected

@@ -6,12 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mingpt.corruption import (
+    Pieces,
     Spans,
+    check_room,
     draw_spans,
     join_pieces,
     max_truncated_length,
     move_spans,
     permute,
+    random_bits,
+    stack_pieces,
     uniform_draws,
 )
 
@@ -181,3 +185,99 @@ def test_a_block_without_room_is_an_error():
     for number in (0, 9):
         with pytest.raises(ValueError, match=f"num_spans is {number}: in a block of 128 it is from 1 to 8"):
             draw([10], num_spans=number)
+
+
+class TestByHand:
+    """The same in Python's integers, one number at a time."""
+
+    GOLDEN_RATIO, MODULUS = 0x9E3779B97F4A7C15, 2**64
+
+    def mix(self, bits: int) -> int:
+        bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9 % self.MODULUS
+        bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB % self.MODULUS
+        return bits ^ (bits >> 31)
+
+    def bits(self, address: tuple[int, ...], number: int) -> list[int]:
+        state = 0
+        for part in address:
+            state = self.mix(state ^ self.mix((part + self.GOLDEN_RATIO) % self.MODULUS))
+        return [self.mix((state + i * self.GOLDEN_RATIO) % self.MODULUS) for i in range(1, number + 1)]
+
+    def test_bits(self):
+        index = np.array([0, 2**63, 9], dtype=np.uint64)
+        assert random_bits((7, index), 3).tolist() == [self.bits((7, i), 3) for i in index.tolist()]
+        draws = uniform_draws(5, 4, np.array([0, 9]), 3)
+        assert draws.tolist() == [[bits // 2**11 / 2**53 for bits in self.bits((5, 4, i), 3)] for i in (0, 9)]
+
+    @pytest.mark.parametrize(("size", "half"), [(1, 1), (2, 1), (5, 2), (16, 2), (17, 3), (1000, 5), (1025, 6)])
+    def test_order(self, size, half):
+        def encrypt(number: int) -> int:
+            left, right = number >> half, number % 2**half
+            for key in self.bits((3, 2), 8):
+                left, right = right, left ^ self.mix(right ^ key) % 2**half
+            return left * 2**half + right
+
+        for place, permuted in enumerate(permute(np.arange(size), size, seed=3, epoch=2).tolist()):
+            expected = encrypt(place)
+            while expected >= size:
+                expected = encrypt(expected)
+            assert permuted == expected
+
+    @pytest.mark.parametrize("num_spans", [1, 2, 3])
+    def test_spans(self, num_spans):
+        lengths = [1, 2, 3, 4, 5, 6, 9, 20, 41, 42, 43, 99] * 5
+        spans = draw(lengths, seed=6, epoch=1, block_size=48, num_spans=num_spans)
+        draws = uniform_draws(6, 1, np.arange(len(lengths)), 1 + 3 * num_spans).tolist()
+        for n, starts, span_lengths, length, (first, *others) in zip(*spans, lengths, draws, strict=True):
+            assert n == min(4 + int(first * 39), length)  # one of 4 to 42
+            for k, (rounding, of_length, of_place) in enumerate(zip(*[iter(others)] * 3, strict=True)):
+                start, end = n * k // num_spans, n * (k + 1) // num_spans
+                longest = max((end - start + (rounding < 0.5)) // 2 - 1, 1)
+                assert span_lengths[k] == min(1 + int(of_length * longest), end - start)
+                assert starts[k] == start + int(of_place * (end - start - span_lengths[k] + 1))
+
+
+@pytest.mark.parametrize(("block_size", "longest", "most"), [(8, 7, 1), (9, 7, 1), (48, 42, 3), (100, 87, 7)])
+def test_room_of_a_block(block_size, longest, most):
+    assert max_truncated_length(block_size) == longest
+    check_room(block_size, 1)
+    check_room(block_size, most)
+    with pytest.raises(ValueError, match=f"num_spans is {most + 1}: in a block of {block_size} it is from 1 to {most}"):
+        check_room(block_size, most + 1)
+    with pytest.raises(ValueError, match="block_size 7"):
+        check_room(7, 1)
+
+
+class TestPieces:
+    """The rows "ab⁇" and "c" of the tokens "abc"."""
+
+    pieces = Pieces(np.array([[0, -1], [2, 0]]), np.array([[2, 1], [1, 0]]), np.array([1, 0]))
+
+    def join(self, text: str, pieces: Pieces, **options) -> list[str]:
+        rows = join_pieces(ids(text), pieces, mask_id=MASK_ID, pad_id=PAD_ID, **options)
+        return ["".join({PAD_ID: "□", MASK_ID: "⁇"}.get(i, chr(i)) for i in row) for row in rows.tolist()]
+
+    def test_are_joined_to_a_width(self):
+        assert self.pieces.row_lengths.tolist() == [3, 1]
+        for multiple, rows in ((1, ["ab⁇", "c□□"]), (2, ["ab⁇□", "c□□□"]), (3, ["ab⁇", "c□□"])):
+            assert self.join("abc", self.pieces, pad_to_multiple_of=multiple) == rows
+
+    def test_are_shifted_with_their_array_but_for_the_marks(self):
+        shifted = self.pieces.shift(2)
+        assert shifted.starts.tolist() == [[2, -1], [4, 2]]
+        assert self.join("xyabc", shifted) == ["ab⁇", "c□□"]
+        assert shifted.lengths is self.pieces.lengths
+        assert shifted.first_label is self.pieces.first_label
+
+    def test_are_selected_row_by_row(self):
+        selected = self.pieces.select(np.array([1, 0, 1]))
+        assert self.join("abc", selected) == ["c□□", "ab⁇", "c□□"]
+        assert selected.first_label.tolist() == [0, 1, 0]
+
+    def test_of_different_numbers_are_stacked(self):
+        other = Pieces(np.array([[2, 1, -1]]), np.array([[1, 2, 1]]), np.array([3]))
+        stacked = stack_pieces([self.pieces, other, self.pieces])
+        assert self.join("abc", stacked) == ["ab⁇□", "c□□□", "cbc⁇", "ab⁇□", "c□□□"]
+        assert stacked.starts.shape == (5, 3)
+        assert stacked.lengths[:2].tolist() == [[2, 1, 0], [1, 0, 0]]
+        assert stacked.first_label.tolist() == [1, 0, 3, 1, 0]

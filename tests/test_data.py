@@ -1,6 +1,7 @@
 from collections import Counter
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from hf_mingpt.batching import BatchShape
 from hf_mingpt.birthplaces import Question
+from hf_mingpt.corruption import permute
 from hf_mingpt.data import (
     Mixture,
     StreamedSteps,
@@ -18,8 +20,9 @@ from hf_mingpt.data import (
     group_into_blocks,
     load_texts,
     step_loader,
+    take,
 )
-from hf_mingpt.objectives import Answers, NextToken, SpanCorruption
+from hf_mingpt.objectives import Answers, NextToken, Ragged, SpanCorruption
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
 from .conftest import LINES, TEXT, rows_of
@@ -226,3 +229,127 @@ class TestSteps:
         streamed = list(step_loader(StreamedSteps(shards, SpanCorruption(48, 0), self.shape), 9, workers))
         indexed = list(step_loader(self.steps(documents, shuffle=False), 9))
         assert [rows_of(batches) for batches in streamed] == [rows_of(batches) for batches in indexed]
+
+
+def letters_of(texts: list[str]) -> datasets.Dataset:
+    """Documents whose tokens are the letters' place in the alphabet, from 10 on."""
+    ids = np.array([ord(letter) - ord("a") + 10 for text in texts for letter in text])
+    return datasets.Dataset(Ragged(ids, np.append(0, np.cumsum([len(text) for text in texts]))).to_table())
+
+
+def written(batches) -> list[str]:
+    return ["".join(chr(i - 10 + ord("a")) for i in row) for row in rows_of(batches)]
+
+
+class TestByHand:
+    @pytest.mark.parametrize(
+        ("texts", "block_size", "blocks"),
+        [
+            (["abc", "d", "efg"], 5, ["abc\nd", "\nefg\n"]),
+            (["abc", "d", "ef"], 5, ["abc\nd", "\nef\n"]),
+            (["abc", "de"], 5, ["abc\nd", "e\n"]),
+            (["abc", "d"], 5, ["abc\nd"]),  # of the line end alone nothing can be learnt
+            (["abc"], 5, ["abc\n"]),
+            (["a"], 2, ["a\n"]),
+        ],
+    )
+    def test_blocks(self, texts, block_size, blocks):
+        grouped = group_into_blocks(letters_of(texts), block_size, 2)["input_ids"]
+        assert ["".join("\n" if i == 2 else chr(i + 87) for i in block) for block in grouped] == blocks
+
+    def test_documents_of_a_step(self):
+        documents = letters_of(list("abcdefg"))
+        steps = TrainingSteps(documents, NextToken(), BatchShape(1, 3), seed=5, shuffle=False)
+        assert steps.steps_per_epoch == 3
+        assert [steps.index(step).tolist() for step in range(4)] == [[0, 1, 2], [3, 4, 5], [6], [0, 1, 2]]
+        shuffled = TrainingSteps(documents, NextToken(), BatchShape(1, 3), seed=5)
+        for step in range(6):
+            epoch, place = step // 3, step % 3 * 3
+            order = permute(np.arange(7), 7, seed=5, epoch=epoch)
+            assert shuffled.index(step).tolist() == order[place : place + 3].tolist()
+            assert written(shuffled[step]) == sorted("abcdefg"[i] for i in shuffled.index(step))
+
+    def test_what_joins_a_step(self):
+        """Of three a step each second one is of the mixture, in an order of its own."""
+        mixture = Mixture(letters_of(list("vwxyz")), NextToken(), 0.5, seed=8)
+        orders = [permute(np.arange(5), 5, seed=8, epoch=epoch) for epoch in range(3)]
+        series = "".join("vwxyz"[i] for order in orders for i in order)
+        steps = TrainingSteps(letters_of(list("abcdefg")), NextToken(), BatchShape(4), seed=5, mixture=mixture)
+        for step in range(7):
+            joined = [text for text in written(steps[step]) if text in "vwxyz"]
+            assert joined == sorted(series[2 * step : 2 * step + 2])
+        assert steps.documents_per_step == 2
+        assert steps.steps_per_epoch == 4
+
+    def test_each_example_is_drawn_with_its_epoch_and_place(self):
+        seen = []
+
+        class Seen(NextToken):
+            def __call__(self, examples, epoch, index):
+                seen.append((epoch, index.tolist(), examples.token_ids.tolist()))
+                return super().__call__(examples, epoch, index)
+
+        mixture = Mixture(letters_of(list("xyz")), Seen(), 0.5, seed=8)
+        mixture.rows(1, BatchShape(4))  # the last of one epoch, the first of another
+        (first, second), orders = seen, [permute(np.arange(3), 3, seed=8, epoch=epoch) for epoch in range(2)]
+        assert first == (0, [orders[0][2]], [orders[0][2] + 33])
+        assert second == (1, [orders[1][0]], [orders[1][0] + 33])
+        seen.clear()
+        steps = TrainingSteps(letters_of(list("abc")), Seen(), BatchShape(2), seed=5, shuffle=False)
+        assert [written(steps[step]) for step in (1, 2)] == [["c"], ["a", "b"]]
+        assert seen == [(0, [2], [12]), (1, [0, 1], [10, 11])]
+        seen.clear()
+        stream = letters_of(list("abc")).to_iterable_dataset()
+        assert len(list(step_loader(StreamedSteps(stream, Seen(), BatchShape(2)), 4))) == 4
+        assert [(epoch, index) for epoch, index, _ in seen][:4] == [(0, [0, 1]), (0, [2]), (1, [0, 1]), (1, [2])]
+
+    @pytest.mark.parametrize(("share", "total", "count"), [(0.5, 4, 2), (0.3, 10, 3), (0.1, 8, 1), (0.9, 8, 7)])
+    def test_how_many_join_a_step(self, share, total, count):
+        mixture = Mixture(letters_of(["a"]), NextToken(), share, seed=0)
+        assert mixture.count(BatchShape(total)) == count
+
+    @pytest.mark.parametrize(("share", "count"), [(0.04, 0), (0.96, 8)])
+    def test_none_or_all_are_an_error(self, share, count):
+        with pytest.raises(ValueError, match=f"A share of {share} of the 8 examples of a step is {count}"):
+            Mixture(letters_of(["a"]), NextToken(), share, seed=0).count(BatchShape(8))
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_steps_go_on_from_anywhere(self, workers):
+        documents = letters_of(list("abcde"))
+        steps = TrainingSteps(documents, NextToken(), BatchShape(1), seed=0, shuffle=False)
+        stream = StreamedSteps(documents.to_iterable_dataset(), NextToken(), BatchShape(1))
+        for source in (steps, stream):
+            loaded = step_loader(source, 7, workers, start=3)
+            assert [written(batches) for batches in loaded] == [["d"], ["e"], ["a"], ["b"]]
+
+    def test_where_steps_start_draws_nothing_from_torch(self):
+        torch.manual_seed(0)
+        expected = torch.rand(1)
+        torch.manual_seed(0)
+        next(iter(step_loader(TrainingSteps(letters_of(["a"]), NextToken(), BatchShape(1), seed=0), 1)))
+        assert torch.rand(1) == expected
+
+    def test_sequences_are_taken_in_any_order(self):
+        ids, offsets = take(letters_of(["ab", "", "c", "def"]), np.array([3, 0, 1, 3]))
+        assert ids.tolist() == [13, 14, 15, 10, 11, 13, 14, 15]
+        assert offsets.tolist() == [0, 3, 5, 5, 8]
+
+    @pytest.mark.parametrize(("number", "dtype"), [(254, np.uint8), (255, np.uint16)])
+    def test_a_token_takes_a_byte_if_it_can(self, number, dtype):
+        letters = "".join(chr(0x4E00 + i) for i in range(number - 1))  # and PAD, MASK and the line end
+        texts = datasets.Dataset.from_dict({"text": [letters]})
+        encoded = encode_documents(texts, build_corpus_tokenizer(texts, 48))
+        assert encoded.features["input_ids"].feature.dtype == np.dtype(dtype).name
+        assert encoded["input_ids"][0][-1] == number + 1
+
+    def test_a_question_may_fill_the_block(self, tokenizer):
+        ids = encode_questions([Question("Where was Ada born?", "London")], tokenizer, 27)["input_ids"][0]
+        assert tokenizer.decode(ids) == f"Where was Ada born?{MASK}London{MASK}"
+        with pytest.raises(ValueError, match=r"Question 1, .* needs 27 tokens"):
+            encode_questions([Question("Where was Ada born?", "London")], tokenizer, 26)
+
+    def test_the_marks_of_a_vocabulary_file_count(self, tmp_path):
+        (tmp_path / "more.txt").write_text("\ufeffbc\n", encoding="utf-8")
+        texts = datasets.Dataset.from_dict({"text": ["a"]})
+        tokenizer = build_corpus_tokenizer(texts, 48, str(tmp_path / "more.txt"))
+        assert tokenizer.get_vocab() == {"□": 0, MASK: 1, "\n": 2, "a": 3, "b": 4, "c": 5}

@@ -6,18 +6,22 @@ import torch
 from hf_mingpt import METRIC_FOLDER
 from hf_mingpt.birthplaces import Question, extract_prediction, read_questions
 from hf_mingpt.evaluation import (
+    _batches,
     accuracy,
     answer_questions,
     baselines,
+    check_questions,
     continue_prompt,
+    file_record,
     format_table,
+    questions_about,
     wilson_interval,
     write_predictions,
 )
 from hf_mingpt.report import format_page, report_honesty
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID
 
-from .conftest import small_model
+from .conftest import TEXT, small_config, small_model
 
 
 def assignment_way(model, tokenizer, question: str) -> str:
@@ -153,3 +157,92 @@ def test_the_metric_refuses_what_cannot_be_compared():
         with pytest.raises(ValueError, match=said):
             metric.compute(predictions=predictions, references=references)
     assert metric.compute(predictions=["a", "b"], references=["a", "c"])["accuracy"] == 0.5
+
+
+class Counting:
+    """A stand-in for a model: continues with the letters of TEXT in order, and keeps what it was asked."""
+
+    def __init__(self, letters: list[int], most: int = 1000):
+        self.config, self.device = small_config("learned"), torch.device("cpu")
+        self.letters, self.most, self.asked = letters, most, []
+
+    def generate(self, ids, *, attention_mask, max_new_tokens, **options):
+        assert torch.equal(attention_mask, torch.ones_like(ids))
+        self.asked.append((ids[0].tolist(), max_new_tokens, options))
+        written = self.letters[: min(max_new_tokens, self.most)]
+        self.letters = self.letters[len(written) :]
+        return torch.cat((ids, torch.tensor([written], dtype=torch.long)), dim=1)
+
+
+class TestWindow:
+    """Of a block of 48 characters half looks back, and half is written."""
+
+    def continued(self, tokenizer, length, number, **options):
+        letters = tokenizer(TEXT + TEXT)["input_ids"]
+        model = Counting(letters[length:], **options)
+        text = continue_prompt(model, tokenizer, (TEXT + TEXT)[:length], number, do_sample=False)
+        assert all(options == {"do_sample": False} for *_, options in model.asked)
+        windows = [(tokenizer.decode(ids), room) for ids, room, _ in model.asked]
+        return text, windows
+
+    @pytest.mark.parametrize(
+        ("length", "number", "windows"),  # where each window begins and ends, and what is written behind it
+        [
+            (3, 10, [(0, 3, 10)]),
+            (3, 45, [(0, 3, 45)]),
+            (3, 46, [(0, 3, 45), (24, 48, 1)]),
+            (24, 24, [(0, 24, 24)]),
+            (25, 24, [(1, 25, 24)]),
+            (60, 50, [(36, 60, 24), (60, 84, 24), (84, 108, 2)]),
+            (60, 0, []),
+        ],
+    )
+    def test_literal(self, tokenizer, length, number, windows):
+        text, seen = self.continued(tokenizer, length, number)
+        assert text == (TEXT + TEXT)[: length + number]
+        assert seen == [((TEXT + TEXT)[start:end], room) for start, end, room in windows]
+
+    def test_ends_where_the_model_does(self, tokenizer):
+        text, seen = self.continued(tokenizer, 60, 50, most=7)
+        assert text == (TEXT + TEXT)[:67]
+        assert len(seen) == 1
+        text, seen = self.continued(tokenizer, 60, 50, most=0)
+        assert text == (TEXT + TEXT)[:60]
+        assert len(seen) == 1
+
+    def test_a_prompt_may_have_masks(self, tokenizer):
+        model = Counting(tokenizer("Ada")["input_ids"])
+        assert continue_prompt(model, tokenizer, f"in{MASK}", 3) == f"in{MASK}Ada"
+
+
+def test_prompts_share_a_batch_where_they_leave_the_same_room():
+    """In a block of 48, prompts of up to 16 leave 32; longer ones are together with their equals only."""
+    lengths = [20, 3, 17, 16, 20, 1, 15, 20]
+    assert [[lengths[i] for i in batch] for batch in _batches(lengths, 48, 3)] == [[1, 3, 15], [16], [17], [20, 20, 20]]
+    assert [batch for batch in _batches(lengths, 48, 2) if 0 in batch or 7 in batch] == [[0, 4], [7]]
+
+
+def test_room_for_a_question():
+    check_questions([Question("a" * 46, None)], 48)
+    with pytest.raises(ValueError, match=r"Question 2, .* has 47 characters"):
+        check_questions([Question("a", None), Question("a" * 47, None)], 48)
+
+
+def test_the_table_and_the_record_of_a_file(tmp_path):
+    rows = {"ours": accuracy(["a", "b", "b"], ["a", "b", "c"]), "theirs": accuracy(["c"], ["a"])}
+    assert rows["ours"] == {"accuracy": 2 / 3, "correct": 2, "total": 3, "interval_95": [0.2077, 0.9385]}
+    assert format_table(rows).splitlines() == [
+        "| | accuracy | right | 95 % interval |",
+        "|---|---|---|---|",
+        "| ours | 66.7% | 2 of 3 | 20.8% to 93.8% |",
+        "| theirs | 0.0% | 0 of 1 | 0.0% to 79.3% |",
+    ]
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_record(tmp_path / "a.txt") == {"file": "a.txt", "bytes": 3, "sha256": digest}
+
+
+def test_a_name_of_other_letters_is_named(tokenizer):
+    assert questions_about(["Ada", "Zoë"], tokenizer) == ["Where was Ada born?", "Where was Zoë born?"]
+    with pytest.raises(ValueError, match="'Xu': character 11, 'X'"):
+        questions_about(["Ada", "Xu"], tokenizer)

@@ -11,7 +11,16 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_mingpt.hub import check_destination, load_run, push_run, run_record, save_run, write_card, write_json
+from hf_mingpt.hub import (
+    check_destination,
+    load_run,
+    push_run,
+    read_metrics,
+    run_record,
+    save_run,
+    write_card,
+    write_json,
+)
 from hf_mingpt.recipes import FinetuneRecipe, PretrainRecipe
 
 from .conftest import small_model
@@ -255,4 +264,50 @@ class TestLoading:
         """The package has the classes; what auto_map names is nobody's business."""
         (run_folder / "modeling_mingpt.py").write_text("raise RuntimeError('this was run')\n")
         (run_folder / "configuration_mingpt.py").write_text("raise RuntimeError('this was run')\n")
+        load_run(str(run_folder))
+
+
+class TestMetrics:
+    """What plot_run.py reads of run folders."""
+
+    LINE = '{"step": 1, "loss": 2.5, "learning_rate": 0.1}\n'
+
+    def write(self, folder, content):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.jsonl").write_text(content)
+        return folder
+
+    def test_folders_of_one_name_stay_apart(self, tmp_path):
+        folders = [
+            self.write(tmp_path / name, self.LINE.replace("2.5", f"{i}.5"))
+            for i, name in enumerate(("a/x", "b/x", "y"))
+        ]
+        losses = {label: lines[0]["loss"] for label, lines in read_metrics(folders).items()}
+        assert losses == {"a/x": 0.5, "b/x": 1.5, "y": 2.5}
+
+    def test_a_line_that_the_run_did_not_end_is_left_out(self, tmp_path):
+        folder = self.write(tmp_path / "x", self.LINE + self.LINE[:20])
+        assert read_metrics([folder]) == {"x": [json.loads(self.LINE)]}
+
+    @pytest.mark.parametrize(
+        "line", ["{", "[]", "{}", '{"step": 1, "loss": "low", "learning_rate": 0.1}', "[" * 100_000]
+    )
+    def test_a_damaged_line_is_named(self, tmp_path, line):
+        folder = self.write(tmp_path / "x", f"{self.LINE}{line}\n")
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
+            read_metrics([folder])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, '{"model_type": "gpt"}'])
+def test_a_damaged_config_is_named(run_folder, content):
+    (run_folder / "config.json").write_text(content)
+    with pytest.raises((ValueError, OSError), match=str(run_folder)) as error:
+        load_run(str(run_folder))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_header_of_weights_that_claims_too_much_is_named(run_folder):
+    weights = run_folder / "model.safetensors"
+    weights.write_bytes((2**60).to_bytes(8, "little") + weights.read_bytes()[8:])
+    with pytest.raises(ValueError, match="weights are damaged"):
         load_run(str(run_folder))

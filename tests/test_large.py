@@ -70,7 +70,7 @@ def test_a_long_run_stays_as_it_was(tmp_path):
         def __getitem__(self, step):
             if step % 1_000 == 0:
                 memory.append(psutil.Process().memory_info().rss)
-                kept.append(len(list(tmp_path.glob("checkpoints/*"))))
+                kept.append(len(list(tmp_path.glob("checkpoint-*"))))
             return super().__getitem__(step)
 
     recipe = PretrainRecipe(
@@ -94,4 +94,4 @@ def test_a_long_run_stays_as_it_was(tmp_path):
     print(f"memory after a twentieth of the run {settled / 1e6:.0f} MB, at most {max(memory) / 1e6:.0f} MB after it")
     assert max(memory[len(memory) // 20 :]) < 1.05 * settled
     assert max(kept) == recipe.save_total_limit
-    assert last_checkpoint(recipe).name == f"step-{number:08}"
+    assert last_checkpoint(recipe).name == f"checkpoint-{number}"

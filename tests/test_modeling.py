@@ -13,6 +13,7 @@ from transformers import (
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM, MinGPTModel
 from hf_mingpt.conversion import to_gpt2
+from hf_mingpt.modeling_mingpt import CACHE
 
 from .conftest import NO_DROPOUT, small_config, small_model
 
@@ -205,8 +206,10 @@ def test_auto_classes_know_it(variant, tmp_path):
     model.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json",
+        "configuration_mingpt.py",
         "generation_config.json",
         "model.safetensors",
+        "modeling_mingpt.py",
     ]
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(AutoConfig.from_pretrained(tmp_path), MinGPTConfig)
@@ -273,3 +276,103 @@ def test_classification_heads_learn_by_their_auto_classes(variant):
             loss.backward()
             optimizer.step()
         assert loss.item() < 0.1
+
+
+class TestCache:
+    """transformers calls the cache `past_key_values` in 5.23 and `cache` in 5.24: it is understood or refused."""
+
+    @pytest.mark.parametrize("name", ["cache", "past_key_values"])
+    def test_by_either_name(self, variant, name):
+        model = small_model(variant)
+        ids = random_ids(model, 2, 12)
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad():
+            parts = [model(part, **{name: cache}, use_cache=True) for part in ids.split((7, 1, 4), dim=1)]
+            whole = model(ids, use_cache=False)
+        torch.testing.assert_close(torch.cat([part.logits for part in parts], 1), whole.logits, rtol=0, atol=1e-5)
+        assert cache.get_seq_length() == 12
+        assert parts[-1][CACHE] is cache
+        assert CACHE not in whole
+
+    @pytest.mark.parametrize("head", [AutoModelForSequenceClassification, AutoModelForTokenClassification])
+    @pytest.mark.parametrize("name", ["cache", "past_key_values"])
+    @pytest.mark.filterwarnings("ignore::FutureWarning")
+    def test_by_either_name_in_a_classification_head(self, variant, head, name):
+        model = head.from_config(small_config(variant, num_labels=3, initializer_range=0.3)).eval()
+        ids = torch.randint(5, 37, (2, 12))
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad():
+            first, last = (model(part, **{name: cache}, use_cache=True).logits for part in ids.split((11, 1), dim=1))
+            whole = model(ids).logits
+        torch.testing.assert_close(last, whole if whole.dim() == 2 else whole[:, 11:], rtol=0, atol=1e-5)
+        assert not torch.allclose(last, model(ids[:, 11:]).logits if last.dim() == 2 else first[:, :1], atol=1e-3)
+
+    def test_one_at_a_time(self, variant):
+        model = small_model(variant)
+        caches = {name: DynamicCache(config=model.config) for name in ("cache", "past_key_values")}
+        with pytest.raises(TypeError, match="give one of them"):
+            model(random_ids(model, 1, 3), **caches)
+
+    def test_generation_reads_each_token_once(self, variant):
+        model = small_model(variant)
+        lengths = []
+        model.model.embed_tokens.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+        model.generate(random_ids(model, 2, 9), max_new_tokens=5, do_sample=False, eos_token_id=None)
+        assert lengths == [9, 1, 1, 1, 1]
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_checkpointed_layers_do_not_fill_it_twice(self, variant):
+        model = small_model(variant).train()
+        ids = random_ids(model, 2, 9)
+        expected = model(ids, labels=ids).loss
+        model.gradient_checkpointing_enable()
+        cache = DynamicCache(config=model.config)
+        loss = model(ids, labels=ids, cache=cache).loss
+        loss.backward()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert cache.get_seq_length() == 0
+
+
+@pytest.mark.parametrize("name", ["kv_cache", "past", "attn_mask", "token_type_ids", "cache_position", "seq_idx"])
+@pytest.mark.parametrize(
+    "auto_class",
+    [AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification],
+)
+def test_an_argument_that_nothing_reads_is_an_error(auto_class, name):
+    model = auto_class.from_config(small_config("learned"))
+    ids = torch.randint(5, 37, (1, 4))
+    with pytest.raises(TypeError, match=f"does not know the argument {name}: leave it out"):
+        model(ids, **{name: None})
+
+
+def test_where_documents_begin_is_told_by_positions(variant):
+    """`cu_seq_lens_q`, which only flash attention reads, says the same as the positions beside it, or is refused."""
+    model = small_model(variant)
+    parts = [random_ids(model, 1, length, seed=length) for length in (5, 8)]
+    positions = torch.cat([torch.arange(5), torch.arange(8)])[None]
+    flash = {"cu_seq_lens_q": torch.tensor([0, 5, 13]), "max_length_q": 8}
+    with torch.no_grad():
+        packed = model(torch.cat(parts, 1), position_ids=positions, use_cache=False, **flash).logits
+        alone = torch.cat([model(part).logits for part in parts], 1)
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="needs position_ids"):
+        model(torch.cat(parts, 1), **flash)
+
+
+def test_early_exit_is_the_whole_model(variant):
+    """The first layer alone proposes, the whole model decides: the tokens are those of greedy decoding."""
+    model = small_model(variant)
+    ids = random_ids(model, 1, 9)
+    options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    layers = []
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda layer, *_: layers.append(layer.self_attn.layer_idx))
+    written = model.generate(ids, assistant_early_exit=1, **options)
+    assert layers.count(0) > layers.count(1) > 0
+    assert torch.equal(written, model.generate(ids, **options))
+
+
+def test_continuous_batching_is_refused_by_the_synthesizer():
+    model = small_model("synthesizer")
+    with pytest.raises(ValueError, match="use generate"):
+        model.generate_batch([[2, 3, 4]])

@@ -1,4 +1,6 @@
+import re
 from collections import Counter
+from itertools import pairwise
 
 import datasets
 import numpy as np
@@ -7,14 +9,24 @@ import torch
 
 from hf_mingpt.batching import BatchShape, deal
 from hf_mingpt.birthplaces import Question
-from hf_mingpt.corruption import draw_spans, join_pieces, move_spans
+from hf_mingpt.corruption import Pieces, draw_spans, join_pieces, move_spans, uniform_draws
 from hf_mingpt.data import (
     build_corpus_tokenizer,
     encode_documents,
     encode_questions,
     take,
 )
-from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption, Windows
+from hf_mingpt.objectives import (
+    Answers,
+    Letters,
+    NextToken,
+    Ragged,
+    Rows,
+    SalientCorruption,
+    SpanCorruption,
+    Windows,
+    stack_rows,
+)
 from hf_mingpt.seeking import AnswerSeeker
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
@@ -157,3 +169,130 @@ class TestClozes:
         assert share_of_bath(["Bath", "Bat", "ath", "London, Bath"]) == 1.0
         assert share_of_bath(["Bath"], sought_share=0.7) == pytest.approx(0.8, abs=0.07)
         assert share_of_bath(["", "Lon", "\u2603"]) == share_of_bath()
+
+
+def pieces_of(*rows: tuple[list[int], list[int], int]) -> Pieces:
+    """Pieces of rows of (starts, lengths, first label)."""
+    return Pieces(*(np.array(part) for part in zip(*rows, strict=True)))
+
+
+class TestRows:
+    """Of the tokens 10 to 17 the row 11 12 ⁇ 15 16 17, learnt from its ⁇ on, and the row 10, all of it learnt."""
+
+    rows = Rows(np.arange(10, 18), pieces_of(([1, -1, 5], [2, 1, 3], 2), ([0, 0, 0], [1, 0, 0], 0)))
+
+    def test_are_joined_in_any_order_and_padded(self):
+        batch = self.rows.join(np.array([1, 0]), pad_to_multiple_of=4)
+        assert batch["input_ids"].tolist() == [[10, 0, 0, 0, 0, 0, 0, 0], [11, 12, 1, 15, 16, 17, 0, 0]]
+        assert batch["labels"].tolist() == [[10] + [-100] * 7, [-100, -100, 1, 15, 16, 17, -100, -100]]
+        assert self.rows.join(np.array([0]))["input_ids"].shape == (1, 6)
+
+    def test_are_joined_one_after_the_other(self):
+        batch = self.rows.join_flat(np.array([0, 1]), pad_to_multiple_of=5)
+        assert batch["input_ids"].tolist() == [[11, 12, 1, 15, 16, 17, 10, 0, 0, 0]]
+        assert batch["labels"].tolist() == [[-100, -100, 1, 15, 16, 17] + [-100] * 4]
+        assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 0, 1, 2]]
+        assert self.rows.join_flat(np.array([0, 1]))["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0]]
+
+    def test_of_several_sources_are_stacked(self):
+        other = Rows(np.array([20, 21]), pieces_of(([-1, 1], [1, 1], 1)))
+        batch = stack_rows([self.rows, other, self.rows]).join(np.arange(5))
+        ours = [[11, 12, 1, 15, 16, 17], [10, 0, 0, 0, 0, 0]]
+        assert batch["input_ids"].tolist() == [*ours, [1, 21, 0, 0, 0, 0], *ours]
+        assert batch["labels"][2].tolist() == [-100, 21, -100, -100, -100, -100]
+
+
+def test_sequences_are_read_from_any_part_of_a_table():
+    table = Ragged(np.arange(1, 7), np.array([0, 1, 3, 3, 6])).to_table()
+    assert table["input_ids"].to_pylist() == [[1], [2, 3], [], [4, 5, 6]]
+    part = Ragged.from_table(table.slice(1, 3))
+    assert (part.token_ids.tolist(), part.offsets.tolist()) == ([2, 3, 4, 5, 6], [0, 2, 2, 5])
+    assert part.lengths.tolist() == [2, 0, 3]
+
+
+def test_every_example_has_a_row_of_its_own():
+    examples = Ragged(np.array([5, 6, 1, 7, 1, 8, 1, 9, 1]), np.array([0, 5, 9]))
+    for objective, learnt_from in ((NextToken(), [0, 0]), (Answers(), [2, 1])):
+        ids, (starts, lengths, first_label) = objective(examples, 0, np.arange(2))
+        assert ids is examples.token_ids
+        assert (starts.tolist(), lengths.tolist(), first_label.tolist()) == ([[0], [5]], [[5], [4]], learnt_from)
+
+
+class TestByHand:
+    """What the docstrings say, one document at a time and on strings."""
+
+    BLOCK, SEED = 48, 3
+
+    def encode(self, texts):
+        dataset = datasets.Dataset.from_dict({"text": texts})
+        tokenizer = build_corpus_tokenizer(dataset, self.BLOCK)
+        return take(encode_documents(dataset, tokenizer), np.arange(len(texts))), tokenizer
+
+    def decode(self, rows, tokenizer):
+        order = np.arange(len(rows.pieces.starts))
+        return [tokenizer.decode(row[row != PAD_ID]) for row in rows.join(order)["input_ids"]]
+
+    def cloze(self, text, draws, max_context):
+        title = text[: text.find(". ") + 2] if ". " in text else ""
+        names = list(re.finditer(r"[A-Z]\w+", text[len(title) :]))
+        if not names:
+            return None
+        name = names[int(draws[1] * len(names))]
+        before, after = text[len(title) :][: name.start()], text[len(title) :][name.end() :]
+        room = self.BLOCK - len(title) - len(name[0]) - 3
+        num_before = int(draws[2] * (min(len(before), room, max_context[0]) + 1))
+        num_after = int(draws[3] * (min(len(after), room - num_before, max_context[1]) + 1))
+        return f"{title}{before[len(before) - num_before :]}{MASK}{after[:num_after]}{MASK}{name[0]}{MASK}"
+
+    def test_a_row_is_a_cloze_or_else_goes_otherwise(self):
+        texts = ["Ada. she was born in London, and saw Rome and Oslo too", "Bo. no name", "in Bath", "Cy. a Kiel"] * 20
+        examples, tokenizer = self.encode(texts)
+        index = np.arange(len(texts)) * 7
+        draws = uniform_draws(self.SEED + 1, 2, index, 5)
+        other = SpanCorruption(self.BLOCK, self.SEED)
+        plain = self.decode(other(examples, 2, index), tokenizer)
+        for options, short in (({}, (48, 48)), ({"max_context": (3, 1)}, (3, 1))):
+            objective = SalientCorruption(
+                self.BLOCK, self.SEED, tokenizer=tokenizer, share=0.6, long_share=0.3, **options
+            )
+            expected = []
+            for text, draw, otherwise in zip(texts, draws, plain, strict=True):
+                cloze = self.cloze(text, draw, (24, 4) if draw[4] < 0.3 else short)
+                expected.append(cloze if cloze and draw[0] < 0.6 else otherwise)
+            assert self.decode(objective(examples, 2, index), tokenizer) == expected
+        assert 20 < sum(row.count(MASK) == 3 for row in expected) < 60
+        always = self.decode(
+            SalientCorruption(self.BLOCK, self.SEED, tokenizer=tokenizer, share=1.0)(examples, 2, index), tokenizer
+        )
+        assert always == [self.cloze(t, d, (48, 48)) or p for t, d, p in zip(texts, draws, plain, strict=True)]
+
+    def test_a_window_leaves_out_what_follows_the_title(self):
+        class Seen:
+            block_size, seed = self.BLOCK, self.SEED
+
+            def __call__(self, examples, epoch, index):
+                ids, offsets = examples
+                return [tokenizer.decode(ids[a:b]) for a, b in pairwise(offsets.tolist())], epoch, index
+
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        texts = [f"Ada. {letters}{letters}", "Bo. x", letters + letters, f"{letters}{letters} z. x", "a" * 42, "b" * 43]
+        examples, tokenizer = self.encode(texts * 20)
+        index = np.arange(len(texts) * 20) + 5
+        seen, epoch, same_index = Windows(Seen(), tokenizer)(examples, 4, index)
+        expected = []
+        for text, draw in zip(texts * 20, uniform_draws(self.SEED + 2, 4, index, 1)[:, 0], strict=True):
+            title = text.find(". ") + 2 if ". " in text else 0
+            left_out = int(draw * (max(len(text) - max(42, title), 0) + 1))  # 42 is 7/8 of the block
+            expected.append(text[:title] + text[title + left_out :])
+        assert seen == expected
+        assert len({len(text) for text in seen[5::6]}) == 2  # one character too many is left out or not
+        assert epoch == 4
+        assert same_index is index
+
+    def test_a_vocabulary_without_stops_has_no_titles(self):
+        examples, tokenizer = self.encode(["Ada", "Bo"])
+        assert Letters(tokenizer).find_titles(examples).tolist() == [0, 0]
+
+    def test_a_block_without_room_is_an_error(self):
+        with pytest.raises(ValueError, match="block_size 4"):
+            SpanCorruption(4, 0)

@@ -181,7 +181,7 @@ def test_a_sharded_run_is_a_whole_one_and_its_checkpoints_go_on_anywhere(tmp_pat
     assert len(losses) == 4
     for name, weight in weights.items():
         assert (weight - other_weights[name]).abs().max() < 1e-4, name
-    first = tmp_path / "sharded/checkpoints/step-00000002"
+    first = tmp_path / "sharded/checkpoint-2"
     for name, sharded in (("sharded-again", True), ("whole-again", False)):
         again, again_weights = run(name, "--resume_from_checkpoint", first, sharded=sharded)
         assert again == pytest.approx(others[2:], rel=1e-5)

@@ -427,3 +427,98 @@ class TestBadInput:
         self.refused(
             "use the tokenizer that was saved with the model", "finetune.py", *run, "--output_dir", out, untouched=out
         )
+
+
+class TestNamedFiles:
+    """What a user names or types is read literally, and refused in one sentence."""
+
+    @pytest.fixture(autouse=True)
+    def in_this_process(self, monkeypatch, capsys):
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def call(self, name: str, *arguments) -> tuple[int, str]:
+        """The exit code, and the last line of what is said."""
+        self.monkeypatch.setattr(sys, "argv", [str(part) for part in (SCRIPTS / name, *arguments)])
+        try:
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        except SystemExit as stop:
+            return stop.code, self.capsys.readouterr().err.splitlines()[-1]
+        return 0, self.capsys.readouterr().out
+
+    def refused(self, said: str, name: str, *arguments):
+        code, line = self.call(name, *arguments)
+        assert (code, said in line) == (2, True), line
+
+    def test_pretraining(self, home, tmp_path):
+        corpus, out = home / "data/biographies.txt", ["--output_dir", tmp_path / "out", "--use_cpu"]
+        for name, content in {"blank.txt": "\n\r\n", "marked.txt": "a\nb□\n", "q.tsv": "a\tb⁇\n"}.items():
+            (tmp_path / name).write_text(content)
+        blank, marked = tmp_path / "blank.txt", tmp_path / "marked.txt"
+        stream = ["--streaming", "--tokenizer_name", home / "pretrained", "--max_steps", 1]
+        self.refused("blank.txt has no documents", "pretrain.py", *out, "--train_file", blank)
+        self.refused("has no documents", "pretrain.py", *out, "--train_file", blank, *stream)
+        self.refused("Document 2: character 2, '□'", "pretrain.py", *out, "--train_file", marked)
+        self.refused("Document 2: character 2, '□'", "pretrain.py", *out, "--train_file", marked, *stream)
+        data = [*out, "--train_file", corpus]
+        self.refused("marked.txt, line 2: '□'", "pretrain.py", *data, "--vocabulary_file", marked)
+        self.refused("q.tsv, line 1: '⁇'", "pretrain.py", *data, "--questions_file", tmp_path / "q.tsv")
+        self.refused("No tokenizer at gpt2: check the path", "pretrain.py", *data, "--tokenizer_name", "gpt2")
+        assert not (tmp_path / "out").exists()
+
+    def test_marks_in_what_is_typed(self, home, tmp_path):
+        run = ["--model_name_or_path", home / "pretrained", "--prompt"]
+        self.refused("The prompt's character 3, '□'", "sample.py", *run, "⁇B□")
+        self.refused("The prompt's character 2, 'Ω'", "sample.py", *run, "⁇Ω")
+        assert self.call("sample.py", *run, "B⁇", "--max_new_tokens", 1)[0] == 0
+        page = ["--output_file", tmp_path / "page.html"]
+        self.refused("'A⁇': character 12, '⁇'", "explain_answer.py", home / "finetuned", "A⁇", *page)
+
+    def test_a_plot_of_runs_of_one_name(self, home, tmp_path):
+        reports = {"a": 0.25, "b": 0.5}
+        for name, accuracy in reports.items():
+            shutil.copytree(
+                home / "pretrained", tmp_path / name / "run", ignore=shutil.ignore_patterns("*.safetensors")
+            )
+            row = {"accuracy": accuracy, "interval_95": [0.0, 1.0]}
+            results = {"model": row, "always London": row, "the same": reports_row()}
+            write_json(tmp_path / name / "run/report.json", {"results": results})
+        folders = [tmp_path / name / "run" for name in reports]
+        rows = runpy.run_path(str(SCRIPTS / "plot_run.py"))["read_accuracies"](folders)
+        assert {name: row["accuracy"] for name, row in rows.items()} == {
+            "a/run": 0.25, "b/run": 0.5, "always London": 0.25, "always London, b/run": 0.5, "the same": 0.75,
+        }  # fmt: skip
+        plot = ["--output_file", tmp_path / "plot.png", "--runs"]
+        assert self.call("plot_run.py", *plot, ",".join(map(str, folders)))[0] == 0
+        plot.insert(0, "--overwrite")
+        self.refused("run is named twice", "plot_run.py", *plot, f"{folders[0]},{folders[0]}")
+        for content in ("", "[]", '{"results": {"model": {"accuracy": 7, "interval_95": [0, 1]}}}', '{"results": 1}'):
+            (folders[0] / "report.json").write_text(content)
+            self.refused("report.json is no", "plot_run.py", *plot, folders[0])
+
+    def test_an_ensemble_of_runs_of_one_name(self, home, tmp_path):
+        for name, run in (("a", "finetuned"), ("b", "scratch"), ("b", "ensemble")):
+            folder = tmp_path / name / ("run" if run != "ensemble" else "ensemble")
+            shutil.copytree(home / run if run != "ensemble" else home / "scratch", folder)
+        runs = [tmp_path / "a/run", tmp_path / "b/run", tmp_path / "b/ensemble"]
+        data = ["--questions_file", home / "data/birth_dev.tsv", "--output_dir", tmp_path / "all", "--use_cpu"]
+        assert self.call("ensemble.py", *runs, *data)[0] == 0
+        results = json.loads((tmp_path / "all/report.json").read_text())["results"]
+        assert list(results)[:4] == ["a/run", "b/run", "the run ensemble", "ensemble"]
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"x", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x80\x04]\x94.", b"\x80\x05K\x01."]
+    )
+    def test_a_checkpoint_that_is_none(self, home, tmp_path, content):
+        (tmp_path / "weights.pt").write_bytes(content)
+        run = ["--checkpoint", tmp_path / "weights.pt", "--output_dir", tmp_path / "out"]
+        code, line = self.call("convert_checkpoint.py", *run, "--vocabulary_file", home / "data/biographies.txt")
+        assert (code, "weights.pt" in line or "no known code" in line) == (2, True), line
+
+    def test_a_conversion_of_what_is_not_there(self, tmp_path):
+        run = ["--output_dir", tmp_path / "out", "--checkpoint"]
+        for missing in (tmp_path / "none", "./none", "none.pt"):
+            self.refused("check the path", "convert_checkpoint.py", *run, missing)
+
+
+def reports_row() -> dict:
+    return {"accuracy": 0.75, "interval_95": [0.5, 1.0]}

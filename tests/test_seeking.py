@@ -1,6 +1,10 @@
+import math
+import re
+
 import datasets
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from hf_mingpt.birthplaces import Question, question_about
 from hf_mingpt.data import build_corpus_tokenizer, encode_documents, take
@@ -112,3 +116,94 @@ def test_nothing_to_learn_from_is_an_error(tokenizer):
         learn(LINES, [Question(question_about(NAMES[0]), "Asheim")], tokenizer)
     with pytest.raises(ValueError, match="asks for no birthplace"):
         learn(LINES, [Question("Where was Rome?", "Rome")], tokenizer)
+
+
+def around(line, start, end, title):
+    """The 16 characters before a span and the 4 after it, on strings."""
+    before, after = line[title:start][-16:], line[end:][:4]
+    return before.rjust(16, PAD) + after.ljust(4, PAD)
+
+
+class TestByHand:
+    LINES = (
+        "Elm. at Rome and",
+        "Cole. a town and another one in Oslo",
+        "Cole. so Rome, Oslo",
+        "no Bath",
+        "Elm. so",
+        "Elm. Drew.",
+    )
+
+    def places(self, line):
+        """Where its names are: all capitalised words behind the title in these lines, but what opens a sentence."""
+        title = line.find(". ") + 2 if ". " in line else 0
+        return title, [(found.start(), found.end()) for found in re.finditer("Rome|Oslo|Bath", line)]
+
+    def test_contexts(self, tokenizer):
+        (examples, titles, spans), _ = look(self.LINES, tokenizer)
+        expected = []
+        for line in self.LINES:
+            title, found = self.places(line)
+            expected += [around(line, *place, title) for place in found]
+        assert [tokenizer.decode(row) for row in contexts(examples, titles, spans)] == expected
+        assert CONTEXT == (16, 4)
+
+    def test_chances_are_a_logistic_regression(self, tokenizer):
+        rng = np.random.default_rng(0)
+        weights, bias = rng.normal(size=(20, len(tokenizer))), -0.5
+        seen, _ = look(self.LINES, tokenizer)
+        chances = ContextSeeker(weights, bias).chances(*seen)
+        expected = []
+        for line in self.LINES:
+            title, found = self.places(line)
+            for start, end in found:
+                ids = tokenizer.convert_tokens_to_ids(list(around(line, start, end, title)))
+                total = sum(weights[place, token] for place, token in enumerate(ids)) + bias
+                expected.append(1 / (1 + math.exp(-total)))
+        np.testing.assert_allclose(chances, expected)
+
+    def test_half_as_likely_as_the_best_is_enough(self, tokenizer, monkeypatch):
+        seen, names = look(self.LINES, tokenizer)
+        assert names.tolist() == ["Rome", "Oslo", "Rome", "Oslo", "Bath"]
+        for of_rome, sought in ((0.25, True), (0.24, False)):
+            chances = np.array([0.01, 0.9, of_rome, 0.5, 1e-9])
+            monkeypatch.setattr(ContextSeeker, "chances", lambda *_, chances=chances: chances)
+            assert ContextSeeker(np.zeros(0), 0.0)(*seen).tolist() == [True, True, sought, True, True]
+
+    @pytest.mark.parametrize("asked", [(0, 1, 2), (3, 7, 11, 15, 19), tuple(range(20))])
+    def test_what_is_learnt(self, tokenizer, asked):
+        """A regression on one number for each character at each place, with what was said about it known."""
+        rows, labels = [], []
+        for i in asked:
+            title = LINES[i].find(". ") + 2
+            for found in re.finditer("|".join(PLACES), LINES[i]):
+                context = around(LINES[i], found.start(), found.end(), title)
+                row = np.zeros((20, len(tokenizer)))
+                row[np.arange(20), tokenizer.convert_tokens_to_ids(list(context))] = 1
+                rows.append(row.ravel())
+                labels.append(found[0] == BORN[i])
+        expected = LogisticRegression(C=0.3, max_iter=1000).fit(np.array(rows), labels)
+        seeker = learn(LINES, [QUESTIONS[i] for i in asked], tokenizer)
+        np.testing.assert_allclose(seeker.weights.ravel(), expected.coef_[0], atol=1e-3)
+        assert seeker.bias == pytest.approx(expected.intercept_[0], abs=1e-3)
+
+    def test_the_likeliest_of_each_document_is_read(self, tokenizer, monkeypatch):
+        for of_cole, answer in (((0.3, 0.4), "Oslo"), ((0.4, 0.3), "Rome")):
+            chances = np.array([0.1, 0.9, *of_cole, 0.9])
+            monkeypatch.setattr(ContextSeeker, "chances", lambda *_, chances=chances: chances)
+            renamed = [*self.LINES]
+            renamed[1] = renamed[1].replace("Cole", "Birk")
+            examples = look(renamed, tokenizer)[0][0]
+            read = read_answers([examples], ContextSeeker(np.zeros(0), 0.0), tokenizer)
+            assert read == {"Elm": "Rome", "Birk": "Oslo", "Cole": answer}
+
+    def test_numbers_are_answers_too_if_they_are_to_be(self, tokenizer):
+        lines = [line.replace("Rome", "1815") for line in LINES]
+        tokenizer = build_corpus_tokenizer(datasets.Dataset.from_dict({"text": [*lines, "Where was"]}), 128)
+        examples = look(lines, tokenizer)[0][0]
+        answers = {name: born.replace("Rome", "1815") for name, born in zip(NAMES, BORN, strict=True)}
+        questions = [Question(question_about(name), answer) for name, answer in answers.items()]
+        read = read_answers([examples], ContextSeeker.learn([examples], questions, tokenizer), tokenizer)
+        assert read == answers
+        without = ContextSeeker.learn([examples], questions, tokenizer, numbers=False)
+        assert "1815" not in read_answers([examples], without, tokenizer, numbers=False).values()

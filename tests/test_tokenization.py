@@ -1,9 +1,14 @@
+import json
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from hf_mingpt.data import load_tokenizer
+from hf_mingpt.files import check_utf8
 from hf_mingpt.tokenization_mingpt import (
     MASK,
     MASK_ID,
@@ -12,6 +17,8 @@ from hf_mingpt.tokenization_mingpt import (
     build_tokenizer,
     build_vocabulary,
     character_table,
+    check_marks,
+    code_points,
     encode_texts,
     find_bad_character,
 )
@@ -85,3 +92,92 @@ def test_offsets_count_characters(tokenizer):
 def test_it_knows_words():
     tokenizer = build_tokenizer(build_vocabulary([["Ada was born."]]), 32)
     assert tokenizer("Ada was born.").word_ids() == [0] * 3 + [1] * 4 + [2] * 6
+
+
+class TestOtherTokenizers:
+    """What is no character tokenizer of this package's kind is refused in one sentence."""
+
+    def saved(self, tokenizer, folder, change):
+        tokenizer.save_pretrained(folder)
+        content = json.loads((folder / "tokenizer.json").read_text())
+        change(content["model"]["vocab"])
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        return str(folder)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda ids: ids.update(a=ids["b"]), "has 'a' and 'b' as the same id|has 'b' and 'a' as the same id"),
+            (lambda ids: ids.update(ab=ids.pop("a")), "the token 'ab', which is no single character"),
+            (lambda ids: ids.update(a=500), "has 39 tokens and an id 500"),
+            (lambda ids: ids.update({PAD: MASK_ID, MASK: PAD_ID}), "as ids 1 and 0, where 0 and 1 are expected"),
+        ],
+    )
+    def test_are_refused(self, tokenizer, tmp_path, change, said):
+        with pytest.raises(ValueError, match=said):
+            load_tokenizer(self.saved(tokenizer, tmp_path, change))
+
+    @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, "9" * 5_000])
+    def test_damaged_ones_are_named(self, tokenizer, tmp_path, content):
+        tokenizer.save_pretrained(tmp_path)
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(ValueError, match="has no tokenizer that can be read"):
+            load_tokenizer(str(tmp_path))
+
+
+def test_a_mark_in_the_corpus_is_named_by_document_and_place():
+    with pytest.raises(ValueError, match="Document 4: character 3, '⁇'"):
+        build_vocabulary([["a", ""], ["b", f"cd{MASK}"]])
+
+
+def test_a_mark_in_a_text_is_named_by_line():
+    check_marks("a\nb", "x")
+    with pytest.raises(ValueError, match=r"x, line 2: '□' \(U\+25A1\) is a mark"):
+        check_marks(f"a\nb{PAD}\n", "x")
+
+
+def test_the_table_has_every_code_point():
+    table = character_table(build_tokenizer([PAD, MASK, "a", "\U0010ffff"], 8))
+    assert table.shape == (0x110000,)
+    assert table[[ord("a"), 0x10FFFF, ord(PAD), ord(MASK)]].tolist() == [2, 3, 0, 1]
+    assert (table == -1).sum() == 0x110000 - 4
+    assert build_vocabulary([["\U0010ffff"]]) == [PAD, MASK, "\n", "\U0010ffff"]
+
+
+@pytest.mark.parametrize("slicing", [slice(0, 4), slice(1, 3), slice(2, 3), slice(3, 4), slice(4, 4)])
+def test_texts_are_taken_apart_from_any_part_of_an_array(slicing):
+    texts = ["aé", None, "\U0001f469b", "c"]
+    part = ["" if text is None else text for text in texts[slicing]]
+    for array in (pa.array(texts)[slicing], pa.array(texts, pa.large_string())[slicing]):
+        points, offsets = code_points(array)
+        assert "".join(map(chr, points)) == "".join(part)
+        assert np.diff(offsets).tolist() == [len(text) for text in part]
+        assert offsets[0] == 0
+
+
+def test_the_place_of_a_bad_character():
+    table = character_table(build_tokenizer([PAD, MASK, "a", "b"], 8))
+    for texts, place in ((["Xa"], (0, 1)), (["", "", "ab", "aX"], (3, 2)), (["a", "X", "X"], (1, 1))):
+        index, message = find_bad_character(texts, table)
+        assert (index, message) == (place[0], f"character {place[1]}, 'X' (U+0058), is not in the vocabulary")
+    assert find_bad_character([f"ab{PAD}"], table) == (
+        0,
+        f"character 3, '{PAD}' (U+25A1), is a mark of the data format",
+    )
+    assert find_bad_character([], table) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "byte"), [(b"\xff", 1, 0), (b"a\n\n\xff\n", 3, 3), (b"a" * 2**20 + b"bc\nd\xff", 2, 2**20 + 4)]
+)
+def test_a_byte_that_is_not_utf8(tmp_path, content, line, byte):
+    (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"line {line}: not UTF-8 \(byte {byte}\)"):
+        check_utf8(tmp_path / "bad")
+    (tmp_path / "good").write_bytes("é".encode() * 2**20 + b"\n")
+    check_utf8(tmp_path / "good")
+
+
+def test_a_vocabulary_with_one_mark_is_an_error():
+    with pytest.raises(ValueError, match=rf"this one with \['{PAD}', 'a'\]"):
+        build_tokenizer([PAD, "a", "b"], 8)

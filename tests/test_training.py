@@ -183,7 +183,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_what_there_is_to_know
     with mock.patch.object(torch.nn.functional, "cross_entropy", cross_entropy), pytest.raises(FloatingPointError) as e:
         run(tmp_path, dataset, BatchShape(8), logging_steps=5, save_steps=2, max_steps=9)
     assert "The loss is inf at step 6; the last checkpoint is" in str(e.value)
-    assert "step-00000004. Lower the learning rate, 0.0006" in str(e.value)
+    assert "checkpoint-4. Lower the learning rate, 0.0006" in str(e.value)
     documents = [int(word) for word in str(e.value).split("from 0: ")[1].rstrip(".").split(", ")]
     steps = TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0)
     read = {tuple(row[row != 0].tolist()) for batch in steps[5] for row in batch["input_ids"]}
@@ -193,8 +193,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_what_there_is_to_know
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, dataset):
     with pytest.raises(FloatingPointError, match=r"is not finite after step 1; the last checkpoint is None"):
-        run(tmp_path, dataset, BatchShape(8), learning_rate=math.inf, lr_scheduler_type="constant", save_steps=1)
-    assert not (tmp_path / "checkpoints").exists()
+        run(
+            tmp_path,
+            dataset,
+            BatchShape(8),
+            learning_rate=1e38,
+            weight_decay=9,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+            save_steps=1,
+        )
+    assert not list(tmp_path.glob("*checkpoint*"))
 
 
 def test_tensorboard_gets_the_metrics(tmp_path, dataset):

@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["hf_mingpt"]):
     from hf_mingpt.recipes import PretrainRecipe
 
 FOLDER = Path(tempfile.mkdtemp())
-CHECKPOINT = FOLDER / "checkpoints" / "step-00000001"
+CHECKPOINT = FOLDER / "checkpoint-1"
 CHECKPOINT.mkdir(parents=True)
 for name in ("model.safetensors", "training.pt"):
     (CHECKPOINT / name).touch()

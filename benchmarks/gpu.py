@@ -1,0 +1,311 @@
+"""Checks and measures the package on one GPU, in minutes: tables on the screen, all figures in gpu.json.
+
+    python benchmarks/gpu.py --corpus_file wiki.txt --questions_file birth_places_train.tsv --dev_file birth_dev.tsv \
+        --nanogpt path/to/nanoGPT
+    python benchmarks/gpu.py --device cpu --small true --corpus_file ... --sections right,profile
+
+Sections:
+
+- right: whether the GPU computes what the CPU computes, in every way that claims to (gpu_checks.py).
+- speedrun: seconds of training, and of the whole command, to an accuracy on the dev questions, for several seeds.
+- rate: tokens a second and model FLOP utilisation of the 3.3M model by batch size, and of GPT-2's size beside nanoGPT
+  and transformers' own models (gpu_rates.py).
+- profile: which kernels a step's time goes to.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import gpu_checks
+import gpu_rates
+import torch
+
+from hf_mingpt.birthplaces import read_questions
+from hf_mingpt.evaluation import answer_questions
+from hf_mingpt.hub import load_run, run_record, write_json
+from hf_mingpt.recipes import parse_recipe, user_errors
+
+HERE = Path(__file__).parent
+SECTIONS = ("right", "speedrun", "rate", "profile")
+# one micro-batch a step: a GPU gains nothing from several
+ON_A_GPU = ["--per_device_train_batch_size", "128", "--gradient_accumulation_steps", "1"]
+ON_A_GPU += ["--dataloader_num_workers", "8"]
+PROFILED = ("hf_mingpt, compiled", "nanoGPT, compiled")
+SPEEDRUNS = {
+    "80 epochs": ["--num_train_epochs", "80"],
+    "18 epochs of short contexts": ["--num_train_epochs", "18", "--long_context_share", "0"],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuRecipe:
+    corpus_file: str = field(metadata={"help": "Text file, a document a line."})
+    questions_file: str | None = field(default=None, metadata={"help": "TSV of training questions, for speedrun."})
+    dev_file: str | None = field(default=None, metadata={"help": "TSV of questions to be judged by, for speedrun."})
+    nanogpt: str | None = field(default=None, metadata={"help": "Checkout of karpathy/nanoGPT, to compare with."})
+    sections: str = field(default=",".join(SECTIONS), metadata={"help": "Which to run, with commas between."})
+    device: str = field(default="cuda", metadata={"help": "'cuda' or 'cpu'."})
+    small: bool = field(default=False, metadata={"help": "Small sizes, to see that everything runs."})
+    seeds: int = field(default=3, metadata={"help": "Runs of each speedrun."})
+    only: str = field(default="", metadata={"help": "Of right: only checks with one of these in their name."})
+    output_dir: str = field(default="runs/gpu", metadata={"help": "Where gpu.json and gpu.md go."})
+
+    def __post_init__(self):
+        if unknown := set(self.sections.split(",")) - set(SECTIONS):
+            raise ValueError(f"sections {', '.join(sorted(unknown))} are unknown: choose of {', '.join(SECTIONS)}.")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device 'cuda' is not there: give --device cpu.")
+
+
+def main() -> None:
+    recipe = parse_recipe(GpuRecipe)
+    device = torch.device(recipe.device)
+    os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+    folder = Path(recipe.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict = {"machine": machine(device), **run_record()}
+    contenders = start_contenders(recipe) if "rate" in recipe.sections.split(",") else {}  # they compile meanwhile
+    for section in recipe.sections.split(","):
+        started = time.perf_counter()
+        if section == "right":
+            results["right"] = run_checks(recipe, device)
+        elif section == "speedrun":
+            results["speedrun"] = run_speedruns(recipe)
+        elif section == "rate":
+            results["rate"] = measure_rates(recipe, device, contenders)
+        else:
+            rows = [8] if recipe.small else [128, 4096]
+            steps = 2 if recipe.small else 10
+            results["profile"] = [
+                gpu_rates.profile_steps(device, recipe.corpus_file, number, steps, small=recipe.small)
+                for number in rows
+            ]
+        print(f"{section}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        write_json(folder / "gpu.json", results)
+    page = render(results)
+    (folder / "gpu.md").write_text(page, encoding="utf-8")
+    print(page)
+    if any(check["result"] == "WRONG" for check in results.get("right", [])):
+        sys.exit(1)
+
+
+def machine(device: torch.device) -> dict:
+    names = {"processor": platform.processor(), "cores": os.cpu_count(), "date": date.today().isoformat()}
+    if device.type == "cuda":
+        names |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return names
+
+
+def run_checks(recipe: GpuRecipe, device: torch.device) -> list[dict]:
+    results = []
+    with TemporaryDirectory() as folder:
+        place = gpu_checks.Place(device, recipe.small, Path(folder))
+        for name, check in gpu_checks.all_checks().items():
+            if not any(part in name for part in recipe.only.split(",")):
+                continue
+            started = time.perf_counter()
+            try:
+                result, told = "right", check(place)
+            except gpu_checks.NotHere as error:
+                result, told = "not here", str(error)
+            except Exception as error:  # every other check still has something to say
+                places = " < ".join(f"{f.name}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)))
+                result, told = "WRONG", f"{type(error).__name__}: {str(error)[-300:]} in {places[:300]}"
+            seconds = time.perf_counter() - started
+            results.append({"check": name, "result": result, "told": told, "seconds": seconds})
+            print(f"{result}: {name}: {told} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+    return results
+
+
+def run_speedruns(recipe: GpuRecipe) -> list[dict]:
+    if not (recipe.questions_file and recipe.dev_file):
+        raise ValueError("speedrun needs --questions_file and --dev_file.")
+    questions = read_questions(recipe.dev_file, answers=True)
+    device = torch.device(recipe.device)
+    results = []
+    for name, flags in SPEEDRUNS.items():
+        for seed in range(recipe.seeds):
+            with TemporaryDirectory() as folder:
+                run = Path(folder, "run")
+                command = [sys.executable, str(HERE.parent / "scripts" / "pretrain.py"), "--preset", "fast", *ON_A_GPU]
+                command += ["--train_file", recipe.corpus_file, "--questions_file", recipe.questions_file, *flags]
+                command += ["--seed", str(seed), "--output_dir", str(run)]
+                if recipe.small:
+                    command += ["--max_steps", "2", "--model_preset", "gpt-nano", "--use_cpu", "true"]
+                    command += ["--vocabulary_file", recipe.questions_file]
+                environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"}
+                started = time.perf_counter()
+                done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+                wall = time.perf_counter() - started
+                if done.returncode:
+                    raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+                lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+                model, tokenizer = load_run(str(run))
+                model = model.to(device).eval()
+                answer_questions(model, tokenizer, questions[:8])
+                started = time.perf_counter()
+                predictions = answer_questions(model, tokenizer, questions, batch_size=len(questions))
+                answering = time.perf_counter() - started
+                right = sum(p == q.answer for p, q in zip(predictions, questions, strict=True))
+                row = {
+                    "recipe": name,
+                    "seed": seed,
+                    "accuracy": right / len(questions),
+                    "steps": lines[-1]["step"],
+                    "training_seconds": lines[-1]["seconds"],
+                    "seconds_of_the_last_half": lines[-1]["seconds"] - lines[len(lines) // 2 - 1]["seconds"],
+                    "command_seconds": wall,
+                    "useful_tokens_per_second": statistics.median(
+                        line["tokens_per_second"] for line in lines[len(lines) // 2 :]
+                    ),
+                    "answers_per_second": len(questions) / answering,
+                }
+                print(row, file=sys.stderr, flush=True)
+                results.append(row)
+    return results
+
+
+def start_contenders(recipe: GpuRecipe) -> dict[str, subprocess.Popen]:
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"}
+    names = [name for name in gpu_rates.CONTENDERS if recipe.nanogpt or "nanoGPT" not in name]
+    if recipe.small:
+        return {}  # a model of GPT-2's size is not small
+    return {
+        name: subprocess.Popen(
+            [sys.executable, str(HERE / "gpu_rates.py"), name, "16", recipe.nanogpt or ""],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=contender_log(recipe, name).open("w"),
+            text=True,
+            env=environment,
+        )
+        for name in names
+    }
+
+
+def contender_log(recipe: GpuRecipe, name: str) -> Path:
+    return Path(recipe.output_dir) / f"{name.replace(', ', '-')}.log"
+
+
+def read_record(process: subprocess.Popen) -> dict | None:
+    """The next line of JSON that a contender writes; nanoGPT prints other lines, too. None if it has died."""
+    line = next((line for line in process.stdout if line.startswith("{")), None)
+    return json.loads(line) if line else None
+
+
+def measure_rates(recipe: GpuRecipe, device: torch.device, contenders: dict[str, subprocess.Popen]) -> dict:
+    rows = [8, 16] if recipe.small else [128, 512, 2048, 8192]
+    results: dict = {}
+    ready = {}
+    for name, process in contenders.items():
+        if record := read_record(process):
+            ready[name] = record["seconds"]
+        else:
+            log = contender_log(recipe, name).read_text()[-600:]
+            results.setdefault("failed", {})[name] = log
+            print(f"{name} died: {log}", file=sys.stderr)
+    results["matrix_product_flops"] = gpu_rates.matrix_product_rate(device, 256 if recipe.small else 8192)
+    turns: dict[str, list[dict]] = {name: [] for name in ready}
+    for _ in range(3):
+        for name in ready:
+            process = contenders[name]
+            process.stdin.write("10\n")
+            process.stdin.flush()
+            turns[name].append(read_record(process))
+    for name in ready:
+        if name in PROFILED:
+            contenders[name].stdin.write("profile\n")
+            contenders[name].stdin.flush()
+            results.setdefault("profiles", {})[name] = read_record(contenders[name])
+    for process in contenders.values():
+        process.stdin.close()
+        process.wait()
+    results["gpt2_size"] = [
+        {
+            "name": name,
+            "seconds_to_compile": ready[name],
+            **{
+                key: statistics.median(record[key] for record in records)
+                for key in ("milliseconds", "tokens_per_second", "utilisation")
+            },
+            "parameters": records[0]["parameters"],
+            "peak_megabytes": records[0]["peak_megabytes"],
+        }
+        for name, records in turns.items()
+    ]
+    repeats = 3 if recipe.small else 20
+    results["small_model"] = gpu_rates.measure_small(device, recipe.corpus_file, rows, repeats, small=recipe.small)
+    return results
+
+
+def render(results: dict) -> str:
+    """The results as a page."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    lines = [f"# One GPU, {results['machine']['date']}", "", f"{results['machine']}; {versions}.", ""]
+    if "right" in results:
+        lines += ["| check | | | s |", "|---|---|---|---|"]
+        lines += [f"| {c['check']} | {c['result']} | {c['told']} | {c['seconds']:.1f} |" for c in results["right"]]
+    if "speedrun" in results:
+        lines += [
+            "",
+            "| speedrun | seed | dev | steps | training | command | answers/s |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {r['recipe']} | {r['seed']} | {r['accuracy']:.1%} | {r['steps']} | {r['training_seconds']:.1f} s "
+            f"| {r['command_seconds']:.1f} s | {r['useful_tokens_per_second']:,.0f} | {r['answers_per_second']:,.0f} |"
+            for r in results["speedrun"]
+        ]
+    if "rate" in results:
+        rate = results["rate"]
+        lines += ["", f"bf16 matrix products: {rate['matrix_product_flops'] / 1e12:.1f} TFLOP/s."]
+        lines += ["", "| GPT-2's size, 16 x 1024 | tokens/s | ms | utilisation | peak | compiled in |"]
+        lines += ["|---|---|---|---|---|---|"]
+        lines += [
+            f"| {r['name']} | {r['tokens_per_second']:,.0f} | {r['milliseconds']:.1f} | {r['utilisation']:.1%} "
+            f"| {r['peak_megabytes'] or 0:,.0f} MB | {r['seconds_to_compile']:.0f} s |"
+            for r in rate["gpt2_size"]
+        ]
+        lines += ["", "| 3.3M, rows | | width | useful tokens/s | tokens/s | ms | utilisation | peak |"]
+        lines += ["|---|---|---|---|---|---|---|---|"]
+        lines += [
+            f"| {r['rows']} | {r['way']} | {r['width']} | {r['useful_tokens_per_second']:,.0f} "
+            f"| {r['tokens_per_second']:,.0f} | {r['milliseconds']:.2f} | {r['utilisation']:.1%} "
+            f"| {r['peak_megabytes'] or 0:,.0f} MB |"
+            for r in rate["small_model"]
+        ]
+        for name, kernels in rate.get("profiles", {}).items():
+            lines += render_profile(name, kernels)
+    for section in results.get("profile", []):
+        lines += render_profile(f"3.3M, {section['rows']} rows, kernel by kernel", section)
+    return "\n".join(lines) + "\n"
+
+
+def render_profile(title: str, profile: dict) -> list[str]:
+    busy = f"{profile['busy_milliseconds_a_step']:.2f} of {profile['milliseconds_a_step']:.2f} ms"
+    return [
+        "",
+        f"{title}: the device is busy {busy} of a step, with {profile['kernels_a_step']:.0f} kernels.",
+        "",
+        "| kernel | share | a step | us |",
+        "|---|---|---|---|",
+        *(
+            f"| {k['name'].replace('|', '/')} | {k['share']:.1%} | {k['count']:.0f} | {k['microseconds']:.1f} |"
+            for k in profile["kernels"]
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

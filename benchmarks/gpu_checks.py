@@ -1,0 +1,378 @@
+"""Whether a GPU computes what the CPU computes, in every way that claims to: the section `right` of gpu.py.
+
+Each check is a function that returns what it measured and raises an AssertionError if that is not as it should be.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.multiprocessing
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hf_mingpt import MinGPTConfig, MinGPTForCausalLM, stepping, training
+from hf_mingpt.batching import BatchShape, deal
+from hf_mingpt.data import TrainingSteps
+from hf_mingpt.objectives import NextToken, Ragged
+from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.tokenization_mingpt import PAD_ID
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+VARIANTS = {
+    "learned": {},
+    "rope": {"position_embedding_type": "rope"},
+    "synthesizer": {"attention_type": "synthesizer"},
+}
+FLOAT32, HALF = 1e-4, 3e-2  # largest relative errors of losses and gradients
+
+
+class NotHere(Exception):
+    """A check cannot be made on this machine, and why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the checks run."""
+
+    device: torch.device
+    small: bool
+    folder: Path  # for what they write
+
+    def need_gpu(self) -> None:
+        if self.device.type != "cuda":
+            raise NotHere("needs a GPU")
+
+
+def build_model(variant: str = "rope", *, dropout: float = 0.0, small: bool = False, **changes) -> MinGPTForCausalLM:
+    """The assignment's model with weights large enough for a mistake in attention to show."""
+    torch.manual_seed(0)
+    dropouts = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), dropout)
+    size = {"hidden_size": 64, "num_hidden_layers": 2} if small else {}
+    return MinGPTForCausalLM(MinGPTConfig(**dropouts, initializer_range=0.06, **size, **VARIANTS[variant], **changes))
+
+
+def examples(number: int = 128) -> Dataset:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(8, 64, number)
+    return Dataset.from_dict({"input_ids": [rng.integers(2, 256, n).tolist() for n in lengths]})
+
+
+def micro_batch(*, padding_free: bool = False) -> dict[str, torch.Tensor]:
+    rows = examples(32)
+    objective = NextToken()
+    ragged = Ragged.from_table(rows.with_format("arrow")[:])
+    shape = BatchShape(32, pad_to_multiple_of=8, padding_free=padding_free)
+    return deal(objective(ragged, 0, np.arange(len(rows))), shape)[0]
+
+
+def gradients(model, batch, device, *, attention: str, autocast: torch.dtype | None = None, scale: float = 1.0):
+    """The loss, and all gradients in one vector, on the CPU."""
+    model = copy.deepcopy(model).to(device).train()
+    model.set_attn_implementation(attention)
+    model.config.use_cache = False  # a cache has no place for several rows in one
+    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    with torch.autocast(device.type, autocast) if autocast else nullcontext():
+        loss = model(**inputs).loss
+    (loss.float() * scale).backward()
+    vector = torch.cat([p.grad.flatten().float().cpu() for p in model.parameters() if p.grad is not None])
+    return loss.item(), vector / scale
+
+
+def difference(a: tuple[float, torch.Tensor], b: tuple[float, torch.Tensor]) -> float:
+    """The larger relative error of the loss and the gradient, b being right."""
+    return max(abs(a[0] - b[0]) / abs(b[0]), ((a[1] - b[1]).norm() / b[1].norm()).item())
+
+
+def at_most(error: float, limit: float) -> str:
+    if not error <= limit:
+        raise AssertionError(f"relative error {error:.1e}, over {limit:.0e}")
+    return f"relative error {error:.1e}"
+
+
+def losses_and_gradients(place: Place, variant: str, attention: str, dtype: torch.dtype | None) -> str:
+    """On the device against float32 and eager attention on the CPU."""
+    if attention == "flex_attention":
+        place.need_gpu()  # on a CPU it has no backward pass
+    model, batch = build_model(variant, small=place.small), micro_batch()
+    right = gradients(model, batch, torch.device("cpu"), attention="eager")
+    scale = 1024.0 if dtype == torch.float16 else 1.0  # as a gradient scaler does it
+    ours = gradients(model, batch, place.device, attention=attention, autocast=dtype, scale=scale)
+    return at_most(difference(ours, right), HALF if dtype else FLOAT32)
+
+
+def flash_kernel(place: Place) -> str:
+    place.need_gpu()
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return losses_and_gradients(place, "rope", "sdpa", torch.bfloat16)
+
+
+def flash_package(place: Place) -> str:
+    place.need_gpu()
+    if find_spec("flash_attn") is None:
+        raise NotHere("flash_attn is not installed")
+    return losses_and_gradients(place, "rope", "flash_attention_2", torch.bfloat16)
+
+
+def padding_free(place: Place, variant: str, attention: str) -> str:
+    if attention == "flex_attention":
+        place.need_gpu()
+    model = build_model(variant, small=place.small)
+    padded = gradients(model, micro_batch(), place.device, attention=attention)
+    flat = gradients(model, micro_batch(padding_free=True), place.device, attention=attention)
+    return at_most(difference(flat, padded), FLOAT32)
+
+
+def compiled(place: Place) -> str:
+    model, batch = build_model(small=place.small).to(place.device), micro_batch()
+    plain = gradients(model, batch, place.device, attention="sdpa")
+    model = copy.deepcopy(model).train()
+    model.set_attn_implementation("sdpa")
+    inputs = {name: tensor.to(place.device) for name, tensor in batch.items()}
+    loss = torch.compile(model)(**inputs).loss
+    loss.backward()
+    vector = torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
+    return at_most(difference((loss.item(), vector), plain), FLOAT32)
+
+
+def generated(place: Place, **options) -> torch.Tensor:
+    model = build_model(small=place.small).to(place.device).eval()
+    torch.manual_seed(1)
+    prompts = torch.randint(2, 256, (8, 20)).to(place.device)
+    return model.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        max_new_tokens=24,
+        do_sample=False,
+        pad_token_id=PAD_ID,
+        eos_token_id=None,
+        **options,
+    ).cpu()
+
+
+def generation(place: Place, **options) -> str:
+    """The tokens of plain generation on the CPU, in float32."""
+    if options.get("cache_implementation") == "offloaded":
+        place.need_gpu()
+    right = generated(Place(torch.device("cpu"), place.small, place.folder))
+    same = (generated(place, **options) == right).float().mean().item()
+    assert same == 1.0, f"{same:.1%} of the tokens are the same"
+    return "the same tokens"
+
+
+def continuous_batching(place: Place) -> str:
+    place.need_gpu()
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    model = build_model(small=place.small).to(place.device).eval()
+    torch.manual_seed(1)
+    prompts = torch.randint(2, 256, (8, 20))
+    settings = GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=PAD_ID, eos_token_id=-1)
+    done = model.generate_batch(
+        inputs=prompts.tolist(),
+        generation_config=settings,
+        continuous_batching_config=ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=256),
+        progress_bar=False,
+    )
+    by_prompt = {tuple(output.prompt_ids): output.generated_tokens for output in done.values()}
+    ours = torch.tensor([by_prompt[tuple(prompt)] for prompt in prompts.tolist()])
+    right = generated(Place(torch.device("cpu"), place.small, place.folder))[:, 20:]
+    same = (ours == right).float().mean().item()
+    assert same == 1.0, f"{same:.1%} of the tokens are the same"
+    return "the same tokens"
+
+
+def int8_weights(place: Place) -> str:
+    if find_spec("torchao") is None:
+        raise NotHere("torchao is not installed")
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    model = build_model(small=place.small).to(place.device).eval()
+    ids = micro_batch()["input_ids"].to(place.device)
+    with torch.inference_mode():
+        right = model(ids).logits
+        quantize_(model, Int8WeightOnlyConfig())
+        error = ((model(ids).logits - right).norm() / right.norm()).item()
+    return at_most(error, 5e-2)
+
+
+# ---- training: the package's own loop, on this device
+
+
+def trained(place: Place, folder: str, *, model=None, precision: str = "no", graphs: bool = True, **changes):
+    """A model after some steps, and its losses."""
+    path = place.folder / folder
+    path.mkdir(parents=True, exist_ok=True)
+    dropout = changes.pop("dropout", 0.0)
+    values = {"train_file": "-", "output_dir": str(path), "max_steps": 12, "logging_steps": 1, "learning_rate": 1e-3}
+    recipe = PretrainRecipe(
+        **{**values, "optim": "muon", "dropout": dropout, "use_cpu": place.device.type == "cpu", **changes}
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=place.device.type == "cpu", mixed_precision=precision)
+    model = model or build_model(dropout=dropout, small=place.small)
+    steps = TrainingSteps(examples(), NextToken(), BatchShape(16, 2, pad_to_multiple_of=8), seed=0)
+    with mock.patch.object(stepping, "can_record", stepping.can_record if graphs else lambda *_: False):
+        model = training.train(model, steps, recipe, accelerator)
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return model.cpu(), {line["step"]: line["loss"] for line in lines}
+
+
+def same_weights(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def training_losses(place: Place, precision: str) -> str:
+    """Twelve steps with Muon: the losses of the CPU in float32."""
+    if precision == "fp16":
+        place.need_gpu()
+    _, right = trained(Place(torch.device("cpu"), place.small, place.folder), f"cpu-{precision}")
+    _, ours = trained(place, f"device-{precision}", precision=precision)
+    error = max(abs(ours[step] - right[step]) / right[step] for step in right)
+    return at_most(error, 2e-3 if precision == "no" else 3e-2)
+
+
+def recorded_steps(place: Place) -> str:
+    """CUDA graphs learn, bit for bit, what kernel after kernel learns, with dropout."""
+    place.need_gpu()
+    plain, losses = trained(place, "eager", graphs=False, dropout=0.1, precision="bf16", max_steps=30)
+    graphed, recorded = trained(place, "graphs", dropout=0.1, precision="bf16", max_steps=30)
+    error = max(abs(recorded[step] - losses[step]) / losses[step] for step in losses)
+    return f"{'the same bits' if same_weights(plain, graphed) else 'other bits'}, {at_most(error, 1e-3)}"
+
+
+def resumed(place: Place, *, graphs: bool) -> str:
+    """A run that goes on from a checkpoint ends with the bits of one that was never cut."""
+    name = f"resume-{graphs}"
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        options = {"dropout": 0.1, "precision": "bf16", "graphs": graphs, "save_steps": 6, "save_total_limit": 5}
+        whole, _ = trained(place, name, **options)
+        checkpoint = next(p for p in sorted((place.folder / name).rglob("state.json")) if "6" in p.parent.name).parent
+        cut, _ = trained(place, f"{name}-on", resume_from_checkpoint=str(checkpoint), **options)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert same_weights(whole, cut), "the weights differ"
+    return "the same bits"
+
+
+def no_waiting(place: Place) -> str:
+    """Between two lines of the log the host never waits for the GPU."""
+    place.need_gpu()
+    for graphs in (True, False):
+        step = 0
+
+        def watched(stepper, original=stepping.Stepper.update if not graphs else stepping.GraphedStepper.update):
+            nonlocal step
+            original(stepper)
+            step += 1
+            torch.cuda.set_sync_debug_mode("error" if 8 <= step < 39 else "default")
+
+        kind = stepping.GraphedStepper if graphs else stepping.Stepper
+        options = {"max_steps": 40, "logging_steps": 40, "dropout": 0.1, "precision": "bf16"}
+        try:
+            with mock.patch.object(kind, "update", watched):
+                trained(place, f"waiting-{graphs}", graphs=graphs, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return "31 steps, recorded and not"
+
+
+def launched(place: Place, kind: str, *launch: str) -> str:
+    """scripts/pretrain.py with one process over NCCL: the losses of a plain start."""
+    place.need_gpu()
+    text = place.folder / "text.txt"
+    rng = np.random.default_rng(0)
+    lines = ["".join(rng.choice(list("abcdefgh "), n)).strip() or "a" for n in rng.integers(8, 60, 64)]
+    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    flags = ["--train_file", str(text), "--max_steps", "6", "--logging_steps", "1", "--optim", "adamw"]
+    flags += ["--mixed_precision", "no", "--overwrite_output_dir", "true"]
+    environment = {**os.environ, "PYTHONPATH": f"{SCRIPTS.parent}:{os.environ.get('PYTHONPATH', '')}"}
+    losses = {}
+    for name, start in (("plain", []), (kind, list(launch))):
+        command = [sys.executable, *start]
+        folder = place.folder / f"launched-{name}"
+        command += [str(SCRIPTS / "pretrain.py"), *flags, "--output_dir", str(folder)]
+        if not (name == "plain" and (folder / "metrics.jsonl").exists()):
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+            assert done.returncode == 0, done.stderr[-600:]
+        losses[name] = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    error = max(abs(a - b) / b for a, b in zip(losses[kind], losses["plain"], strict=True))
+    return at_most(error, 1e-4)
+
+
+def _one_of_two(rank: int, folder: str, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo")
+    torch.manual_seed(0)
+    values = {"train_file": "-", "output_dir": folder, "max_steps": 6, "logging_steps": 1, "dropout": 0.0}
+    recipe = PretrainRecipe(**values)
+    accelerator = Accelerator(mixed_precision="no")
+    shape = BatchShape(16, 1, accelerator.num_processes, accelerator.process_index, pad_to_multiple_of=8)
+    training.train(build_model(), TrainingSteps(examples(), NextToken(), shape, seed=0), recipe, accelerator)
+    accelerator.end_training()
+
+
+def two_processes(place: Place) -> str:
+    """Two processes over gloo that share the card: the losses of one with the same examples in a step."""
+    place.need_gpu()
+    _, right = trained(place, "one-process", optim="adamw", max_steps=6, learning_rate=6e-4)
+    folder = place.folder / "two-processes"
+    folder.mkdir()
+    torch.multiprocessing.spawn(_one_of_two, (str(folder), 29517), nprocs=2)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    error = max(abs(line["loss"] - right[line["step"]]) / right[line["step"]] for line in lines)
+    return at_most(error, 1e-4)
+
+
+def all_checks() -> dict[str, Callable[[Place], str]]:
+    """Every check by its name."""
+    checks: dict[str, Callable[[Place], str]] = {}
+    for variant in VARIANTS:
+        for attention in ("eager", "sdpa", "flex_attention"):
+            for dtype in (None, torch.bfloat16):
+                name = f"loss and gradients, {variant}, {attention}, {'bf16' if dtype else 'float32'}"
+                checks[name] = lambda p, v=variant, a=attention, d=dtype: losses_and_gradients(p, v, a, d)
+    checks["loss and gradients, rope, sdpa, fp16"] = lambda p: losses_and_gradients(p, "rope", "sdpa", torch.float16)
+    checks["flash kernel of sdpa, bf16"] = flash_kernel
+    checks["flash_attn, bf16"] = flash_package
+    for variant, attention in (("learned", "eager"), ("rope", "sdpa"), ("rope", "flex_attention")):
+        checks[f"padding-free is padded, {variant}, {attention}"] = lambda p, v=variant, a=attention: padding_free(
+            p, v, a
+        )
+    checks["torch.compile"] = compiled
+    checks["generation"] = generation
+    checks["generation, compiled static cache"] = lambda p: generation(p, cache_implementation="static")
+    checks["generation, offloaded cache"] = lambda p: generation(p, cache_implementation="offloaded")
+    checks["generate_batch"] = continuous_batching
+    checks["torchao int8 weights"] = int8_weights
+    for precision in ("no", "bf16", "fp16"):
+        checks[f"training losses, {'float32' if precision == 'no' else precision}"] = lambda p, precision=precision: (
+            training_losses(p, precision)
+        )
+    checks["CUDA graphs learn what kernels learn"] = recorded_steps
+    checks["exact resume, CUDA graphs"] = lambda p: resumed(p, graphs=True)
+    checks["exact resume, kernel by kernel"] = lambda p: resumed(p, graphs=False)
+    checks["no waiting between log lines"] = no_waiting
+    checks["DDP over NCCL, one process"] = lambda p: launched(
+        p, "ddp", "-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port", "29518"
+    )
+    sharding = ("--config_file", str(SCRIPTS / "accelerate" / "fsdp2.yaml"), "--mixed_precision", "no")
+    checks["FSDP2 over NCCL, one process"] = lambda p: launched(
+        p, "fsdp2", "-m", "accelerate.commands.launch", *sharding, "--num_processes", "1"
+    )
+    checks["two gloo processes on one card"] = two_processes
+    return checks

@@ -1,0 +1,280 @@
+"""How fast steps are on a device: the sections `rate` and `profile` of gpu.py.
+
+    python benchmarks/gpu_rates.py NAME ROWS NANOGPT    (a contender of gpu.py, in a process of its own)
+
+A contender builds its model of GPT-2's size, compiles it, and says `ready`; then, for every line that it reads, it
+trains that many steps and answers with a line of JSON. So several compile at once, and each is alone on the card while
+it is timed.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from hf_mingpt import MODEL_PRESETS, MinGPTConfig, MinGPTForCausalLM
+from hf_mingpt.batching import BatchShape
+from hf_mingpt.data import TrainingSteps, build_corpus_tokenizer, encode_documents, load_texts
+from hf_mingpt.objectives import SpanCorruption
+from hf_mingpt.optimization import build_optimizers
+from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.stepping import GraphedStepper, Stepper
+from hf_mingpt.tokenization_mingpt import PAD_ID
+from hf_mingpt.training import attention_for, bf16_residual_stream
+
+H100_FLOPS = 989e12  # dense bf16, by the datasheet of the H100 and the H200 (SXM)
+NO_DROPOUT = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), 0.0)
+LENGTH, VOCABULARY = 1024, 50257
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds_of(function: Callable[[], object], device: torch.device, repeats: int) -> float:
+    synchronize(device)
+    started = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    synchronize(device)
+    return (time.perf_counter() - started) / repeats
+
+
+def matrix_product_rate(device: torch.device, size: int) -> float:
+    """FLOP/s of a large bf16 product of random matrices."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        a @ b
+    return 2 * size**3 / seconds_of(lambda: a @ b, device, 10)
+
+
+def build_stepper(device: torch.device, *, graphs: bool, compiled: bool = False, small: bool = False):
+    """The assignment's model with RoPE and the package's step for it, in bf16, with Muon."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
+    recipe = PretrainRecipe(train_file="-", output_dir="-", optim="muon", dropout=0.0)
+    torch.manual_seed(0)
+    size = MODEL_PRESETS["gpt-nano"] if small else {}
+    model = MinGPTForCausalLM(MinGPTConfig(**{"position_embedding_type": "rope", **NO_DROPOUT, **size})).train()
+    model.set_attn_implementation(attention_for(device, 128))
+    model.config.use_cache = False
+    optimizers = build_optimizers(model, recipe)
+    if compiled:
+        model.compile(dynamic=False)
+    wrapped, *optimizers = accelerator.prepare(model, *optimizers)
+    loss = torch.zeros((), device=device)
+    stepper = (GraphedStepper if graphs else Stepper)(wrapped, optimizers, loss, 1.0, accelerator)
+    return model, stepper
+
+
+def real_batch(corpus_file: str, rows: int) -> dict[str, torch.Tensor]:
+    """The first micro-batch of span corruption of the corpus, which is repeated as often as needed."""
+    texts = load_texts(corpus_file)
+    tokenizer = build_corpus_tokenizer(texts, 128)
+    documents = encode_documents(texts, tokenizer)
+    shape = BatchShape(min(rows, len(documents)), 1, pad_to_multiple_of=8)
+    (batch,) = TrainingSteps(documents, SpanCorruption(128, 0), shape, seed=0)[0]
+    times = -(-rows // len(batch["input_ids"]))
+    return {
+        name: tensor.repeat(times, *[1] * (tensor.ndim - 1))[:rows] if tensor.ndim > 1 else tensor
+        for name, tensor in batch.items()
+    }
+
+
+def measure_small(
+    device: torch.device, corpus_file: str, rows: list[int], repeats: int, *, small: bool = False
+) -> list[dict]:
+    """Useful tokens a second of the 3.3M model by rows of a micro-batch: kernel by kernel, recorded and compiled."""
+    results = []
+    for number in rows:
+        batch = real_batch(corpus_file, number)
+        useful = int((batch["input_ids"] != PAD_ID).sum())
+        ways = {"kernel by kernel": (False, False)}
+        if device.type == "cuda":
+            ways |= {"CUDA graphs": (True, False)}
+            if number == rows[-1]:
+                ways |= {"torch.compile": (False, True)}
+        for way, (graphs, compiled) in ways.items():
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            model, stepper = build_stepper(device, graphs=graphs, compiled=compiled, small=small)
+
+            def step(stepper=stepper, batch=batch) -> None:
+                stepper.accumulate(batch, last=True)
+                stepper.update()
+
+            if device.type == "cuda":
+                batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+            with stepper.running(), bf16_residual_stream(model):
+                for _ in range(4):
+                    step()
+                seconds = seconds_of(step, device, repeats)
+            parameters = model.num_parameters()
+            results.append(
+                {
+                    "rows": number,
+                    "way": way,
+                    "width": batch["input_ids"].shape[1],
+                    "milliseconds": seconds * 1000,
+                    "useful_tokens_per_second": useful / seconds,
+                    "tokens_per_second": batch["input_ids"].numel() / seconds,
+                    "utilisation": 6 * parameters * batch["input_ids"].numel() / seconds / H100_FLOPS,
+                    "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+                }
+            )
+            del stepper, model
+    return results
+
+
+# ---- GPT-2's size: contenders in processes of their own
+
+
+def build_ours(nanogpt: str) -> nn.Module:
+    config = MinGPTConfig(**{**MODEL_PRESETS["gpt2"], **NO_DROPOUT, "tie_word_embeddings": True, "use_cache": False})
+    return MinGPTForCausalLM._from_config(config, attn_implementation="sdpa")
+
+
+def build_nanogpt(nanogpt: str) -> nn.Module:
+    sys.path.insert(0, nanogpt)
+    from model import GPT, GPTConfig  # type: ignore[import-not-found]
+
+    return GPT(GPTConfig(block_size=LENGTH, vocab_size=VOCABULARY, n_layer=12, n_head=12, n_embd=768, bias=True))
+
+
+def build_gpt2(nanogpt: str) -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    return GPT2LMHeadModel._from_config(GPT2Config(use_cache=False, **no_dropout), attn_implementation="sdpa")
+
+
+def build_llama(nanogpt: str) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    size = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 2048}
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, tie_word_embeddings=True, use_cache=False, **size
+    )
+    return LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
+
+
+CONTENDERS = {
+    "hf_mingpt, compiled": (build_ours, True),
+    "nanoGPT, compiled": (build_nanogpt, True),
+    "GPT2LMHeadModel, compiled": (build_gpt2, True),
+    "LlamaForCausalLM, compiled": (build_llama, True),
+    "hf_mingpt": (build_ours, False),
+    "nanoGPT": (build_nanogpt, False),
+}
+
+
+def contend(name: str, rows: int, nanogpt: str) -> None:
+    """Trains random tokens, next-token prediction, bf16 autocast, fused AdamW: the same for all.
+
+    Ours has its residual stream in bf16, as the package's training loop has it.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    build, compiled = CONTENDERS[name]
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    model = build(nanogpt).to(device).train()
+    parameters = sum(p.numel() for p in model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)
+    ids = torch.randint(VOCABULARY, (rows, LENGTH + 1), device=device)
+    inputs, labels, targets = ids[:, :-1].contiguous(), ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    run = torch.compile(model) if compiled else model
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = run(inputs, targets)[1] if build is build_nanogpt else run(input_ids=inputs, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    if build is build_ours:
+        ExitStack().enter_context(bf16_residual_stream(model))
+    started = time.perf_counter()
+    for _ in range(3):
+        step()
+    synchronize(device)
+    print(json.dumps({"ready": True, "seconds": time.perf_counter() - started}), flush=True)
+    for line in sys.stdin:
+        if line == "profile\n":
+            print(json.dumps(kernels_of(step, device, 3)), flush=True)
+            continue
+        seconds = seconds_of(step, device, int(line))
+        tokens = inputs.numel() / seconds
+        flops = 6 * parameters + 12 * 12 * 768 * LENGTH
+        record = {
+            "milliseconds": seconds * 1000,
+            "tokens_per_second": tokens,
+            "parameters": parameters,
+            "utilisation": tokens * flops / H100_FLOPS,
+            "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+        }
+        print(json.dumps(record), flush=True)
+
+
+# ---- where the time of a step goes
+
+
+def profile_steps(device: torch.device, corpus_file: str, rows: int, steps: int, *, small: bool = False) -> dict:
+    """Time on the device by kernel, and how much of a step the device is busy, kernel by kernel."""
+    batch = real_batch(corpus_file, rows)
+    model, stepper = build_stepper(device, graphs=False, small=small)
+
+    def step() -> None:
+        stepper.accumulate(batch, last=True)
+        stepper.update()
+
+    with stepper.running(), bf16_residual_stream(model):
+        for _ in range(3):
+            step()
+        return {"rows": rows, **kernels_of(step, device, steps)}
+
+
+def kernels_of(step: Callable[[], None], device: torch.device, steps: int) -> dict:
+    """Milliseconds of a step, for how many of them the device is busy, and the 20 kernels that take most of these."""
+    seconds = seconds_of(step, device, steps)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities) as profiler:
+        for _ in range(steps):
+            step()
+        synchronize(device)
+    times: dict[str, list[float]] = {}  # microseconds
+    for event in profiler.events():
+        if device.type == "cuda" and event.device_type == DeviceType.CUDA and not event.is_user_annotation:
+            times.setdefault(event.name, []).append(event.self_device_time_total)
+        elif device.type == "cpu":
+            times.setdefault(event.name, []).append(event.self_cpu_time_total)
+    total = sum(sum(kernel) for kernel in times.values())
+    top = sorted(times.items(), key=lambda item: -sum(item[1]))[:20]
+    return {
+        "milliseconds_a_step": seconds * 1000,
+        "busy_milliseconds_a_step": total / steps / 1000,
+        "kernels_a_step": sum(len(kernel) for kernel in times.values()) / steps,
+        "kernels": [
+            {
+                "name": name[:90],
+                "share": sum(kernel) / total,
+                "count": len(kernel) / steps,
+                "microseconds": statistics.mean(kernel),
+            }
+            for name, kernel in top
+        ],
+    }
+
+
+if __name__ == "__main__":
+    contend(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,128 @@
+"""Mutants: in a module one operator or number is changed, and its own test file should fail. `make mutants`, by hand.
+
+    python tests/mutants.py --sample 174 --seed 0
+    python tests/mutants.py --modules objectives clozes
+
+The mutations are cosmic-ray's, without those of type annotations and of how pictures look. Its runner starts a Python
+for each of them, whose imports alone take ten seconds; here each is a fork of one process that has them. A place of the
+source is drawn first, and then what it is replaced by, or else an addition, which has ten replacements, would count ten
+times.
+"""
+
+import argparse
+import ast
+import collections
+import difflib
+import importlib
+import os
+import random
+import resource
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+import hypothesis
+import pytest
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).parent.parent
+MODULES = [  # whose tests run in one process
+    *("batching", "biographies", "birthplaces", "clozes", "corruption", "data", "ensemble", "evaluation"),
+    *("explanation", "exploration", "honesty", "objectives", "optimization", "recipes", "report", "seeking"),
+    "tokenization_mingpt",
+]
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")  # `module TAB mutated line TAB why it does the same`
+IMPORTED_ONCE = ["torch", "transformers", "datasets", "evaluate", "accelerate", "sklearn.linear_model", "scipy.stats"]
+OPERATORS = {name: get_operator(name)() for name in operator_names() if "/Variable" not in name}
+
+
+def what_counts(source: str) -> str | None:
+    """The code without type annotations and drawing; None if it is no code."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+        elif isinstance(node, ast.FunctionDef):
+            node.returns, node.body = None, [] if node.name.startswith("draw_") else node.body
+    return ast.dump(tree)
+
+
+def find_mutations(source: str) -> list[list[tuple[str, int]]]:
+    """For each place that can be changed, the operators and which of their occurrences it is."""
+    places = collections.defaultdict(list)
+    nodes = list(ast_nodes(get_ast(source)))
+    for name, operator in OPERATORS.items():
+        positions = (position for node in nodes for position in operator.mutation_positions(node))
+        for occurrence, position in enumerate(positions):
+            places[position].append((name, occurrence))
+    return list(places.values())
+
+
+def changed_line(source: str, mutated: str) -> str:
+    lines = difflib.ndiff(source.splitlines(), mutated.splitlines())
+    return " ".join(line[1:].strip() for line in lines if line.startswith("+")) or "(a line is gone)"
+
+
+def run_tests(module: str, source: str, cpu_seconds: int) -> tuple[int, float]:
+    """Runs the module's test file, with that source of it, in a fork: its exit code (0: passed), and CPU seconds."""
+    if (child := os.fork()) == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))  # no wall time: the machine may be busy
+        read_code = SourceFileLoader.get_code
+
+        def get_code(loader: SourceFileLoader, name: str):
+            return compile(source, loader.path, "exec") if name == f"hf_mingpt.{module}" else read_code(loader, name)
+
+        SourceFileLoader.get_code = get_code
+        test_file = ROOT / "tests" / f"test_{module.removesuffix('_mingpt')}.py"
+        os._exit(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(test_file)]))
+    _, status, usage = os.wait4(child, 0)
+    return status, usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Do the tests notice when a module is changed?")
+    parser.add_argument("--modules", nargs="+", default=MODULES, choices=MODULES, metavar="MODULE")
+    parser.add_argument("--sample", type=int, default=174, help="how many mutants")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    args = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # tests/conftest.py comes too late for that
+    for name in IMPORTED_ONCE:
+        importlib.import_module(name)
+    hypothesis.settings.register_profile("mutants", derandomize=True, deadline=None)
+    hypothesis.settings.load_profile("mutants")
+    sources = {module: (ROOT / "hf_mingpt" / f"{module}.py").read_text(encoding="utf-8") for module in args.modules}
+    limits = {}
+    for module, source in sources.items():
+        failed, seconds = run_tests(module, source, 3600)
+        if failed:
+            raise SystemExit(f"The tests of {module} fail without a mutation: mend them first.")
+        limits[module] = int(10 * seconds) + 30
+    equivalent = {tuple(line.split("\t")[:2]) for line in EQUIVALENT.read_text(encoding="utf-8").splitlines()}
+    rng = random.Random(args.seed)
+    places = [(module, place) for module, source in sources.items() for place in find_mutations(source)]
+    rng.shuffle(places)
+    results = collections.Counter[str]()
+    for module, place in places:
+        name, occurrence = rng.choice(place)
+        mutated = mutate_code(sources[module], OPERATORS[name], occurrence)
+        if what_counts(mutated) in (None, what_counts(sources[module])):
+            continue
+        line = changed_line(sources[module], mutated)
+        failed, _ = run_tests(module, mutated, limits[module])
+        result = "killed" if failed else "equivalent" if (module, line) in equivalent else "survived"
+        results[result] += 1
+        if not failed:
+            print(f"{result}: {module}: {line}", flush=True)
+        if results.total() == args.sample:
+            break
+    print(f"Seed {args.seed}: {results['killed']} of {results.total()} killed, {results['equivalent']} are equivalent.")
+
+
+if __name__ == "__main__":
+    main()
