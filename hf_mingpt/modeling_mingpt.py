@@ -57,7 +57,7 @@ def take_cache(cache: Cache | None, kwargs: dict[str, Any]) -> Cache | None:
     if cache is not None and past_key_values is not None:
         raise TypeError("`past_key_values` is an older name of `cache`: give one of them.")
     if past_key_values is not None and CACHE == "cache" and not torch.compiler.is_compiling():
-        warnings.warn("`past_key_values` is deprecated: since transformers 5.24 it is `cache`.", FutureWarning, 2)
+        warnings.warn("`past_key_values` is deprecated: since transformers 5.24 it is `cache`.", FutureWarning, 3)
     if unknown := sorted(kwargs.keys() - set().union(*HANDED_ON.values())):
         raise TypeError(
             f"minGPT does not know the argument {', '.join(unknown)}: leave it out. If transformers passes it, this "

@@ -9,10 +9,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM
 
 import hf_mingpt.modeling_mingpt
-
 from hf_mingpt.hub import check_destination, load_run, push_run, run_record, save_run, write_card, write_json
 from hf_mingpt.recipes import FinetuneRecipe, PretrainRecipe
 
@@ -192,7 +191,8 @@ for folder, *names in json.loads(sys.argv[2]):
         model = getattr(transformers, name).from_pretrained(f"{sys.argv[1]}/{folder}", **trusted).eval()
         if name.endswith("CausalLM"):
             model.save_pretrained(f"{sys.argv[1]}/{folder}-again")
-            print(model.generate(torch.tensor([[5, 9, 7]]), do_sample=False, max_new_tokens=9, eos_token_id=None).tolist())
+            options = {"do_sample": False, "max_new_tokens": 9, "eos_token_id": None}
+            print(model.generate(torch.tensor([[5, 9, 7]]), **options).tolist())
         output = model(torch.tensor([[5, 9, 7, 11]]))
         print(folder, name, type(model).__module__.split(".")[0], repr(output[0].flatten()[-1].item()))
 """

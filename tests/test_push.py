@@ -237,3 +237,23 @@ def test_generated_data_is_pushed_and_read(hub, client, tmp_path):
     assert (
         questions == f"{{'train': 100, 'dev': 60, 'test': 40}} {dict(zip(('question', 'answer'), first, strict=True))}"
     )
+
+
+PUSH = """
+import sys
+from hf_mingpt import load_run
+model, tokenizer = load_run(sys.argv[1])
+model.push_to_hub("tester/direct")
+tokenizer.push_to_hub("tester/direct")
+"""
+
+
+def test_what_the_library_pushes_brings_its_code(hub, client, run_folder):
+    done = client("-c", PUSH, run_folder)
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/direct"]
+    files = repository.commits[repository.resolve("main")]
+    assert {"modeling_mingpt.py", "configuration_mingpt.py", "model.safetensors"} <= set(files)
+    loaded, run = client("-c", LOAD, "tester/direct"), client("-c", LOAD, run_folder)
+    assert loaded.returncode == run.returncode == 0, loaded.stderr + run.stderr
+    assert loaded.stdout.splitlines()[-1] == run.stdout.splitlines()[-1]

@@ -14,11 +14,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import ranks
 from transformers.models.auto import modeling_auto
 
 import hf_mingpt
-
-import ranks
 
 HERE = Path(__file__).parent
 SOURCE = Path(os.environ["TRANSFORMERS_TESTS"]) / f"transformers-{version('transformers')}" / "tests"

@@ -1,4 +1,4 @@
-"""Processes for transformers' distributed tests, in place of its `tests/distributed_testing_utils.py`, which is not shipped.
+"""Processes for transformers' distributed tests: its `tests/distributed_testing_utils.py` is not shipped.
 
 They are forks: the tests' modules exist in this process only.
 """
