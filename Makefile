@@ -2,8 +2,9 @@
 # Both set up .venv first, with the versions of constraints.txt.
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTHON ?= python3
 
-.PHONY: demo test test-hf test-tools test-large test-browser test-tutorial fuzz bench checks clean
+.PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial fuzz bench checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/ready
@@ -12,6 +13,34 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# The same answers with the lowest versions that pyproject.toml admits, and with the newest that there are, each in an
+# environment beside the main one. Only torch is the one of constraints.txt in both, which is a CPU build: on Linux the
+# registry's other builds bring gigabytes of CUDA.
+VERSION_TESTS ?= $(addprefix tests/test_,modeling.py hub.py data.py tokenization.py evaluation.py honesty.py \
+	explanation.py conversion.py import.py)
+TORCH := $(shell grep '^torch==' constraints.txt)
+test-versions: $(VENV)-lowest/ready newest
+	$(VENV)-lowest/bin/python -m pytest $(VERSION_TESTS)
+	$(VENV)-newest/bin/python -m pytest $(VERSION_TESTS)
+
+# the model and its answers, with and without the package: the part that .ci/run has the time for
+QUICK_TESTS := tests/test_modeling.py tests/test_evaluation.py tests/test_hub.py::test_a_run_loads_with_and_without_the_package
+test-versions-quick:
+	$(MAKE) test-versions VERSION_TESTS="$(QUICK_TESTS)"
+
+LOWEST := import tomllib; bounds = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
+	print(*(bound.replace(">=", "==") for bound in bounds if not bound.startswith("torch>=")), sep="\n")
+$(VENV)-lowest/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) -c '$(LOWEST)' > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt --editable ".[test]" $(TORCH)
+	touch $@
+
+.PHONY: newest
+newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]" $(TORCH)
 
 # transformers' own common tests, which its source distribution brings
 test-hf: $(VENV)/ready
@@ -60,12 +89,12 @@ checks: $(VENV)/ready
 	$(BIN)/codespell
 
 $(VENV)/ready: pyproject.toml constraints.txt
-	python3 -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # do the tests notice when one operator of a module is changed? SAMPLE random mutants of SEED: half an hour
 SAMPLE ?= 174

@@ -59,6 +59,7 @@ def _register_models(module) -> None:
     import transformers
 
     for auto_class, head in {
+        "AutoModel": "MinGPTModel",
         "AutoModelForCausalLM": "MinGPTForCausalLM",
         "AutoModelForSequenceClassification": "MinGPTForSequenceClassification",
         "AutoModelForTokenClassification": "MinGPTForTokenClassification",

@@ -11,6 +11,7 @@ arXiv:2005.00743 (synthesizer); transformers `models/llama/modeling_llama.py` (t
 """
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,6 @@ from transformers.modeling_layers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel, slice_logits_to_keep
-from transformers.models.auto.modeling_auto import AutoModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -56,6 +56,8 @@ def take_cache(cache: Cache | None, kwargs: dict[str, Any]) -> Cache | None:
     past_key_values = kwargs.pop("past_key_values", None)
     if cache is not None and past_key_values is not None:
         raise TypeError("`past_key_values` is an older name of `cache`: give one of them.")
+    if past_key_values is not None and CACHE == "cache" and not torch.compiler.is_compiling():
+        warnings.warn("`past_key_values` is deprecated: since transformers 5.24 it is `cache`.", FutureWarning, 3)
     if unknown := sorted(kwargs.keys() - set().union(*HANDED_ON.values())):
         raise TypeError(
             f"minGPT does not know the argument {', '.join(unknown)}: leave it out. If transformers passes it, this "
@@ -376,12 +378,28 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: 
         )
 
 
-class MinGPTForSequenceClassification(GenericForSequenceClassification, MinGPTPreTrainedModel):
+class MinGPTForSequenceClassification(GenericForSequenceClassification, MinGPTPreTrainedModel):  # trf-ignore: TRF057
     """MinGPTModel with a linear layer on the last token that is not padding: logits (B, num_labels)."""
 
+    def __init__(self, config: MinGPTConfig):
+        # Past the generic __init__: it asks AutoModel for the base, which does not know remote code.
+        super(GenericForSequenceClassification, self).__init__(config)
+        self.num_labels = config.num_labels
+        self.model = MinGPTModel(config)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.post_init()
 
-class MinGPTForTokenClassification(GenericForTokenClassification, MinGPTPreTrainedModel):
+
+class MinGPTForTokenClassification(GenericForTokenClassification, MinGPTPreTrainedModel):  # trf-ignore: TRF057
     """MinGPTModel with a linear layer on every token: logits (B, T, num_labels)."""
+
+    def __init__(self, config: MinGPTConfig):
+        super(GenericForTokenClassification, self).__init__(config)  # as above
+        self.num_labels = config.num_labels
+        self.model = MinGPTModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
 
 
 # Every save copies this file and its sibling beside the weights, so that they load wherever they are taken.
@@ -392,8 +410,6 @@ for _class, _auto_class in (
     (MinGPTForTokenClassification, "AutoModelForTokenClassification"),
 ):
     _class.register_for_auto_class(_auto_class)
-# The library's classification heads make their base by AutoModel, also where this file is remote code.
-AutoModel.register(MinGPTConfig, MinGPTModel, exist_ok=True)
 
 
 __all__ = [

@@ -9,8 +9,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM
 
+import hf_mingpt.modeling_mingpt
 from hf_mingpt.hub import (
     check_destination,
     load_run,
@@ -85,16 +86,6 @@ def test_the_folder_is_self_describing(run_folder):
     generation = json.loads((run_folder / "generation_config.json").read_text())
     assert (generation["max_new_tokens"], generation["eos_token_id"]) == (32, 1)
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
-
-
-def test_an_ordinary_save_after_it_names_no_code(run_folder, tmp_path):
-    model, _ = load_run(str(run_folder))
-    save_run(
-        run_folder, model, AutoTokenizer.from_pretrained(run_folder), {**RECORD, "command": "x"}, stop_at_mask=False
-    )
-    model.save_pretrained(tmp_path / "plain")
-    assert "auto_map" not in json.loads((tmp_path / "plain" / "config.json").read_text())
-    assert not list((tmp_path / "plain").glob("*.py"))
 
 
 def test_card_has_results_and_valid_metadata(run_folder):
@@ -311,3 +302,76 @@ def test_a_header_of_weights_that_claims_too_much_is_named(run_folder):
     weights.write_bytes((2**60).to_bytes(8, "little") + weights.read_bytes()[8:])
     with pytest.raises(ValueError, match="weights are damaged"):
         load_run(str(run_folder))
+
+
+OPEN = """
+import json, sys, torch
+sys.modules["hf_mingpt"] = None  # as if it were not installed
+import transformers
+trusted = {"trust_remote_code": True}
+for folder, *names in json.loads(sys.argv[2]):
+    for name in names:
+        model = getattr(transformers, name).from_pretrained(f"{sys.argv[1]}/{folder}", **trusted).eval()
+        if name.endswith("CausalLM"):
+            model.save_pretrained(f"{sys.argv[1]}/{folder}-again")
+            options = {"do_sample": False, "max_new_tokens": 9, "eos_token_id": None}
+            print(model.generate(torch.tensor([[5, 9, 7]]), **options).tolist())
+        output = model(torch.tensor([[5, 9, 7, 11]]))
+        print(folder, name, type(model).__module__.split(".")[0], repr(output[0].flatten()[-1].item()))
+"""
+
+
+class TestEveryWayOfSaving:
+    """Whoever saves, and by whatever means: the folder brings its code and loads without this package."""
+
+    @pytest.fixture
+    def folders(self, run_folder, tmp_path):
+        from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+        model = AutoModelForCausalLM.from_pretrained(run_folder)
+        model.save_pretrained(tmp_path / "saved")
+        arguments = TrainingArguments(
+            str(tmp_path / "trainer"), max_steps=1, save_steps=1, learning_rate=0.0, use_cpu=True, report_to="none",
+            disable_tqdm=True,
+        )  # fmt: skip
+        rows = [{"input_ids": torch.tensor([5, 9, 7]), "labels": torch.tensor([5, 9, 7])}] * 2
+        Trainer(model=model, args=arguments, train_dataset=rows).train()
+        (tmp_path / "trainer" / "checkpoint-1").rename(tmp_path / "checkpoint")
+        AutoModelForSequenceClassification.from_pretrained(run_folder).save_pretrained(tmp_path / "classifier")
+        return tmp_path
+
+    def test_loads_anywhere(self, folders, run_folder):
+        language_models = ["AutoModelForCausalLM", "AutoModel"]
+        asked = [[run_folder.name, *language_models], ["saved", *language_models], ["checkpoint", *language_models]]
+        asked += [["classifier", "AutoModelForSequenceClassification", "AutoModel"]]
+        asked += [["saved-again", "AutoModelForCausalLM"]]  # saved without the package, too
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN, str(folders), json.dumps(asked)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HF_MODULES_CACHE": str(folders / "modules")},
+        )
+        assert done.returncode == 0, done.stderr
+        said = [line.split() for line in done.stdout.splitlines() if not line.startswith("[[")]
+        assert {module for _, _, module, _ in said} == {"transformers_modules"}
+        here = AutoModelForCausalLM.from_pretrained(run_folder)
+        with torch.no_grad():
+            logits = here(torch.tensor([[5, 9, 7, 11]])).logits
+        for folder, name, _, last in said:
+            if name == "AutoModelForCausalLM":
+                assert float(last) == pytest.approx(logits[0, -1, -1].item(), abs=1e-5), folder
+        assert len({last for _, name, _, last in said if name == "AutoModel"}) == 1
+        written = here.generate(torch.tensor([[5, 9, 7]]), do_sample=False, max_new_tokens=9, eos_token_id=None)
+        assert [line for line in done.stdout.splitlines() if line.startswith("[[")] == [str(written.tolist())] * 4
+        for folder in ("saved", "checkpoint", "classifier"):
+            with_package = AutoModel.from_pretrained(folders / folder, trust_remote_code=False)
+            assert type(with_package).__module__ == "hf_mingpt.modeling_mingpt"
+
+    def test_a_config_that_names_code_elsewhere_names_its_own_when_it_is_saved(self, tmp_path):
+        config = small_model("rope").config
+        config.auto_map = {"AutoModel": "someone/else--modeling_mingpt.MinGPTModel"}
+        config.save_pretrained(tmp_path)
+        saved = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+        assert {value.partition(".")[0] for value in saved.values()} == {"configuration_mingpt", "modeling_mingpt"}
+        assert {value.partition(".")[2] for value in saved.values()} <= set(dir(hf_mingpt.modeling_mingpt))

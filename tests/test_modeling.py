@@ -156,7 +156,7 @@ def test_synthesizer_caches_values_only(kind):
     model = small_model("synthesizer")
     cache = kind(config=model.config, **({"max_cache_len": 20} if kind is StaticCache else {}))
     for ids in (random_ids(model, 2, 9), random_ids(model, 2, 1)):
-        model(ids, past_key_values=cache, use_cache=True)
+        model(ids, cache=cache, use_cache=True)
     for layer in cache.layers:
         assert layer.keys is layer.values
         assert layer.values.shape[:2] == (2, 4)
@@ -282,6 +282,7 @@ class TestCache:
     """transformers calls the cache `past_key_values` in 5.23 and `cache` in 5.24: it is understood or refused."""
 
     @pytest.mark.parametrize("name", ["cache", "past_key_values"])
+    @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
     def test_by_either_name(self, variant, name):
         model = small_model(variant)
         ids = random_ids(model, 2, 12)

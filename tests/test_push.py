@@ -280,3 +280,23 @@ def test_what_is_pushed_names_no_folder_host_or_user(hub, client, tmp_path):
     recipe = json.loads((secret / "runs-of-alice/second/recipe.json").read_text())
     assert recipe["model_name_or_path"] == f"{relative}/first"  # what stays at home says all
     assert json.loads(files["recipe.json"].content)["model_name_or_path"] == "first"
+
+
+PUSH = """
+import sys
+from hf_mingpt import load_run
+model, tokenizer = load_run(sys.argv[1])
+model.push_to_hub("tester/direct")
+tokenizer.push_to_hub("tester/direct")
+"""
+
+
+def test_what_the_library_pushes_brings_its_code(hub, client, run_folder):
+    done = client("-c", PUSH, run_folder)
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/direct"]
+    files = repository.commits[repository.resolve("main")]
+    assert {"modeling_mingpt.py", "configuration_mingpt.py", "model.safetensors"} <= set(files)
+    loaded, run = client("-c", LOAD, "tester/direct"), client("-c", LOAD, run_folder)
+    assert loaded.returncode == run.returncode == 0, loaded.stderr + run.stderr
+    assert loaded.stdout.splitlines()[-1] == run.stdout.splitlines()[-1]

@@ -222,10 +222,10 @@ def test_compiled_decoding_with_a_static_cache(model, ids):
     step = torch.compile(model.forward, backend="aot_eager", fullgraph=True)
     cache = StaticCache(config=model.config, max_cache_len=40)
     prompt, length = ids[:, :-4], ids.shape[1] - 4
-    model(prompt, past_key_values=cache, use_cache=True)
+    model(prompt, cache=cache, use_cache=True)
     for position in range(length, ids.shape[1]):
         token, position_ids = ids[:, position : position + 1], torch.full((1, 1), position)
-        logits = step(token, position_ids=position_ids, past_key_values=cache, use_cache=True).logits
+        logits = step(token, position_ids=position_ids, cache=cache, use_cache=True).logits
         assert_same(logits[:, -1], model(ids[:, : position + 1]).logits[:, -1])
 
 

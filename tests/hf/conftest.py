@@ -1,6 +1,7 @@
 """Makes transformers' common tests importable as the package `transformers_tests`, and ours as one of its models.
 
-`download.py` has brought them. The mixins for generation and export are not shipped: empty ones stand in for them.
+`download.py` has brought them. The mixins for generation and export are not shipped: empty ones stand in for them, and
+`ranks.py` for what starts the processes of the distributed tests.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import ranks
 from transformers.models.auto import modeling_auto
 
 import hf_mingpt
@@ -34,6 +36,7 @@ _package("transformers_tests.generation", [])
 _package("transformers_tests.generation.test_utils", [], GenerationTesterMixin=type("GenerationTesterMixin", (), {}))
 _package("transformers_tests.exporters", [])
 _package("transformers_tests.exporters.test_export", [], ExportTesterMixin=type("ExportTesterMixin", (), {}))
+sys.modules["transformers_tests.distributed_testing_utils"] = ranks
 
 # The tests choose classes by these names; without them some would pass without having tested anything.
 for _head, _mapping in {

@@ -3,6 +3,7 @@
 import unittest
 
 import torch
+from transformers_tests import test_fsdp_mixin, test_tensor_parallel_mixin
 from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
 from transformers_tests.test_pipeline_mixin import PipelineTesterMixin
@@ -83,3 +84,33 @@ class RopeTest(CommonTests, unittest.TestCase):
 
 class SynthesizerTest(CommonTests, unittest.TestCase):
     variant = {"attention_type": "synthesizer", "position_embedding_type": "learned"}  # noqa: RUF012
+
+
+# By default these run for some of transformers' own models only.
+test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
+test_fsdp_mixin._get_available_fsdp_workers = lambda: 4  # processes, which may be more than cores
+test_tensor_parallel_mixin.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
+
+
+class DistributedTests(test_tensor_parallel_mixin.TensorParallelTesterMixin, test_fsdp_mixin.FSDPTesterMixin):
+    """Tensor parallelism and FSDP2 on two and four CPU processes, without dropout, which no two ranks draw alike."""
+
+    all_model_classes = CommonTests.all_model_classes
+    model_tester = None
+    variant: dict[str, str]
+
+    def setUp(self):
+        no_dropout = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
+        self.model_tester = MinGPTModelTester(self, **self.variant, **no_dropout)
+
+
+class LearnedDistributedTest(DistributedTests, unittest.TestCase):
+    variant = LearnedTest.variant
+
+
+class RopeDistributedTest(DistributedTests, unittest.TestCase):
+    variant = RopeTest.variant
+
+
+class SynthesizerDistributedTest(DistributedTests, unittest.TestCase):
+    variant = SynthesizerTest.variant
