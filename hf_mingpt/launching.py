@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import str_to_bool
 
 PRECISIONS = ("no", "bf16", "fp16")
-_NOTHING = ("", "no", "none", "auto", "false", "0")  # values that ask for nothing
+_NOTHING = ("", "no", "none", "false", "0")  # values that ask for nothing
 _SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {  # the flag that means the same, and the type of its value
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation_steps", int),
     "ACCELERATE_GRADIENT_CLIPPING": ("max_grad_norm", float),
@@ -34,6 +34,7 @@ _REFUSED = {
 }
 _REFUSED_OF_FSDP = {
     "FSDP_OFFLOAD_PARAMS": "weights that are kept on the CPU",
+    "FSDP_ACTIVATION_CHECKPOINTING": "activations that are computed twice",
     "FSDP_IGNORED_MODULES": "weights whose gradients are not summed up",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "weights that only one process has loaded",
 }
@@ -59,19 +60,14 @@ def launcher_settings() -> dict[str, Any]:
     check_launch()
     settings: dict[str, Any] = {}
     for variable, (name, of_type) in _SETTINGS.items():
-        if asks(variable):
+        if (value := os.environ.get(variable, "").lower()) not in ("", "auto"):
             try:
-                settings[name] = of_type(os.environ[variable].lower())
+                settings[name] = of_type(value)
             except ValueError as error:
-                raise ValueError(f"{variable} is {os.environ[variable]!r}: unset it, or give --{name}.") from error
+                raise ValueError(f"{variable} is {value!r}, which is no value of --{name}: unset it.") from error
     if asks("ACCELERATE_DYNAMO_BACKEND"):
         settings["torch_compile"] = True
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower()
-    if precision and precision not in PRECISIONS:
-        raise ValueError(
-            f"ACCELERATE_MIXED_PRECISION is {precision!r}, which is not supported: launch with --mixed_precision "
-            f"{' or '.join(PRECISIONS)}."
-        )
     if precision and (precision != "no" or _precision_was_asked_for()):
         settings["mixed_precision"] = precision
     return settings
@@ -114,7 +110,10 @@ def join_processes(*, use_cpu: bool) -> PartialState:
 
 
 def check_launch() -> None:
-    """Raises a ValueError if the launcher asks for what is not supported."""
+    """Raises a ValueError if the launcher asks for what is not supported, or is no more."""
+    is_launched = {"ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID"} & set(os.environ)
+    if is_launched and os.getppid() == 1 and find_launcher() is None:  # killed while this script was being loaded
+        raise ValueError("What launched this script has ended: launch it again.")
     refused = dict(_REFUSED)
     if os.environ.get("ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE", "").upper() == "NO":
         del refused["ACCELERATE_USE_SAGEMAKER"]

@@ -42,9 +42,9 @@ from .checkpoints import (
     training_state,
 )
 from .data import StreamedSteps, TrainingSteps, step_loader
-from .launching import find_launcher, has_ended, join_processes, launcher_settings
+from .launching import PRECISIONS, find_launcher, has_ended, join_processes, launcher_settings
 from .optimization import build_optimizers, build_scheduler, count_steps, keep_average
-from .recipes import TrainingRecipe
+from .recipes import MIXED_PRECISIONS, TrainingRecipe
 from .sharding import check_sharding, gather_weights, spread_weights
 from .stepping import build_stepper
 from .tokenization_mingpt import PAD_ID
@@ -76,6 +76,8 @@ def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
     if recipe.report_to and find_spec(recipe.report_to) is None:
         raise ValueError(f"report_to {recipe.report_to!r} is not installed: pip install {recipe.report_to}.")
     precision = recipe.mixed_precision or launcher_settings().get("mixed_precision")
+    if precision not in MIXED_PRECISIONS:
+        raise ValueError(f"mixed_precision {precision!r} is not supported: launch with {' or '.join(PRECISIONS)}.")
     state = join_processes(use_cpu=recipe.use_cpu)
     device, cores = state.device, psutil.cpu_count(logical=False) or 1
     if device.type == "cpu" and state.num_processes == 1 and torch.get_num_threads() < cores:

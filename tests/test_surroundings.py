@@ -52,6 +52,7 @@ def nothing_asked(monkeypatch):
     for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(launching, "find_launcher", lambda: None)
+    monkeypatch.setattr(os, "getppid", lambda: 2)
 
 
 def asked(monkeypatch, *argv, **environment) -> PretrainRecipe:
@@ -136,10 +137,14 @@ class TestLauncher:
                 {"ACCELERATE_USE_FSDP": "1", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"},
                 "only one process has loaded",
             ),
+            (
+                {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+                "computed twice is not supported",
+            ),
             ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "tensor, context or sequence parallelism is not supported"),
             ({"ACCELERATE_USE_SAGEMAKER": "true"}, "SageMaker's data parallelism is not supported"),
-            ({"ACCELERATE_FP8_BACKEND": "TE"}, "fp8 is not supported"),
-            ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "'fp8', which is not supported: launch with --mixed_precision no"),
+            ({"ACCELERATE_FP8_BACKEND": "AO"}, "fp8 is not supported"),
+            ({"ACCELERATE_MIXED_PRECISION": "fp8"}, "mixed_precision 'fp8' is unknown: choose"),
             ({"ACCELERATE_DYNAMO_BACKEND": "EAGER"}, "dynamo backend 'eager', mode 'default', is not supported"),
             (
                 {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "ACCELERATE_DYNAMO_MODE": "max-autotune"},
@@ -149,7 +154,8 @@ class TestLauncher:
                 {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "ACCELERATE_DYNAMO_USE_FULLGRAPH": "True"},
                 "one graph is not supported",
             ),
-            ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "many"}, "unset it, or give --gradient_accumulation_steps"),
+            ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "many"}, "'many', which is no value of"),
+            ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "0"}, "gradient_accumulation_steps is 0: it must be more"),
             ({"ACCELERATE_USE_CPU": "maybe"}, "ACCELERATE_USE_CPU is 'maybe'"),
         ],
     )
@@ -160,7 +166,24 @@ class TestLauncher:
         assert said in (sentence := capsys.readouterr().err)
         assert len(sentence.splitlines()) == 1
 
+    @pytest.mark.parametrize("variable", ["ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID"])
+    def test_a_launcher_that_ended_before_the_script_began(self, monkeypatch, capsys, variable):
+        monkeypatch.setattr(os, "getppid", lambda: 1)
+        asked(monkeypatch)  # a shell that was closed
+        with pytest.raises(SystemExit, match="2"):
+            asked(monkeypatch, **{variable: "default"})
+        assert "What launched this script has ended" in capsys.readouterr().err
+        monkeypatch.setattr(launching, "find_launcher", lambda: launcher_of("accelerate launch x"))  # process 1
+        asked(monkeypatch, **{variable: "default"})
+
+    def test_a_flag_wins_over_what_would_be_refused(self, monkeypatch):
+        assert asked(monkeypatch, "--mixed_precision", "no", ACCELERATE_MIXED_PRECISION="fp8").mixed_precision == "no"
+
     def test_refused_too_where_there_is_no_command_line(self, monkeypatch, tmp_path):
+        recipe = PretrainRecipe(output_dir=str(tmp_path), **{**TINY, "mixed_precision": None})
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+        with pytest.raises(ValueError, match="mixed_precision 'fp8' is not supported: launch with no or bf16 or fp16"):
+            build_accelerator(recipe)
         monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
         with pytest.raises(ValueError, match="DeepSpeed is not supported"):
             build_accelerator(PretrainRecipe(output_dir=str(tmp_path), **TINY))
