@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hf_mingpt.explanation import Explanation, draw_heads, draw_layers, draw_looks, explain
+from hf_mingpt.files import name_apart
 from hf_mingpt.hub import load_run
 from hf_mingpt.recipes import parse_recipe, user_errors
 
@@ -68,7 +69,7 @@ def render(explanation: Explanation, run: str) -> str:
     return PAGE.format(
         question=html.escape(explanation.text[: explanation.answer_start - 1]),
         answer=html.escape(explanation.answer),
-        run=html.escape(Path(run).name),
+        run=html.escape(name_apart([run])[0]),
         summary=f"The product of its characters' probabilities is {explanation.probabilities[-1].prod():.1%}.",
         layers=as_svg(draw_layers(explanation)),
         looks=as_svg(draw_looks(explanation)),

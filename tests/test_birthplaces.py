@@ -180,3 +180,7 @@ def test_questions_without_answers_are_written_without(tmp_path):
 def test_utf16_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is UTF-16: save the file as UTF-8"):
         read_questions(write(tmp_path, "a\tb\n".encode("utf-16")))
+
+
+def test_a_reserved_mark_is_not_distilled():
+    assert label_questions([], ["Where was Ada born?", "Where was Bo born?"], ["R□me", "Bonn"])[0].answer == "Bonn"
