@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .files import read_text
-from .tokenization_mingpt import check_marks
+from .tokenization_mingpt import MASK, PAD, check_marks
 from .writing import write_text
 
 IGNORE_ID = -100  # labels that carry no loss, as everywhere in transformers
@@ -73,10 +73,11 @@ def write_questions(path: str | Path, questions: Sequence[tuple[str, str | None]
 def label_questions(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:
     """Questions whose answers are known, then others with the answers of an ensemble or a reader, to train one model.
 
-    An empty answer is left out, and so is what no line of a TSV can hold; what is known is not asked.
+    An empty answer is left out, and so is what no file of questions can hold; what is known is not asked.
     """
     answered = {question for question, _ in known}
-    usable = [(q, a) for q, a in zip(asked, answers, strict=True) if a.strip() and not set(q + a) & set("\t\n\r")]
+    reserved = set(f"\t\n\r{PAD}{MASK}")
+    usable = [(q, a) for q, a in zip(asked, answers, strict=True) if a.strip() and not set(q + a) & reserved]
     return [*known, *(Question(q, a) for q, a in usable if q not in answered)]
 
 

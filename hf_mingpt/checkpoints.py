@@ -38,7 +38,7 @@ _MAY_CHANGE |= {"use_cpu", "dataloader_num_workers", "per_device_train_batch_siz
 _MAY_CHANGE |= {"num_train_epochs", "max_steps", "decay_share"}  # training.checkpoint_to_resume looks at them
 
 # The flags that name data, and which files of a folder are read.
-_DATA: dict[str, tuple[str, ...]] = {"train_file": ("*",), "questions_file": ("*",), "vocabulary_file": ("*",)}
+_DATA: dict[str, tuple[str, ...]] = {"train_file": ("**/*",), "questions_file": ("**/*",), "vocabulary_file": ("**/*",)}
 _DATA |= {"tokenizer_name": ("tokenizer*.json",)}
 _DATA |= {"model_name_or_path": ("config.json", "*.safetensors", "tokenizer*.json")}
 

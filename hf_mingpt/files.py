@@ -91,8 +91,8 @@ def sha256_of(path: str | Path) -> str:
 
 
 def hash_folder(folder: str | Path, *patterns: str) -> str:
-    """A sha256 of what the files of a folder, or those that one of the patterns fits, are called and hold."""
-    found = {path for pattern in patterns or ("*",) for path in Path(folder).rglob(pattern) if path.is_file()}
+    """A sha256 of what all files of a folder, or those in it that one of the patterns fits, are called and hold."""
+    found = {path for pattern in patterns or ("**/*",) for path in Path(folder).glob(pattern) if path.is_file()}
     lines = [f"{sha256_of(path)} {path.relative_to(folder)}\n" for path in sorted(found)]
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -309,4 +309,4 @@ def _read_parquet(path: Path, column: str) -> Iterator[list[str]]:
             yield texts.to_pylist()
             row += len(texts)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no parquet file that can be read: {error}.") from None
+        raise ValueError(f"{path} is no parquet file that can be read: {first_line(error)}.") from None

@@ -31,6 +31,7 @@ from hf_mingpt.evaluation import (
     format_table,
     write_predictions,
 )
+from hf_mingpt.files import name_apart
 from hf_mingpt.honesty import Calibration, Judgement, judge_answers
 from hf_mingpt.hub import load_calibration, load_run, run_record, try_card, write_json
 from hf_mingpt.launching import join_processes
@@ -167,7 +168,7 @@ def report(recipe, folder, questions, train, answers, honesty) -> None:
     }
     write_json(folder / "report.json", content)
     if honesty:
-        title = f"How far the answers of {Path(recipe.model_name_or_path).name} can be trusted"
+        title = f"How far the answers of {name_apart([recipe.model_name_or_path])[0]} can be trusted"
         page = format_page(honesty, title=title)
         with written_aside(folder / PICTURE) as aside:
             draw_honesty(honesty, aside)

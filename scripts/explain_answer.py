@@ -12,6 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hf_mingpt.explanation import Explanation, draw_heads, draw_layers, draw_looks, explain
+from hf_mingpt.files import name_apart
 from hf_mingpt.hub import load_run
 from hf_mingpt.markup import escape_html
 from hf_mingpt.recipes import accidents, parse_recipe, user_errors
@@ -69,7 +70,7 @@ def render(explanation: Explanation, run: str) -> str:
     return PAGE.format(
         question=escape_html(explanation.text[: explanation.answer_start - 1]),
         answer=escape_html(explanation.answer),
-        run=escape_html(Path(run).name),
+        run=escape_html(name_apart([run])[0]),
         summary=f"The product of its characters' probabilities is {explanation.probabilities[-1].prod():.1%}.",
         layers=as_svg(draw_layers(explanation)),
         looks=as_svg(draw_looks(explanation)),

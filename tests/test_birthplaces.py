@@ -253,3 +253,7 @@ class TestByHand:
     def test_an_answer_starts_in_its_own_example(self):
         examples = np.array([1, 1, 6, 7, 1, 5, 1, 9, 1])
         assert answer_starts(examples, np.array([0, 2, 5, 9]), mask_id=1).tolist() == [0, 2, 1]
+
+
+def test_a_reserved_mark_is_not_distilled():
+    assert label_questions([], ["Where was Ada born?", "Where was Bo born?"], ["R□me", "Bonn"])[0].answer == "Bonn"

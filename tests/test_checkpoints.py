@@ -19,7 +19,7 @@ from hf_mingpt.batching import BatchShape
 from hf_mingpt.checkpoints import find_checkpoint
 from hf_mingpt.data import StreamedSteps, TrainingSteps
 from hf_mingpt.objectives import NextToken
-from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.recipes import FinetuneRecipe, PretrainRecipe
 from hf_mingpt.training import train
 
 from .conftest import small_model
@@ -416,6 +416,19 @@ class TestData:
             run(tmp_path / "run", steps, cut_at=4, train_file=str(text))
         with pytest.raises(ValueError, match=r"train_file .* holds something else"):
             self.find(tmp_path, {"train_file": str(text)})
+
+    def test_of_a_model_only_what_is_loaded_counts(self, tmp_path):
+        model = tmp_path / "model"
+        for name in ("config.json", "checkpoints/step-1/model.safetensors", "checkpoints/step-1/config.json"):
+            (model / name).parent.mkdir(parents=True, exist_ok=True)
+            (model / name).write_text("{}")
+        finetune = FinetuneRecipe(model_name_or_path=str(model), train_file="x", output_dir="y")
+        before = checkpoints.hash_data(finetune)
+        assert before.keys() == {"model_name_or_path"}
+        (model / "checkpoints/step-1/model.safetensors").unlink()
+        assert checkpoints.hash_data(finetune) == before
+        (model / "config.json").write_text("[]")
+        assert checkpoints.hash_data(finetune) != before
 
     def test_another_way_to_read_it_is_another_recipe(self, cut):
         folder, data = cut

@@ -1,7 +1,7 @@
 """Throws bytes at the readers of other people's files: `make fuzz`.
 
-Whatever they are given, the TSV reader and the checkpoint reader either understand it or say so with a ValueError or an
-OSError; what the TSV reader understands, it also writes.
+Whatever they are given, the readers of texts, tables, recipes, calibrations, logs and checkpoints either understand
+it or say so with a ValueError or an OSError; what the TSV reader understands, it also writes.
 """
 
 import sys
@@ -14,7 +14,9 @@ import atheris
 with atheris.instrument_imports(include=["hf_mingpt"]):
     from hf_mingpt.birthplaces import read_questions, write_questions
     from hf_mingpt.checkpoints import SUMS, find_checkpoint, sums_of
-    from hf_mingpt.recipes import PretrainRecipe
+    from hf_mingpt.files import TEXT_FORMATS, check_utf8, read_documents
+    from hf_mingpt.hub import load_calibration, read_metrics
+    from hf_mingpt.recipes import PretrainRecipe, _read_yaml
 
 FOLDER = Path(tempfile.mkdtemp())
 CHECKPOINT = FOLDER / "checkpoint-1"
@@ -32,6 +34,22 @@ def read_anything(content: bytes) -> None:
         questions = read_questions(table, answers=True)
         write_questions(again, questions)
         assert read_questions(again) == questions
+    for ending in TEXT_FORMATS:
+        text = FOLDER / f"text{ending}"
+        text.write_bytes(content)
+        with suppress(ValueError):
+            if ending != ".parquet":
+                check_utf8(text)
+            for documents in read_documents(text):
+                assert all(isinstance(document, str) for document in documents)
+    for name, read in (
+        ("recipe.yaml", lambda: _read_yaml(FOLDER / "recipe.yaml", PretrainRecipe)),
+        ("calibration.json", lambda: load_calibration(str(FOLDER))),
+        ("metrics.jsonl", lambda: read_metrics([FOLDER])),
+    ):
+        (FOLDER / name).write_bytes(content)
+        with suppress(ValueError, OSError):
+            read()
     (CHECKPOINT / "state.json").write_bytes(content)
     (CHECKPOINT / SUMS).write_text(sums_of(CHECKPOINT))
     with suppress(ValueError, OSError):
