@@ -130,7 +130,7 @@ def assignment_learning_rate(step: int, *, warmup_steps: int, decay_steps: int) 
     editions of 2021 to 2023, which train longer than they decay.
     """
     if step < warmup_steps:
-        return step / max(1, warmup_steps)
+        return step / warmup_steps
     progress = (step - warmup_steps) / max(1, decay_steps - warmup_steps)
     return max(0.1, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
