@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .birthplaces import Question
 from .evaluation import answer_questions, questions_about
+from .markup import show_unseen
 from .tokenization_mingpt import MASK
 
 if TYPE_CHECKING:
@@ -148,4 +149,4 @@ def _name_characters(axis: "Axes", text: str) -> None:
 
 
 def _visible(character: str) -> str:
-    return {" ": "␣", "\n": "⏎"}.get(character, character)
+    return {" ": "␣", "\n": "⏎"}.get(character) or show_unseen(character) or character

@@ -47,6 +47,7 @@ HANDED_ON = {
     "capture_outputs": {"output_attentions", "output_hidden_states"},
     "the loss": {"num_items_in_batch", "shift_labels"},
     "the attention function": {"is_causal", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"},
+    "nothing: generate's, for stop strings": {"tokenizer"},
     "continuous batching": {"read_index", "write_index", "block_table", "logits_indices", "logits_processor_args"},
 }
 

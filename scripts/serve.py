@@ -15,8 +15,6 @@ import functools
 import sys
 
 import transformers
-from transformers.cli.serving import utils
-from transformers.cli.transformers import main
 
 import hf_mingpt
 
@@ -40,6 +38,9 @@ def keep_to_context(generate):
 
 
 if __name__ == "__main__":
+    from transformers.cli.serving import utils
+    from transformers.cli.transformers import main
+
     transformers.MinGPTForCausalLM = hf_mingpt.MinGPTForCausalLM
     for manager in (utils.GenerateManager, utils.CBGenerateManager):
         for name in ("generate_streaming", "generate_non_streaming"):

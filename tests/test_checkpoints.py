@@ -232,15 +232,48 @@ def test_a_length_that_does_not_fit_is_refused_before_anything_is_touched(tmp_pa
     assert (tmp_path / "report.json").exists()
 
 
-@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
-def test_a_killed_script_goes_on(tmp_path, whole, signal_number, code):
-    process = subprocess.Popen(pretrain(tmp_path), stderr=subprocess.PIPE)
-    while not (tmp_path / "checkpoint-8").exists():
+# Goes no further than the checkpoint of that step until it is told, so that a signal comes while it trains.
+WAITS = """
+import os, runpy, sys, time
+from pathlib import Path
+from hf_mingpt import training
+real = training.save_checkpoint
+def save_checkpoint(recipe, step, *arguments, **options):
+    saved = real(recipe, step, *arguments, **options)
+    if step == {step}:
+        Path({folder!r}, "waits").touch()
+        while not Path({folder!r}, "goes-on").exists():
+            time.sleep(0.01)
+    return saved
+training.save_checkpoint = save_checkpoint
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def start_and_wait(command: list[str], tmp_path: Path, step: int) -> subprocess.Popen:
+    """Starts a training script, and comes back when it waits after the checkpoint of that step."""
+    waits = tmp_path / "waits.py"
+    waits.write_text(WAITS.format(folder=str(tmp_path), step=step))
+    script = next(i for i, part in enumerate(command) if part.endswith(("pretrain.py", "finetune.py")))
+    command = [*command[:script], str(waits), *command[script:]]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    while not (tmp_path / "waits").exists():
         assert process.poll() is None
         time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_killed_script_goes_on(tmp_path, whole, signal_number, code):
+    home, tmp_path = tmp_path, tmp_path / "run"
+    process = start_and_wait(pretrain(tmp_path), home, step=8)
     process.send_signal(signal_number)
-    process.communicate(timeout=10)
+    (home / "goes-on").touch()
+    process.communicate()
     assert process.returncode == code
+    saved = {int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*")}
+    assert max(saved) == (9 if signal_number == signal.SIGTERM else 8)  # the step at which it was told to stop
     assert not (tmp_path / "run.json").exists()
     if signal_number == signal.SIGTERM:
         refused = subprocess.run(pretrain(tmp_path), capture_output=True, text=True, check=False)
@@ -257,12 +290,9 @@ def test_a_killed_finetuning_goes_on(tmp_path, whole):
     command = list(map(str, [sys.executable, SCRIPTS / "finetune.py", *flags]))
     expected, folder = tmp_path / "expected", tmp_path / "killed"
     subprocess.run([*command, str(expected)], check=True, capture_output=True)
-    process = subprocess.Popen([*command, str(folder)], stderr=subprocess.DEVNULL, start_new_session=True)
-    while not (folder / "checkpoint-8").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    process = start_and_wait([*command, str(folder)], tmp_path, step=8)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert not (folder / "run.json").exists()
     subprocess.run([*command, str(folder), "--resume_from_checkpoint", "latest"], check=True, capture_output=True)
     assert losses(folder) == losses(expected)
@@ -272,12 +302,11 @@ def test_a_killed_finetuning_goes_on(tmp_path, whole):
 def test_a_signal_to_all_processes_lets_the_main_one_save(tmp_path, whole):
     """As a cluster sends it; the workers of the loader get it too."""
     workers = ["--dataloader_num_workers", 2]
-    process = subprocess.Popen(pretrain(tmp_path, *workers), stderr=subprocess.PIPE, start_new_session=True)
-    while not (tmp_path / "checkpoint-4").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    home, tmp_path = tmp_path, tmp_path / "run"
+    process = start_and_wait(pretrain(tmp_path, *workers), home, step=4)
     os.killpg(process.pid, signal.SIGTERM)
-    _, error = process.communicate(timeout=10)
+    (home / "goes-on").touch()
+    _, error = process.communicate()
     assert process.returncode == 143, error
     again = pretrain(tmp_path, *workers, "--resume_from_checkpoint", "latest")
     subprocess.run(again, check=True, capture_output=True)
@@ -332,14 +361,10 @@ def of_two_processes(tmp_path_factory):
 
 
 def test_two_killed_processes_go_on(tmp_path, of_two_processes):
-    process = subprocess.Popen(
-        pretrain(tmp_path, *EXACT, processes=2), stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    while not (tmp_path / "checkpoint-8").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
+    home, tmp_path = tmp_path, tmp_path / "run"
+    process = start_and_wait(pretrain(tmp_path, *EXACT, processes=2), home, step=8)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     again = pretrain(tmp_path, *EXACT, "--resume_from_checkpoint", "latest", processes=2)
     subprocess.run(again, check=True, capture_output=True)
     assert losses(tmp_path) == losses(of_two_processes)

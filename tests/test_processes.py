@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +28,6 @@ def launch(tmp_path, code: str, *arguments, processes: int = 2) -> subprocess.Co
         text=True,
         check=False,
         env=environment,
-        timeout=120,
     )
 
 
@@ -51,11 +49,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_rank_that_fails_ends_the_job_with_its_error(tmp_path):
     corpus = ROOT / "data/generated/biographies.txt"
     flags = ["--preset", "demo", "--train_file", corpus, "--output_dir", tmp_path / "run", "--use_cpu"]
-    started = time.perf_counter()
     done = launch(tmp_path, FAILS, ROOT / "scripts/pretrain.py", *flags, "--max_steps", 1000)
     assert done.returncode != 0
     assert "the second process has had enough" in done.stderr
-    assert time.perf_counter() - started < 100
+    lines = (
+        (tmp_path / "run/metrics.jsonl").read_text().splitlines() if (tmp_path / "run/metrics.jsonl").exists() else []
+    )
+    assert len(lines) < 100  # of a thousand steps, a line for ten: the other process did not go on alone
     assert not (tmp_path / "run/model.safetensors").exists()
 
 
