@@ -31,7 +31,10 @@ def keep_to_context(generate):
         if not 0 < length < context:
             detail = f"The prompt has {length} tokens: this model takes 1 to {context - 1}, in a context of {context}."
             raise HTTPException(status_code=400, detail=detail)
-        gen_config.max_new_tokens = min(gen_config.max_new_tokens or context, context - length)
+        most = context if gen_config.max_new_tokens is None else gen_config.max_new_tokens
+        if most < 1:
+            raise HTTPException(status_code=400, detail=f"max_tokens is {most}: it must be more than 0.")
+        gen_config.max_new_tokens = min(most, context - length)
         return generate(manager, model, processor, inputs, gen_config, *arguments, **options)
 
     return generate_within

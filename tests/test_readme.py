@@ -1,5 +1,7 @@
 """What is written is true: commands name scripts and flags that exist, links lead somewhere, checksums hold."""
 
+import ast
+import doctest
 import hashlib
 import re
 import runpy
@@ -9,7 +11,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from hf_mingpt.hub import save_run, write_card, write_json
 from hf_mingpt.presets import FINETUNE_PRESETS, PRETRAIN_PRESETS
+from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
+
+from .conftest import TEXT, small_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("scripts/**/*.md")])
@@ -109,3 +115,69 @@ def test_cards_are_what_the_hub_takes(card):
 
 def test_there_are_cards():
     assert [card.parent.name for card in CARDS] == ["fast", "generated"]
+
+
+SNIPPETS = {
+    page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL) for page in PAGES
+}
+TEMPLATE = ROOT / "model_card.md"  # its snippet is one when it is rendered
+NAMES = ("runs/demo/finetuned", "runs/fast", "fast", "generated")  # of runs, in the snippets
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """A calibrated run, whose model has learnt nothing, in all the places where the snippets look for one."""
+    home = tmp_path_factory.mktemp("snippets")
+    run = home / "run"
+    run.mkdir()
+    tokenizer = build_tokenizer(build_vocabulary([[TEXT, "Where was Klimir Romeral born? Ada Nobody"]]), 64)
+    write_json(run / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "train_file": "t.tsv"})
+    record = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
+    model = small_model("rope", vocab_size=len(tokenizer), max_position_embeddings=64)
+    save_run(run, model, tokenizer, {**record, "command": "-"}, stop_at_mask=True)
+    weights = {"log_odds": 1.0, "entropy": 0.0, "contrast": 0.0}
+    names = {"places": ["London", "Bo"], "unknown_names": ["Zoë Byron"]}
+    write_json(run / "calibration.json", {"weights": weights, "bias": 0.0, "threshold": 0.5, "fitted_on": 9, **names})
+    for name in NAMES:
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).symlink_to(run)
+    return run
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if SNIPPETS[page] and page != TEMPLATE], ids=str)
+def test_every_snippet_runs(page, tiny_run, monkeypatch):
+    monkeypatch.chdir(tiny_run.parent)
+    for snippet in SNIPPETS[page]:
+        exec(compile(snippet, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("kind", ["FinetuneRecipe", "PretrainRecipe"])
+def test_the_snippet_of_every_card_runs(kind, tiny_run, monkeypatch):
+    monkeypatch.chdir(tiny_run.parent)
+    recipe = {"kind": kind, "model_name_or_path": "-", "train_file": "t.tsv", "objective": "span_corruption"}
+    write_json(tiny_run / "recipe.json", recipe)
+    (snippet,) = re.findall(r"```python\n(.*?)```", write_card(tiny_run, "fast").text, flags=re.DOTALL)
+    found: dict = {}
+    exec(compile(snippet, kind, "exec"), found)
+    assert isinstance(found["answer" if kind == "FinetuneRecipe" else "text"], str)
+
+
+def test_no_snippet_is_overlooked():
+    """Every fence is of commands, of text, or of Python that runs."""
+    for page in PAGES:
+        opened = re.findall(r"^ *(?:```|~~~)(.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[::2]
+        assert set(opened) <= {"", "sh", "python"}, page
+        assert opened.count("python") == len(SNIPPETS[page]), page
+        assert ">>>" not in page.read_text(encoding="utf-8"), page
+    assert sum(map(len, SNIPPETS.values())) >= 5
+
+
+def test_examples_of_docstrings_hold():
+    examples = 0
+    for path in [*ROOT.glob("hf_mingpt/**/*.py"), *SCRIPTS]:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for text in [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]:
+            test = doctest.DocTestParser().get_doctest(text, {}, path.name, str(path), 0)
+            assert doctest.DocTestRunner().run(test).failed == 0
+            examples += len(test.examples)
+    assert examples >= 4

@@ -145,6 +145,11 @@ class TestServer:
     def test_what_is_written_ends_with_the_context(self, generate, length, most, written):
         assert generate(torch.ones(1, length), most) == generate([2] * length, most) == (written, "me")
 
+    @pytest.mark.parametrize("most", [0, -3])
+    def test_no_character_is_no_wish(self, generate, most):
+        with pytest.raises(Refused, match=f"400, 'max_tokens is {most}"):
+            generate([2], most)
+
     def test_the_server_s_tokenizer_reaches_no_weight(self, tokenizer):
         """It hands it to generate, for stop strings, and that hands it on to the model."""
         model = small_model("learned", vocab_size=len(tokenizer))
