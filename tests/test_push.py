@@ -277,7 +277,8 @@ def test_what_is_pushed_names_no_folder_host_or_user(hub, client, tmp_path):
             content = path.encode() + file.content
             for told in ("alice", str(tmp_path), str(ROOT)):
                 assert told.encode() not in content, (path, told)
-            assert not re.search(rf"(?<![\w]){re.escape(socket.gethostname())}(?!\w)", content.decode()), path
+            if not file.sha256:  # a weight may look like a short name
+                assert not re.search(rf"(?<!\w){re.escape(socket.gethostname())}(?!\w)", content.decode()), path
         assert not [message for message in hub.messages if "alice" in message or name in message]
     recipe = json.loads((secret / "runs-of-alice/second/recipe.json").read_text())
     assert recipe["model_name_or_path"] == f"{relative}/first"  # what stays at home says all
