@@ -1,9 +1,11 @@
 """Processes for transformers' distributed tests: its `tests/distributed_testing_utils.py` is not shipped.
 
-They are forks: the tests' modules exist in this process only.
+The processes are fresh: forks of a process with threads may hang. conftest.py makes the tests' modules there, too.
 """
 
 import functools
+import importlib
+import pickle
 from collections.abc import Callable
 
 import torch
@@ -11,7 +13,13 @@ import torch.distributed as dist
 
 
 def _start_rank_processes(function: Callable, args: tuple, nprocs: int) -> None:
-    torch.multiprocessing.start_processes(function, args=args, nprocs=nprocs, start_method="fork")
+    torch.multiprocessing.spawn(_run_pickled, args=(pickle.dumps((function, args)),), nprocs=nprocs)
+
+
+def _run_pickled(rank: int, pickled: bytes) -> None:
+    importlib.import_module("conftest")
+    function, args = pickle.loads(pickled)
+    function(rank, *args)
 
 
 def _run_rank(rank: int, function: Callable, args: tuple, kwargs: dict, world_size: int, port: int) -> None:
