@@ -145,11 +145,11 @@ def run_speedruns(recipe: GpuRecipe) -> list[dict]:
                     command += ["--vocabulary_file", recipe.questions_file]
                 environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"}
                 started = time.perf_counter()
-                done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+                done = subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, check=False)
                 wall = time.perf_counter() - started
                 if done.returncode:
                     raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
-                lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+                lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
                 model, tokenizer = load_run(str(run))
                 model = model.to(device).eval()
                 answer_questions(model, tokenizer, questions[:8])
@@ -185,8 +185,8 @@ def start_contenders(recipe: GpuRecipe) -> dict[str, subprocess.Popen]:
             [sys.executable, str(HERE / "gpu_rates.py"), name, "16", recipe.nanogpt or ""],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=contender_log(recipe, name).open("w"),
-            text=True,
+            stderr=contender_log(recipe, name).open("w", encoding="utf-8"),
+            encoding="utf-8",
             env=environment,
         )
         for name in names
@@ -211,7 +211,7 @@ def measure_rates(recipe: GpuRecipe, device: torch.device, contenders: dict[str,
         if record := read_record(process):
             ready[name] = record["seconds"]
         else:
-            log = contender_log(recipe, name).read_text()[-600:]
+            log = contender_log(recipe, name).read_text(encoding="utf-8")[-600:]
             results.setdefault("failed", {})[name] = log
             print(f"{name} died: {log}", file=sys.stderr)
     results["matrix_product_flops"] = gpu_rates.matrix_product_rate(device, 256 if recipe.small else 8192)

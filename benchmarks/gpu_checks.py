@@ -96,9 +96,14 @@ def difference(a: tuple[float, torch.Tensor], b: tuple[float, torch.Tensor]) -> 
     return max(abs(a[0] - b[0]) / abs(b[0]), ((a[1] - b[1]).norm() / b[1].norm()).item())
 
 
+def demand(holds: bool, otherwise: str) -> None:
+    """Raises an AssertionError where a check finds something wrong, also under `python -O`."""
+    if not holds:
+        raise AssertionError(otherwise)
+
+
 def at_most(error: float, limit: float) -> str:
-    if not error <= limit:
-        raise AssertionError(f"relative error {error:.1e}, over {limit:.0e}")
+    demand(error <= limit, f"relative error {error:.1e}, over {limit:.0e}")
     return f"relative error {error:.1e}"
 
 
@@ -168,7 +173,7 @@ def generation(place: Place, **options) -> str:
         place.need_gpu()
     right = generated(Place(torch.device("cpu"), place.small, place.folder))
     same = (generated(place, **options) == right).float().mean().item()
-    assert same == 1.0, f"{same:.1%} of the tokens are the same"
+    demand(same == 1.0, f"{same:.1%} of the tokens are the same")
     return "the same tokens"
 
 
@@ -190,7 +195,7 @@ def continuous_batching(place: Place) -> str:
     ours = torch.tensor([by_prompt[tuple(prompt)] for prompt in prompts.tolist()])
     right = generated(Place(torch.device("cpu"), place.small, place.folder))[:, 20:]
     same = (ours == right).float().mean().item()
-    assert same == 1.0, f"{same:.1%} of the tokens are the same"
+    demand(same == 1.0, f"{same:.1%} of the tokens are the same")
     return "the same tokens"
 
 
@@ -226,7 +231,7 @@ def trained(place: Place, folder: str, *, model=None, precision: str = "no", gra
     steps = TrainingSteps(examples(), NextToken(), BatchShape(16, 2, pad_to_multiple_of=8), seed=0)
     with mock.patch.object(stepping, "can_record", stepping.can_record if graphs else lambda *_: False):
         model = training.train(model, steps, recipe, accelerator)
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return model.cpu(), {line["step"]: line["loss"] for line in lines}
 
 
@@ -264,7 +269,7 @@ def resumed(place: Place, *, graphs: bool) -> str:
         cut, _ = trained(place, f"{name}-on", resume_from_checkpoint=str(checkpoint), **options)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert same_weights(whole, cut), "the weights differ"
+    demand(same_weights(whole, cut), "the weights differ")
     return "the same bits"
 
 
@@ -306,9 +311,13 @@ def launched(place: Place, kind: str, *launch: str) -> str:
         folder = place.folder / f"launched-{name}"
         command += [str(SCRIPTS / "pretrain.py"), *flags, "--output_dir", str(folder)]
         if not (name == "plain" and (folder / "metrics.jsonl").exists()):
-            done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
-            assert done.returncode == 0, done.stderr[-600:]
-        losses[name] = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", env=environment, check=False, timeout=120
+            )
+            demand(done.returncode == 0, done.stderr[-600:])
+        losses[name] = [
+            json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
     error = max(abs(a - b) / b for a, b in zip(losses[kind], losses["plain"], strict=True))
     return at_most(error, 1e-4)
 
@@ -333,7 +342,7 @@ def two_processes(place: Place) -> str:
     folder = place.folder / "two-processes"
     folder.mkdir()
     torch.multiprocessing.spawn(_one_of_two, (str(folder), 29517), nprocs=2)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     error = max(abs(line["loss"] - right[line["step"]]) / right[line["step"]] for line in lines)
     return at_most(error, 1e-4)
 

@@ -5,7 +5,7 @@
         -d '{"model": "runs/rope-answers", "prompt": "Where was Ada Byron born?⁇", "max_tokens": 32, "temperature": 0}'
 
 The library's server looks for the class of a model among its own names, with remote code too, so ours is put there.
-Takes the flags of `transformers serve`; needs `pip install "transformers[serving]"`.
+Takes the flags of `transformers serve`; needs `pip install -e ".[serve]"`.
 
 A prompt that is empty, or does not leave room for a character in the model's context, is answered with status 400. What
 is written ends with the context.

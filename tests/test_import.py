@@ -93,9 +93,9 @@ def test_what_is_imported_is_declared():
 
     assert packages("hf_mingpt") > {"torch", "pyarrow", "scikit-learn"}
     assert packages("hf_mingpt") - always <= declared(extras["plot"])
-    assert packages("scripts") - always <= declared(extras["demo"] + extras["plot"])
+    assert packages("scripts") - always <= declared(extras["demo"] + extras["plot"] + extras["serve"])
     own = {path.stem for path in (ROOT / "benchmarks").rglob("*.py")}
-    assert packages("benchmarks") - own - always <= declared(extras["plot"])
+    assert packages("benchmarks") - own - always <= declared(extras["plot"] + extras["tools"])
 
 
 def test_the_files_that_travel_import_torch_transformers_and_each_other(tmp_path):
