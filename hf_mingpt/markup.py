@@ -19,7 +19,7 @@ _CODE = re.compile(r"[^`|<>&]+")
 def show_unseen(text: str) -> str:
     """The text on one line: a line end is a space, and a character that would not be seen is its number.
 
-    Example: `"a\\nb\\u202ec"` gives `"a bU+202Ec"`.
+    Example: `"a\\nb \\u202ec"` gives `"a b U+202Ec"`.
     """
     return _UNSEEN.sub(lambda match: f"U+{ord(match[0]):04X}", _LINE_END.sub(" ", text)).strip()
 

@@ -215,6 +215,11 @@ class PretrainRecipe(TrainingRecipe):
                 f"phrasings_per_answer is {self.phrasings_per_answer}: they are of the answers of a questions_file, "
                 "and join a text that is no stream: give questions_file, and not streaming."
             )
+        if self.streaming and self.decay_epochs:
+            raise ValueError(
+                f"decay_epochs is {self.decay_epochs}: how many steps that is of a stream is not known. Give another "
+                "lr_scheduler_type."
+            )
         if self.streaming and (self.max_steps is None or self.tokenizer_name is None):
             raise ValueError("A stream has no known length or vocabulary: give max_steps and tokenizer_name with it.")
 

@@ -318,6 +318,10 @@ def test_the_least_and_the_most_are_recipes(changes):
         ({"phrasings_per_answer": 1}, "phrasings_per_answer is 1"),
         ({**STREAM, "questions_file": "q", "phrasings_per_answer": 1}, "phrasings_per_answer is 1"),
         ({"streaming": True, "max_steps": 1}, "A stream has no known length"),
+        (
+            {"streaming": True, "max_steps": 1, "lr_scheduler_type": "assignment", "decay_epochs": 2.0},
+            "decay_epochs is 2.0: how many steps that is of a stream is not known",
+        ),
         ({"streaming": True, "tokenizer_name": "t"}, "A stream has no known length"),
     ],
 )
