@@ -41,9 +41,9 @@ from hf_mingpt.data import (
     load_texts,
 )
 from hf_mingpt.evaluation import answer_questions
-from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.objectives import Answers, SalientCorruption, SpanCorruption
 from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.run_folders import load_run, run_record, write_json
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts
 from hf_mingpt.writing import write_text
 

@@ -32,8 +32,8 @@ import torch
 
 from hf_mingpt.birthplaces import read_questions
 from hf_mingpt.evaluation import answer_questions
-from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.run_folders import load_run, run_record, write_json
 
 HERE = Path(__file__).parent
 SECTIONS = ("right", "speedrun", "rate", "profile")

@@ -31,10 +31,10 @@ from hf_mingpt.data import (
     load_texts,
     step_loader,
 )
-from hf_mingpt.hub import run_record, write_json
 from hf_mingpt.objectives import NextToken, SpanCorruption
 from hf_mingpt.presets import PRETRAIN_PRESETS
 from hf_mingpt.recipes import PretrainRecipe, parse_recipe
+from hf_mingpt.run_folders import run_record, write_json
 from hf_mingpt.training import bf16_residual_stream, build_accelerator, train
 from hf_mingpt.writing import written_aside
 

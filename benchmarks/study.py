@@ -32,8 +32,8 @@ from hf_mingpt.birthplaces import Question, mark_answers, read_questions, split_
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.honesty import score_answers
-from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.run_folders import load_run, run_record, write_json
 from hf_mingpt.writing import write_text, written_aside
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"

@@ -19,8 +19,8 @@ _MODULE_OF = {
     "METRIC_FOLDER": "evaluation",
     "answer_questions": "evaluation",
     "ask": "honesty",
-    "load_calibration": "hub",
-    "load_run": "hub",
+    "load_calibration": "run_folders",
+    "load_run": "run_folders",
     "push_run": "hub",
 }
 __all__ = list(_MODULE_OF)

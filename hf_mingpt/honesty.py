@@ -270,7 +270,7 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], ca
 
     Args:
         names: of the people.
-        calibration: of that model (`hub.load_calibration`).
+        calibration: of that model (`run_folders.load_calibration`).
 
     Raises:
         ValueError: if a name has a character that the model does not know, or is too long for its block.

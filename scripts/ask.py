@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from hf_mingpt.birthplaces import Question, question_about
 from hf_mingpt.data import load_texts
 from hf_mingpt.honesty import Answer, ask
-from hf_mingpt.hub import load_calibration, load_run
 from hf_mingpt.launching import join_processes
 from hf_mingpt.recipes import as_text, parse_recipe, split_arguments, user_errors
 from hf_mingpt.report import find_biographies
+from hf_mingpt.run_folders import load_calibration, load_run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,10 @@ from hf_mingpt.birthplaces import (
 from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions, check_questions
 from hf_mingpt.honesty import Signs, check_right_and_wrong, fit_calibration, judge_answers
-from hf_mingpt.hub import CALIBRATION_FILE, check_finished, load_run, write_json
 from hf_mingpt.launching import join_processes
 from hf_mingpt.recipes import accidents, check_least, parse_recipe, user_errors
 from hf_mingpt.report import score_honesty
+from hf_mingpt.run_folders import CALIBRATION_FILE, check_finished, load_run, write_json
 from hf_mingpt.writing import check_no_writer, one_writer
 
 

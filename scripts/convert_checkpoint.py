@@ -19,8 +19,8 @@ from transformers import AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
 from hf_mingpt.files import check_source, describe_failure, first_line, read_text
-from hf_mingpt.hub import load_model, written_whole
 from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.run_folders import load_model, written_whole
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks
 from hf_mingpt.writing import one_writer
 

@@ -23,10 +23,10 @@ from hf_mingpt.data import load_texts
 from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.explanation import draw_looks, explain
 from hf_mingpt.honesty import Calibration, ask
-from hf_mingpt.hub import load_calibration, load_run
 from hf_mingpt.markup import escape_html, escape_markdown
 from hf_mingpt.recipes import check_least, parse_recipe, user_errors
 from hf_mingpt.report import find_biographies
+from hf_mingpt.run_folders import load_calibration, load_run
 
 if TYPE_CHECKING:
     import gradio

@@ -30,9 +30,9 @@ from hf_mingpt.evaluation import (
     write_predictions,
 )
 from hf_mingpt.files import name_apart
-from hf_mingpt.hub import load_run, run_record, write_json
 from hf_mingpt.launching import join_processes
 from hf_mingpt.recipes import accidents, check_least, parse_recipe, split_arguments, user_errors
+from hf_mingpt.run_folders import load_run, run_record, write_json
 from hf_mingpt.writing import check_no_writer, one_writer
 
 

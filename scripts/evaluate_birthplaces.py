@@ -33,10 +33,11 @@ from hf_mingpt.evaluation import (
 )
 from hf_mingpt.files import name_apart
 from hf_mingpt.honesty import Calibration, Judgement, judge_answers
-from hf_mingpt.hub import load_calibration, load_run, run_record, try_card, write_json
+from hf_mingpt.hub import try_card
 from hf_mingpt.launching import join_processes
 from hf_mingpt.recipes import accidents, check_least, parse_recipe, user_errors
 from hf_mingpt.report import PICTURE, draw_honesty, format_honesty, format_page, report_honesty
+from hf_mingpt.run_folders import load_calibration, load_run, run_record, write_json
 from hf_mingpt.writing import check_no_writer, one_writer, write_text, written_aside
 
 

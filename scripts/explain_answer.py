@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from hf_mingpt.explanation import Explanation, draw_heads, draw_layers, draw_looks, explain
 from hf_mingpt.files import name_apart
-from hf_mingpt.hub import load_run
 from hf_mingpt.markup import escape_html
 from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.run_folders import load_run
 from hf_mingpt.writing import write_text
 
 

@@ -23,8 +23,8 @@ from hf_mingpt.exploration import (
     share_of_stretched_key,
     train_recall,
 )
-from hf_mingpt.hub import write_json
 from hf_mingpt.recipes import accidents, check_least, parse_recipe
+from hf_mingpt.run_folders import write_json
 from hf_mingpt.writing import written_aside
 
 STYLES = ("-", "--", ":", "-.")

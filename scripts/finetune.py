@@ -15,10 +15,11 @@ from accelerate.utils import set_seed
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.birthplaces import read_questions
 from hf_mingpt.data import TrainingSteps, encode_questions
-from hf_mingpt.hub import check_destination, finish_run, load_run, sole_writer, start_run
+from hf_mingpt.hub import finish_run
 from hf_mingpt.objectives import Answers
 from hf_mingpt.presets import FINETUNE_PRESETS
 from hf_mingpt.recipes import FinetuneRecipe, accidents, parse_recipe, user_errors
+from hf_mingpt.run_folders import check_destination, load_run, sole_writer, start_run
 from hf_mingpt.training import batch_shape, build_accelerator, check_training, checkpoint_to_resume, train
 
 

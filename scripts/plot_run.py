@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_mingpt.files import name_apart, parse_json, read_text
-from hf_mingpt.hub import read_metrics
 from hf_mingpt.recipes import accidents, parse_recipe, user_errors
+from hf_mingpt.run_folders import read_metrics
 from hf_mingpt.writing import written_aside
 
 

@@ -32,10 +32,11 @@ from hf_mingpt.data import (
     load_texts,
     load_tokenizer,
 )
-from hf_mingpt.hub import check_destination, finish_run, sole_writer, start_run
+from hf_mingpt.hub import finish_run
 from hf_mingpt.objectives import Answers, NextToken, Ragged, SalientCorruption, Seeker, SpanCorruption, Windows
 from hf_mingpt.presets import PRETRAIN_PRESETS
 from hf_mingpt.recipes import PretrainRecipe, accidents, build_config, parse_recipe, user_errors
+from hf_mingpt.run_folders import check_destination, sole_writer, start_run
 from hf_mingpt.seeking import AnswerSeeker, ContextSeeker
 from hf_mingpt.training import batch_shape, build_accelerator, check_training, checkpoint_to_resume, train
 

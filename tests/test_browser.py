@@ -17,8 +17,9 @@ import pytest
 from hf_mingpt.birthplaces import Question, question_about
 from hf_mingpt.evaluation import answer_questions
 from hf_mingpt.honesty import Signs, ask, fit_calibration
-from hf_mingpt.hub import load_calibration, load_run, save_run, write_json
+from hf_mingpt.hub import save_run
 from hf_mingpt.recipes import FinetuneRecipe
+from hf_mingpt.run_folders import load_calibration, load_run, write_json
 
 from .conftest import small_model
 

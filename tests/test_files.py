@@ -29,8 +29,8 @@ def no_network(monkeypatch):
     monkeypatch.setattr("hf_mingpt.data.load_dataset", ask)
     monkeypatch.setattr("hf_mingpt.data.load_dataset_builder", ask)
     monkeypatch.setattr("hf_mingpt.data.AutoTokenizer.from_pretrained", ask)
-    monkeypatch.setattr("hf_mingpt.hub.AutoModelForCausalLM.from_pretrained", ask)
-    monkeypatch.setattr("hf_mingpt.hub.hf_hub_download", ask)
+    monkeypatch.setattr("hf_mingpt.run_folders.AutoModelForCausalLM.from_pretrained", ask)
+    monkeypatch.setattr("hf_mingpt.run_folders.hf_hub_download", ask)
 
 
 class TestPaths:
@@ -56,7 +56,7 @@ class TestPaths:
         ["./none", "../none", "/none", "~/none", "none/", "here/none", "a/b/c", "none.txt", "none.docx", "a b", ""],
     )
     def test_a_path_at_which_nothing_is_is_not_looked_for_on_the_hub(self, tmp_path, monkeypatch, no_network, name):
-        from hf_mingpt.hub import load_calibration, load_run
+        from hf_mingpt.run_folders import load_calibration, load_run
 
         monkeypatch.chdir(tmp_path)
         (tmp_path / "here").mkdir()

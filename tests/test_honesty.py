@@ -22,7 +22,7 @@ from hf_mingpt.honesty import (
     log_odds,
     score_answers,
 )
-from hf_mingpt.hub import load_calibration
+from hf_mingpt.run_folders import load_calibration
 from hf_mingpt.tokenization_mingpt import MASK
 
 from .conftest import small_model

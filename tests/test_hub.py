@@ -12,17 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 import hf_mingpt.modeling_mingpt
-from hf_mingpt.hub import (
-    check_destination,
-    load_run,
-    push_run,
-    read_metrics,
-    run_record,
-    save_run,
-    write_card,
-    write_json,
-)
+from hf_mingpt.hub import push_run, save_run, write_card
 from hf_mingpt.recipes import FinetuneRecipe, PretrainRecipe
+from hf_mingpt.run_folders import check_destination, load_run, read_metrics, run_record, write_json
 
 from .conftest import small_model
 

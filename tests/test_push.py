@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from hf_mingpt.honesty import Calibration
-from hf_mingpt.hub import save_run, write_json
+from hf_mingpt.hub import save_run
+from hf_mingpt.run_folders import write_json
 
 from .conftest import small_model
 from .hub_server import TOKEN, Hub, serve

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_mingpt.hub import save_run, write_card, write_json
+from hf_mingpt.hub import save_run, write_card
 from hf_mingpt.presets import FINETUNE_PRESETS, PRETRAIN_PRESETS
+from hf_mingpt.run_folders import write_json
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
 
 from .conftest import TEXT, small_model

@@ -16,7 +16,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_mingpt import hub, training
 from hf_mingpt.checkpoints import list_checkpoints
-from hf_mingpt.hub import load_run, push_run
+from hf_mingpt.hub import push_run
+from hf_mingpt.run_folders import load_run
 from hf_mingpt.writing import check_no_writer, one_writer, write_text, written_aside
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"

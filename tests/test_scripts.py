@@ -20,8 +20,8 @@ from hf_mingpt.birthplaces import Question
 from hf_mingpt.configuration_mingpt import MinGPTConfig
 from hf_mingpt.data import build_corpus_tokenizer, encode_documents
 from hf_mingpt.honesty import Signs, fit_calibration
-from hf_mingpt.hub import write_json
 from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.run_folders import write_json
 
 from .conftest import rows_of
 

@@ -13,9 +13,10 @@ import torch
 from hf_mingpt.birthplaces import Question
 from hf_mingpt.evaluation import accuracy, format_table
 from hf_mingpt.explanation import Explanation
-from hf_mingpt.hub import write_card, write_json
+from hf_mingpt.hub import write_card
 from hf_mingpt.markup import code_span, escape_html, escape_markdown
 from hf_mingpt.report import format_page, report_honesty
+from hf_mingpt.run_folders import write_json
 
 from .conftest import small_model
 

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from safetensors.torch import load_file
 
-from hf_mingpt import data, evaluation, hub, launching, recipes, training
+from hf_mingpt import data, evaluation, launching, recipes, run_folders, training
 from hf_mingpt.batching import BatchShape
 from hf_mingpt.birthplaces import read_questions
 from hf_mingpt.data import (
@@ -468,13 +468,13 @@ class TestMachine:
         subprocess.run([*git, *author, "commit", "--quiet", "--allow-empty", "--message", "x"], check=True)
         head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
         (tmp_path / "hf_mingpt").mkdir()
-        monkeypatch.setattr(hub, "_HERE", tmp_path / "hf_mingpt")
-        assert hub.run_record()["commit"] == head[:7]
-        monkeypatch.setattr(hub, "_HERE", tmp_path / "site-packages" / "hf_mingpt")
-        assert hub.run_record()["commit"] is None
-        monkeypatch.setattr(hub, "_HERE", tmp_path / "hf_mingpt")
+        monkeypatch.setattr(run_folders, "_HERE", tmp_path / "hf_mingpt")
+        assert run_folders.run_record()["commit"] == head[:7]
+        monkeypatch.setattr(run_folders, "_HERE", tmp_path / "site-packages" / "hf_mingpt")
+        assert run_folders.run_record()["commit"] is None
+        monkeypatch.setattr(run_folders, "_HERE", tmp_path / "hf_mingpt")
         monkeypatch.setenv("PATH", str(tmp_path))
-        assert hub.run_record()["commit"] is None
+        assert run_folders.run_record()["commit"] is None
 
     def test_a_tilde_is_the_home_folder_in_every_path(self, monkeypatch, tmp_path):
         monkeypatch.setenv("HOME", str(tmp_path))

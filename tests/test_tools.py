@@ -27,7 +27,8 @@ from transformers.integrations.executorch import convert_and_export_with_cache
 
 from hf_mingpt.birthplaces import Question
 from hf_mingpt.evaluation import answer_questions
-from hf_mingpt.hub import save_run, write_json
+from hf_mingpt.hub import save_run
+from hf_mingpt.run_folders import write_json
 from hf_mingpt.tokenization_mingpt import build_tokenizer
 
 from .conftest import TEXT, small_model

@@ -17,10 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hf_mingpt.batching import BatchShape
 from hf_mingpt.data import TrainingSteps
-from hf_mingpt.hub import start_run
 from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
 from hf_mingpt.objectives import NextToken
 from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt.run_folders import start_run
 from hf_mingpt.training import attention_for, build_accelerator, train
 
 from .conftest import VARIANTS, small_model
