@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from accelerate import Accelerator
@@ -363,7 +364,8 @@ def of_two_processes(tmp_path_factory):
 def test_two_killed_processes_go_on(tmp_path, of_two_processes):
     home, tmp_path = tmp_path, tmp_path / "run"
     process = start_and_wait(pretrain(tmp_path, *EXACT, processes=2), home, step=8)
-    os.killpg(process.pid, signal.SIGKILL)
+    for one in (process, *psutil.Process(process.pid).children(recursive=True)):  # each a session of its own
+        one.kill()
     process.communicate()
     again = pretrain(tmp_path, *EXACT, "--resume_from_checkpoint", "latest", processes=2)
     subprocess.run(again, check=True, capture_output=True)

@@ -683,7 +683,7 @@ def test_a_full_disk_leaves_the_evaluation_that_was_there(made, disk, data, refu
         ("split_questions.py", ["--questions_file", data / "train.tsv", "--output_dir", folder / "folds"]),
         ("generate_biographies.py", ["--output_dir", folder / "people"]),
         ("convert_checkpoint.py", ["--checkpoint", folder, "--to", "gpt2", "--output_dir", folder / "gpt2"]),
-        ("ensemble.py", [folder, folder, *run[2:], "--output_dir", folder / "all"]),
+        ("ensemble.py", [folder, made, *run[2:], "--output_dir", folder / "all"]),
     ):
         fill(free=0)
         refused("No space left on device", script, name, *flags, code=1)
