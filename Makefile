@@ -15,8 +15,13 @@ test: $(VENV)/ready
 	$(BIN)/python -m pytest
 
 # The same answers with the lowest versions that pyproject.toml admits, and with the newest that there are, each in an
-# environment beside the main one. Only torch is the one of constraints.txt in both, which is a CPU build: on Linux the
-# registry's other builds bring gigabytes of CUDA.
+# environment beside the main one. They see its packages, so that only what differs is installed. Only torch is the one of
+# constraints.txt in both, which is a CPU build: on Linux the registry's other builds bring gigabytes of CUDA.
+PACKAGES_OF = $$($(1)/bin/python -c "import site; print(site.getsitepackages()[0])")
+define beside
+	$(PYTHON) -m venv $(1)
+	echo "$(call PACKAGES_OF,$(VENV))" > "$(call PACKAGES_OF,$(1))/main.pth"
+endef
 VERSION_TESTS ?= $(addprefix tests/test_,modeling.py hub.py data.py tokenization.py evaluation.py honesty.py \
 	explanation.py conversion.py import.py)
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -31,15 +36,15 @@ test-versions-quick:
 
 LOWEST := import tomllib; bounds = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
 	print(*(bound.replace(">=", "==") for bound in bounds if not bound.startswith("torch>=")), sep="\n")
-$(VENV)-lowest/ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)-lowest
+$(VENV)-lowest/ready: pyproject.toml $(VENV)/ready
+	$(call beside,$(VENV)-lowest)
 	$(PYTHON) -c '$(LOWEST)' > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt --editable ".[test]" $(TORCH)
 	touch $@
 
 .PHONY: newest
-newest:
-	$(PYTHON) -m venv $(VENV)-newest
+newest: $(VENV)/ready
+	$(call beside,$(VENV)-newest)
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]" $(TORCH)
 
 # transformers' own common tests, which its source distribution brings

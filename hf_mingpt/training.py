@@ -193,7 +193,10 @@ def check_training(
         batches = next(step_loader(steps, 1), None)
         if batches is None:
             raise ValueError("There are no examples to learn from.")
-        with accelerator.autocast():
+        # not accelerator.autocast(): after it, a job that was told on a CPU that it shards (test_processes.py) does not
+        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        precision = types.get(accelerator.mixed_precision)
+        with torch.autocast(accelerator.device.type, precision, enabled=precision is not None):
             loss = small(**{name: tensor.to(accelerator.device) for name, tensor in batches[0].items()}).loss
         loss.backward()
         for optimizer in optimizers:

@@ -418,9 +418,9 @@ class TestData:
         moved = {name: str(folder / "elsewhere" / Path(path).name) for name, path in data.items()}
         for name, path in data.items():
             Path(path).rename(moved[name])
-        assert self.find(folder, moved).name == "step-00000003"
+        assert self.find(folder, moved).name == "checkpoint-3"
         (folder / "elsewhere/model/README.md").write_text("not read")
-        assert self.find(folder, moved).name == "step-00000003"
+        assert self.find(folder, moved).name == "checkpoint-3"
 
     @pytest.mark.parametrize(
         ("name", "file"),
@@ -431,7 +431,7 @@ class TestData:
         times = (folder / file).stat()
         (folder / file).write_text("c\n")
         os.utime(folder / file, ns=(times.st_atime_ns, times.st_mtime_ns))
-        with pytest.raises(ValueError, match=rf"{name} .* holds something else than when .*step-00000003 was made"):
+        with pytest.raises(ValueError, match=rf"{name} .* holds something else than when .*checkpoint-3 was made"):
             self.find(folder, data)
 
     def test_what_changes_during_the_run_is_seen(self, tmp_path):

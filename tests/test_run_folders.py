@@ -526,10 +526,12 @@ def test_the_lock_is_not_inherited(tmp_path):
         if not child:
             os.write(begins, b"!")
             signal.pause()
-    assert os.read(begun, 1) == b"!"
-    check_no_writer(tmp_path)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        assert os.read(begun, 1) == b"!"
+        check_no_writer(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def write_half(path: Path, error: type[BaseException]) -> None:
