@@ -41,24 +41,9 @@ from .writing import UNFINISHED, check_no_writer, explain, flush, one_writer, wr
 CALIBRATION_FILE = "calibration.json"
 EVALUATION_FILES = ("predictions.txt", "report.json", CALIBRATION_FILE, "honesty.md", PICTURE)
 # What is pushed of a run: not checkpoints, nor the logs of trackers, which name the host, nor what is the user's.
-PUBLIC_FILES = [
-    *EVALUATION_FILES,
-    "README.md",
-    "metrics.jsonl",
-    "*_mingpt.py",
-    "recipe.json",
-    "run.json",
-    "config.json",
-]
-PUBLIC_FILES += [
-    "config.json",
-    "generation_config.json",
-    "model*.safetensors*",
-    "*token*.json",
-    "vocab.*",
-    "merges.txt",
-]
-PUBLIC_FILES += ["chat_template.jinja"]
+PUBLIC_FILES = [*EVALUATION_FILES, "README.md", "metrics.jsonl", "recipe.json", "run.json", "config.json"]
+PUBLIC_FILES += ["generation_config.json", "model*.safetensors*", "*token*.json", "vocab.*", "merges.txt"]
+PUBLIC_FILES += ["chat_template.jinja", "*_mingpt.py"]
 TRACKER_FOLDER = "hf_mingpt"  # in a run folder
 # What goes when another run takes its place; the rest is the user's, and stays.
 RUN_FILES = [*PUBLIC_FILES, *IGNORE_PATTERNS, TRACKER_FOLDER, "checkpoints", f"{UNFINISHED}*"]
@@ -233,16 +218,14 @@ def run_record() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this code; None if it is in no repository of its own, or there is no git."""
+    """The commit of this code; None if there is no git, or it is installed, maybe within another's repository."""
     git = ["git", "-C", str(_HERE), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         said = subprocess.run(git, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
     except OSError:
         return None
     folder, _, commit = said.strip().partition("\n")
-    return (
-        commit[:7] if commit and Path(folder) == _HERE.parent.resolve() else None
-    )  # installed, it may lie in another's
+    return commit[:7] if commit and Path(folder) == _HERE.parent.resolve() else None
 
 
 def without_folders(argument: str, near: Path | None = None) -> str:
