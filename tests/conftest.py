@@ -1,13 +1,20 @@
 """What the tests share: a small tokenizer and small models of every variant. Nothing here needs the network."""
 
+import io
 import os
+import runpy
+import subprocess
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of pytest-xdist
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 
 import hf_mingpt  # noqa: F401 (registers the model)
 from hf_mingpt.configuration_mingpt import MinGPTConfig
@@ -15,6 +22,7 @@ from hf_mingpt.data import encode_documents, load_texts
 from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
 from hf_mingpt.tokenization_mingpt import PAD_ID, build_tokenizer, build_vocabulary
 
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 VARIANTS = {
     "learned": {"attention_type": "dot_product", "position_embedding_type": "learned"},
     "rope": {"attention_type": "dot_product", "position_embedding_type": "rope"},
@@ -35,6 +43,24 @@ def small_model(variant: str, **changes) -> MinGPTForCausalLM:
     torch.manual_seed(0)
     # The usual 0.02 would leave attention nearly uniform, and a mistake in it without a trace in the output.
     return MinGPTForCausalLM(small_config(variant, initializer_range=0.3, **changes)).eval()
+
+
+def run_script(name: str, *arguments) -> subprocess.CompletedProcess:
+    """Runs a script in this process, as a user's command line would: a new one takes seconds to import torch."""
+    command = [str(part) for part in (SCRIPTS / name, *arguments)]
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with mock.patch("sys.argv", command), mock.patch("sys.excepthook"), redirect_stdout(out), redirect_stderr(err):
+        try:
+            runpy.run_path(command[0], run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        except Exception:
+            traceback.print_exc()
+            code = 1
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 
 def rows_of(batches, name="input_ids"):

@@ -1,7 +1,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
 from hf_mingpt.tokenization_mingpt import build_vocabulary
 
-from .conftest import TEXT, small_model
+from .conftest import TEXT, run_script, small_model
 
 WIDTH, HEADS, BLOCK = 32, 8, 48
-CONVERT = [sys.executable, Path(__file__).parent.parent / "scripts" / "convert_checkpoint.py"]
 
 
 class AssignmentAttention(nn.Module):
@@ -149,7 +147,7 @@ def test_what_cannot_be_converted():
 
 
 def convert(*flags) -> subprocess.CompletedProcess:
-    return subprocess.run(list(map(str, [*CONVERT, *flags])), capture_output=True, text=True, check=False)
+    return run_script("convert_checkpoint.py", *flags)
 
 
 @torch.no_grad()

@@ -23,14 +23,15 @@ from hf_mingpt.honesty import Signs, fit_calibration
 from hf_mingpt.recipes import PretrainRecipe
 from hf_mingpt.run_folders import write_json
 
-from .conftest import rows_of
+from .conftest import SCRIPTS, rows_of, run_script
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 TINY = ["--use_cpu", "--mixed_precision", "no", "--model_preset", "gpt-nano", "--position_embedding_type", "rope"]
 TINY += ["--learning_rate", "0.003", "--optim", "adamw", "--dropout", "0", "--logging_steps", "1"]
 
 
 def script(name: str, *arguments, launcher=()) -> subprocess.CompletedProcess:
+    if not launcher:
+        return run_script(name, *arguments)
     command = [sys.executable, *launcher, SCRIPTS / name, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=environment)
