@@ -186,7 +186,12 @@ def check_training(
         config = copy.deepcopy(model.config)
         config.num_hidden_layers = 1
         small = type(model)(config).to(accelerator.device)
-        small.set_attn_implementation(choose_attention(small, recipe, accelerator))
+        try:
+            small.set_attn_implementation(choose_attention(small, recipe, accelerator))
+        except (ImportError, ValueError) as error:  # pages of advice
+            raise ValueError(
+                f"attn_implementation {recipe.attn_implementation!r} cannot be used here: give eager or sdpa."
+            ) from error
         optimizers = build_optimizers(small, recipe)
         for optimizer in optimizers:
             build_scheduler(optimizer, recipe, *count_steps(recipe, steps.steps_per_epoch))
