@@ -78,5 +78,9 @@ def test_gpu_py_runs_small_on_a_cpu(tmp_path, monkeypatch, capsys):
     assert "WRONG" not in told.values()
     assert [row["steps"] for row in results["speedrun"]] == [2]
     assert all(row["useful_tokens_per_second"] > 0 for row in results["rate"]["small_model"])
-    assert sum(kernel["share"] for kernel in results["profile"][0]["kernels"]) > 0.8
+    kernels = {kernel["name"]: kernel for kernel in results["profile"][0]["kernels"]}
+    shares = [kernel["share"] for kernel in kernels.values()]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= 1 + 1e-9
+    assert kernels["aten::mm"]["count"] >= 20  # how often, unlike how long, is the same on every machine
     assert "| 80 epochs | 0 | 0.0% | 2 |" in capsys.readouterr().out
