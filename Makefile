@@ -22,15 +22,15 @@ define beside
 	$(PYTHON) -m venv $(1)
 	echo "$(call PACKAGES_OF,$(VENV))" > "$(call PACKAGES_OF,$(1))/main.pth"
 endef
-VERSION_TESTS ?= $(addprefix tests/test_,modeling.py hub.py data.py tokenization.py evaluation.py honesty.py \
-	explanation.py conversion.py import.py)
+VERSION_TESTS ?= tests/plugin tests/evaluation/test_answering.py tests/evaluation/test_calibration.py tests/data/test_loading.py \
+	tests/interpretability/test_logit_lens.py tests/hub/test_saving.py
 TORCH := $(shell grep '^torch==' constraints.txt)
 test-versions: $(VENV)-lowest/ready newest
 	$(VENV)-lowest/bin/python -m pytest $(VERSION_TESTS)
 	$(VENV)-newest/bin/python -m pytest $(VERSION_TESTS)
 
 # the model and its answers, with and without the package: the part that .ci/run has the time for
-QUICK_TESTS := tests/test_modeling.py tests/test_evaluation.py tests/test_hub.py::test_a_run_loads_with_and_without_the_package
+QUICK_TESTS := tests/plugin/test_modeling.py tests/evaluation/test_answering.py tests/hub/test_saving.py::test_a_run_loads_with_and_without_the_package
 test-versions-quick:
 	$(MAKE) test-versions VERSION_TESTS="$(QUICK_TESTS)"
 
@@ -55,17 +55,17 @@ test-hf: $(VENV)/ready
 # the tools of docs/compatibility.md that need packages of their own
 test-tools: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tools]"
-	$(BIN)/python -m pytest -o addopts= --quiet -m tools tests/test_tools.py
+	$(BIN)/python -m pytest -o addopts= --quiet -m tools tests/scripts/test_tools.py
 
 # the page of scripts/demo.py in headless Chromium, which is installed if it is not there (Debian, as root)
 test-browser: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,browser]"
 	command -v chromedriver > /dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver)
-	$(BIN)/python -m pytest -o addopts= --quiet -m browser tests/test_browser.py
+	$(BIN)/python -m pytest -o addopts= --quiet -m browser tests/scripts/test_browser.py
 
 # the commands of docs/tutorial.md as they stand: ten minutes
 test-tutorial: $(VENV)/ready
-	$(BIN)/python -m pytest -o addopts= --quiet -m tutorial tests/test_tutorial.py
+	$(BIN)/python -m pytest -o addopts= --quiet -m tutorial tests/scripts/test_tutorial.py
 
 # random bytes for the readers of other people's files: half a minute
 FUZZ_SECONDS ?= 30
@@ -75,7 +75,7 @@ fuzz: $(VENV)/ready
 
 # a gigabyte of text, and 200,000 steps, in flat memory: half an hour, and six gigabytes of disk
 test-large: $(VENV)/ready
-	$(BIN)/python -m pytest -o addopts= --quiet -m large tests/test_large.py
+	$(BIN)/python -m pytest -o addopts= --quiet -m large tests/data/test_large.py
 
 # ours beside transformers' GPT-2, on the corpus and the run of `make demo` or on yours
 CORPUS ?= runs/demo/data/biographies.txt

@@ -30,22 +30,18 @@ import numpy as np
 import torch
 from contenders import BLOCK_SIZE, CONTENDERS, Contender, build_gpt2
 
-from hf_mingpt.batching import BatchShape
-from hf_mingpt.birthplaces import MAX_ANSWER_TOKENS, Question, extract_prediction, read_questions
-from hf_mingpt.data import (
-    Mixture,
-    TrainingSteps,
-    build_corpus_tokenizer,
-    encode_documents,
-    encode_questions,
-    load_texts,
-)
-from hf_mingpt.evaluation import answer_questions
-from hf_mingpt.objectives import Answers, SalientCorruption, SpanCorruption
-from hf_mingpt.recipes import parse_recipe, user_errors
-from hf_mingpt.run_folders import load_run, run_record, write_json
+from hf_mingpt.data.batching import BatchShape
+from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.objectives import Answers, SalientCorruption, SpanCorruption
+from hf_mingpt.data.questions import MAX_ANSWER_TOKENS, Question, extract_prediction, read_questions
+from hf_mingpt.data.steps import Mixture, TrainingSteps
+from hf_mingpt.evaluation.answering import answer_questions
+from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.writing import write_json, write_text
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts
-from hf_mingpt.writing import write_text
 
 HERE = Path(__file__).parent
 OURS = ("hf_mingpt, AdamW", "hf_mingpt, AdamW, 2 processes")  # with the peers' optimizer

@@ -28,11 +28,14 @@ import torch.distributed as dist
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from hf_mingpt import MinGPTForCausalLM
-from hf_mingpt.data import TrainingSteps, build_corpus_tokenizer, encode_documents, load_texts
-from hf_mingpt.objectives import SpanCorruption
-from hf_mingpt.presets import PRETRAIN_PRESETS
-from hf_mingpt.recipes import PretrainRecipe, build_config
-from hf_mingpt.training import batch_shape, build_accelerator, train
+from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.objectives import SpanCorruption
+from hf_mingpt.data.steps import TrainingSteps
+from hf_mingpt.training.loop import train
+from hf_mingpt.training.presets import PRETRAIN_PRESETS
+from hf_mingpt.training.recipes import PretrainRecipe, build_config
+from hf_mingpt.training.setup import batch_shape, build_accelerator
 
 BLOCK_SIZE = 128
 BATCH_SIZE = 128  # documents of an optimizer step, for all

@@ -30,10 +30,12 @@ import gpu_checks
 import gpu_rates
 import torch
 
-from hf_mingpt.birthplaces import read_questions
-from hf_mingpt.evaluation import answer_questions
-from hf_mingpt.recipes import parse_recipe, user_errors
-from hf_mingpt.run_folders import load_run, run_record, write_json
+from hf_mingpt.data.questions import read_questions
+from hf_mingpt.evaluation.answering import answer_questions
+from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.writing import write_json
 
 HERE = Path(__file__).parent
 SECTIONS = ("right", "speedrun", "rate", "profile")
@@ -43,7 +45,7 @@ ON_A_GPU += ["--dataloader_num_workers", "8"]
 PROFILED = ("hf_mingpt, compiled", "nanoGPT, compiled")
 SPEEDRUNS = {
     "80 epochs": ["--num_train_epochs", "80"],
-    "18 epochs of short contexts": ["--num_train_epochs", "18", "--long_context_share", "0"],
+    "18 epochs of short contexts": ["--num_train_epochs", "18", "--long_context_probability", "0"],
 }
 
 

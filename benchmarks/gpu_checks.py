@@ -23,12 +23,15 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hf_mingpt import MinGPTConfig, MinGPTForCausalLM, stepping, training
-from hf_mingpt.batching import BatchShape, deal
-from hf_mingpt.data import TrainingSteps
-from hf_mingpt.objectives import NextToken, Ragged
-from hf_mingpt.recipes import PretrainRecipe
+from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
+from hf_mingpt.data.batching import BatchShape, deal
+from hf_mingpt.data.objectives import NextToken
+from hf_mingpt.data.sequences import Ragged
+from hf_mingpt.data.steps import TrainingSteps
 from hf_mingpt.tokenization_mingpt import PAD_ID
+from hf_mingpt.training import stepping
+from hf_mingpt.training.loop import train
+from hf_mingpt.training.recipes import PretrainRecipe
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 VARIANTS = {
@@ -230,7 +233,7 @@ def trained(place: Place, folder: str, *, model=None, precision: str = "no", gra
     model = model or build_model(dropout=dropout, small=place.small)
     steps = TrainingSteps(examples(), NextToken(), BatchShape(16, 2, pad_to_multiple_of=8), seed=0)
     with mock.patch.object(stepping, "can_record", stepping.can_record if graphs else lambda *_: False):
-        model = training.train(model, steps, recipe, accelerator)
+        model = train(model, steps, recipe, accelerator)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return model.cpu(), {line["step"]: line["loss"] for line in lines}
 
@@ -331,7 +334,7 @@ def _one_of_two(rank: int, folder: str, port: int) -> None:
     recipe = PretrainRecipe(**values)
     accelerator = Accelerator(mixed_precision="no")
     shape = BatchShape(16, 1, accelerator.num_processes, accelerator.process_index, pad_to_multiple_of=8)
-    training.train(build_model(), TrainingSteps(examples(), NextToken(), shape, seed=0), recipe, accelerator)
+    train(build_model(), TrainingSteps(examples(), NextToken(), shape, seed=0), recipe, accelerator)
     accelerator.end_training()
 
 

@@ -23,14 +23,17 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from hf_mingpt import MODEL_PRESETS, MinGPTConfig, MinGPTForCausalLM
-from hf_mingpt.batching import BatchShape
-from hf_mingpt.data import TrainingSteps, build_corpus_tokenizer, encode_documents, load_texts
-from hf_mingpt.objectives import SpanCorruption
-from hf_mingpt.optimization import build_optimizers
-from hf_mingpt.recipes import PretrainRecipe
-from hf_mingpt.stepping import GraphedStepper, Stepper
+from hf_mingpt.data.batching import BatchShape
+from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.objectives import SpanCorruption
+from hf_mingpt.data.steps import TrainingSteps
 from hf_mingpt.tokenization_mingpt import PAD_ID
-from hf_mingpt.training import attention_for, bf16_residual_stream
+from hf_mingpt.training.loop import bf16_residual_stream
+from hf_mingpt.training.optimization import build_optimizers
+from hf_mingpt.training.recipes import PretrainRecipe
+from hf_mingpt.training.setup import attention_for
+from hf_mingpt.training.stepping import GraphedStepper, Stepper
 
 H100_FLOPS = 989e12  # dense bf16, by the datasheet of the H100 and the H200 (SXM)
 NO_DROPOUT = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), 0.0)

@@ -22,21 +22,18 @@ import psutil
 import torch
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
-from hf_mingpt.batching import BatchShape
-from hf_mingpt.data import (
-    StreamedSteps,
-    TrainingSteps,
-    build_corpus_tokenizer,
-    encode_documents,
-    load_texts,
-    step_loader,
-)
-from hf_mingpt.objectives import NextToken, SpanCorruption
-from hf_mingpt.presets import PRETRAIN_PRESETS
-from hf_mingpt.recipes import PretrainRecipe, parse_recipe
-from hf_mingpt.run_folders import run_record, write_json
-from hf_mingpt.training import bf16_residual_stream, build_accelerator, train
-from hf_mingpt.writing import written_aside
+from hf_mingpt.data.batching import BatchShape
+from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.objectives import NextToken, SpanCorruption
+from hf_mingpt.data.steps import StreamedSteps, TrainingSteps, step_loader
+from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.system.command_line import parse_recipe
+from hf_mingpt.system.writing import write_json, written_aside
+from hf_mingpt.training.loop import bf16_residual_stream, train
+from hf_mingpt.training.presets import PRETRAIN_PRESETS
+from hf_mingpt.training.recipes import PretrainRecipe
+from hf_mingpt.training.setup import build_accelerator
 
 BASE = {"hidden_size": 256, "num_hidden_layers": 4, "length": 64, "rows": 32, "attention": "eager"}
 TOKENS = BASE["length"] * BASE["rows"]  # of a micro-batch, while the length of its rows is varied

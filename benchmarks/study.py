@@ -28,13 +28,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_mingpt.birthplaces import Question, mark_answers, read_questions, split_folds, write_questions
-from hf_mingpt.data import load_texts
-from hf_mingpt.evaluation import answer_questions
-from hf_mingpt.honesty import score_answers
-from hf_mingpt.recipes import parse_recipe, user_errors
-from hf_mingpt.run_folders import load_run, run_record, write_json
-from hf_mingpt.writing import write_text, written_aside
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.questions import Question, mark_answers, read_questions, split_folds, write_questions
+from hf_mingpt.evaluation.answering import answer_questions
+from hf_mingpt.evaluation.calibration import score_answers
+from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.writing import write_json, write_text, written_aside
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -64,7 +65,7 @@ def demo(number_of_people: int, **changed: Any) -> dict[str, Any]:
     return {"preset": "demo", "model_preset": "demo", "position_embedding_type": "rope", **steps} | changed
 
 
-_CLOZES = {"salient_share": 1.0, "context_before": 4, "context_after": 2, "salient_numbers": False}
+_CLOZES = {"ssm_probability": 1.0, "context_before": 4, "context_after": 2, "ssm_numbers": False}
 STORED: dict[str, dict[str, Arm]] = {
     "phrasings of a biography": {
         str(n): Arm(corpus(160, phrasings_per_person=n), demo(160), finetune=True) for n in (1, 4, 8)
@@ -77,7 +78,7 @@ STORED: dict[str, dict[str, Arm]] = {
         "finetuned after the text": Arm(corpus(160), demo(160), finetune=True),
         "read along with it": Arm(corpus(160), demo(160)),
         "along with clozes of it": Arm(corpus(160), demo(160, **_CLOZES)),
-        "along with clozes, answers restated": Arm(corpus(160), demo(160, **_CLOZES, phrasings_per_answer=1)),
+        "along with clozes, answers restated": Arm(corpus(160), demo(160, **_CLOZES, paraphrases_per_answer=1)),
     },
     "span corruption": {
         "one span of the beginning": Arm(corpus(160), demo(160), finetune=True),
@@ -87,7 +88,7 @@ STORED: dict[str, dict[str, Arm]] = {
     "weights": {
         "the last ones": Arm(corpus(160), demo(160), finetune=True),
         "averaged, at a constant rate": Arm(
-            corpus(160), demo(160, average_decay=0.99, lr_scheduler_type="constant_with_warmup"), finetune=True
+            corpus(160), demo(160, ema_decay=0.99, lr_scheduler_type="constant_with_warmup"), finetune=True
         ),
     },
     "people": {str(n): Arm(corpus(n), demo(n), finetune=True) for n in (80, 160, 320)},
@@ -98,22 +99,22 @@ STORED: dict[str, dict[str, Arm]] = {
 }
 
 _FAST = {"preset": "fast", "max_steps": 400}
-_ANY_NAME = {"seek_contexts": False, "answers_share": 0.0}
+_ANY_NAME = {"learned_masking_policy": False, "masking_policy_probability": 0.0}
 _ONE_THING = {
     "the preset": {},
-    "short contexts only": {"long_context_share": 0.0},
-    "clozes of training answers": {"seek_contexts": False},
-    "clozes of training answers, float32": {"seek_contexts": False, "mixed_precision": "no"},
+    "short contexts only": {"long_context_probability": 0.0},
+    "clozes of training answers": {"learned_masking_policy": False},
+    "clozes of training answers, float32": {"learned_masking_policy": False, "mixed_precision": "no"},
     "clozes of any name": _ANY_NAME,
-    "span corruption instead of clozes": {"salient_share": 0.0, "long_context_share": 0.0, **_ANY_NAME},
-    "half as many questions": {"questions_share": 0.05},
-    "three times as many questions": {"questions_share": 0.3},
-    "answers restated in a document each": {"phrasings_per_answer": 1},
+    "span corruption instead of clozes": {"ssm_probability": 0.0, "long_context_probability": 0.0, **_ANY_NAME},
+    "half as many questions": {"questions_ratio": 0.05},
+    "three times as many questions": {"questions_ratio": 0.3},
+    "answers restated in a document each": {"paraphrases_per_answer": 1},
     "learned positions": {"position_embedding_type": "learned"},
     "AdamW": {"optim": "adamw", "learning_rate": 1e-3},
     "dropout 0.1": {"dropout": 0.1},
     "no weight decay": {"weight_decay": 0.0},
-    "averaged weights at a constant rate": {"lr_scheduler_type": "constant_with_warmup", "average_decay": 0.98},
+    "averaged weights at a constant rate": {"lr_scheduler_type": "constant_with_warmup", "ema_decay": 0.98},
 }
 PIECES: dict[str, dict[str, Arm]] = {
     "pieces of the preset fast": {name: Arm({}, {**_FAST, **changed}) for name, changed in _ONE_THING.items()}

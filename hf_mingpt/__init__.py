@@ -15,13 +15,13 @@ _MODULE_OF = {
     "MinGPTForTokenClassification": "modeling_mingpt",
     "MinGPTModel": "modeling_mingpt",
     "MinGPTPreTrainedModel": "modeling_mingpt",
-    "MODEL_PRESETS": "presets",
-    "METRIC_FOLDER": "evaluation",
-    "answer_questions": "evaluation",
-    "ask": "honesty",
-    "load_calibration": "run_folders",
-    "load_run": "run_folders",
-    "push_run": "hub",
+    "MODEL_PRESETS": "training.presets",
+    "METRIC_FOLDER": "evaluation.scoring",
+    "answer_questions": "evaluation.answering",
+    "ask": "evaluation.calibration",
+    "load_calibration": "hub.loading",
+    "load_run": "hub.loading",
+    "push_run": "hub.pushing",
 }
 __all__ = list(_MODULE_OF)
 __version__ = "0.1.0"

@@ -9,13 +9,13 @@ the person is shown.
 import sys
 from dataclasses import dataclass, field
 
-from hf_mingpt.birthplaces import Question, question_about
-from hf_mingpt.data import load_texts
-from hf_mingpt.honesty import Answer, ask
-from hf_mingpt.launching import join_processes
-from hf_mingpt.recipes import as_text, parse_recipe, split_arguments, user_errors
-from hf_mingpt.report import find_biographies
-from hf_mingpt.run_folders import load_calibration, load_run
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.questions import Question, question_about
+from hf_mingpt.evaluation.calibration import Answer, ask
+from hf_mingpt.evaluation.report import find_biographies
+from hf_mingpt.hub.loading import load_calibration, load_run
+from hf_mingpt.system.command_line import as_text, parse_recipe, split_arguments, user_errors
+from hf_mingpt.system.launching import join_processes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,22 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_mingpt.birthplaces import (
-    Question,
-    invent_names,
-    mark_answers,
-    name_asked,
-    question_about,
-    read_questions,
-)
-from hf_mingpt.data import load_texts
-from hf_mingpt.evaluation import answer_questions, check_questions
-from hf_mingpt.honesty import Signs, check_right_and_wrong, fit_calibration, judge_answers
-from hf_mingpt.launching import join_processes
-from hf_mingpt.recipes import accidents, check_least, parse_recipe, user_errors
-from hf_mingpt.report import score_honesty
-from hf_mingpt.run_folders import CALIBRATION_FILE, check_finished, load_run, write_json
-from hf_mingpt.writing import check_no_writer, one_writer
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.questions import Question, invent_names, mark_answers, name_asked, question_about, read_questions
+from hf_mingpt.evaluation.answering import answer_questions, check_questions
+from hf_mingpt.evaluation.calibration import Signs, check_right_and_wrong, fit_calibration, judge_answers
+from hf_mingpt.evaluation.report import score_honesty
+from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.run_folders import CALIBRATION_FILE, check_finished
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.launching import join_processes
+from hf_mingpt.system.writing import check_no_writer, one_writer, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,12 @@ import torch
 from transformers import AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
-from hf_mingpt.files import check_source, describe_failure, first_line, read_text
-from hf_mingpt.recipes import accidents, parse_recipe, user_errors
-from hf_mingpt.run_folders import load_model, written_whole
+from hf_mingpt.hub.loading import load_model
+from hf_mingpt.hub.run_folders import written_whole
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.files import check_source, describe_failure, first_line, read_text
+from hf_mingpt.system.writing import one_writer
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks
-from hf_mingpt.writing import one_writer
 
 
 @dataclass(frozen=True, kw_only=True)

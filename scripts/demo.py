@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_mingpt.birthplaces import Question, is_right, name_asked, question_about, read_questions
-from hf_mingpt.data import load_texts
-from hf_mingpt.evaluation import answer_questions
-from hf_mingpt.explanation import draw_looks, explain
-from hf_mingpt.honesty import Calibration, ask
-from hf_mingpt.markup import escape_html, escape_markdown
-from hf_mingpt.recipes import check_least, parse_recipe, user_errors
-from hf_mingpt.report import find_biographies
-from hf_mingpt.run_folders import load_calibration, load_run
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.questions import Question, is_right, name_asked, question_about, read_questions
+from hf_mingpt.evaluation.answering import answer_questions
+from hf_mingpt.evaluation.calibration import Calibration, ask
+from hf_mingpt.evaluation.markup import escape_html, escape_markdown
+from hf_mingpt.evaluation.report import find_biographies
+from hf_mingpt.hub.loading import load_calibration, load_run
+from hf_mingpt.interpretability.logit_lens import draw_looks, explain
+from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import check_least
 
 if TYPE_CHECKING:
     import gradio

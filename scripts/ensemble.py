@@ -18,22 +18,17 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_mingpt.birthplaces import label_questions, read_questions, write_questions
-from hf_mingpt.ensemble import choose_together
-from hf_mingpt.evaluation import (
-    accuracy,
-    answer_questions,
-    baselines,
-    check_questions,
-    file_record,
-    format_table,
-    write_predictions,
-)
-from hf_mingpt.files import name_apart
-from hf_mingpt.launching import join_processes
-from hf_mingpt.recipes import accidents, check_least, parse_recipe, split_arguments, user_errors
-from hf_mingpt.run_folders import load_run, run_record, write_json
-from hf_mingpt.writing import check_no_writer, one_writer
+from hf_mingpt.data.questions import label_questions, read_questions, write_questions
+from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
+from hf_mingpt.evaluation.ensemble import choose_together
+from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
+from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.system.command_line import accidents, parse_recipe, split_arguments, user_errors
+from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.files import name_apart
+from hf_mingpt.system.launching import join_processes
+from hf_mingpt.system.writing import check_no_writer, one_writer, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

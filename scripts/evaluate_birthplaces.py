@@ -20,25 +20,20 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from hf_mingpt.birthplaces import Question, invent_names, name_asked, question_about, read_questions
-from hf_mingpt.data import load_texts
-from hf_mingpt.evaluation import (
-    accuracy,
-    answer_questions,
-    baselines,
-    check_questions,
-    file_record,
-    format_table,
-    write_predictions,
-)
-from hf_mingpt.files import name_apart
-from hf_mingpt.honesty import Calibration, Judgement, judge_answers
-from hf_mingpt.hub import try_card
-from hf_mingpt.launching import join_processes
-from hf_mingpt.recipes import accidents, check_least, parse_recipe, user_errors
-from hf_mingpt.report import PICTURE, draw_honesty, format_honesty, format_page, report_honesty
-from hf_mingpt.run_folders import load_calibration, load_run, run_record, write_json
-from hf_mingpt.writing import check_no_writer, one_writer, write_text, written_aside
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.questions import Question, invent_names, name_asked, question_about, read_questions
+from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
+from hf_mingpt.evaluation.calibration import Calibration, Judgement, judge_answers
+from hf_mingpt.evaluation.report import PICTURE, draw_honesty, format_honesty, format_page, report_honesty
+from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
+from hf_mingpt.hub.cards import try_card
+from hf_mingpt.hub.loading import load_calibration, load_run
+from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.files import name_apart
+from hf_mingpt.system.launching import join_processes
+from hf_mingpt.system.writing import check_no_writer, one_writer, write_json, write_text, written_aside
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from hf_mingpt.explanation import Explanation, draw_heads, draw_layers, draw_looks, explain
-from hf_mingpt.files import name_apart
-from hf_mingpt.markup import escape_html
-from hf_mingpt.recipes import accidents, parse_recipe, user_errors
-from hf_mingpt.run_folders import load_run
-from hf_mingpt.writing import write_text
+from hf_mingpt.evaluation.markup import escape_html
+from hf_mingpt.hub.loading import load_run
+from hf_mingpt.interpretability.logit_lens import Explanation, draw_heads, draw_layers, draw_looks, explain
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.files import name_apart
+from hf_mingpt.system.writing import write_text
 
 
 @dataclass(frozen=True, kw_only=True)

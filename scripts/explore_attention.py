@@ -14,7 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_mingpt.exploration import (
+from hf_mingpt.interpretability.attention_exploration import (
     average_noisy_keys,
     average_two,
     copy_one,
@@ -23,9 +23,9 @@ from hf_mingpt.exploration import (
     share_of_stretched_key,
     train_recall,
 )
-from hf_mingpt.recipes import accidents, check_least, parse_recipe
-from hf_mingpt.run_folders import write_json
-from hf_mingpt.writing import written_aside
+from hf_mingpt.system.command_line import accidents, parse_recipe
+from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.writing import write_json, written_aside
 
 STYLES = ("-", "--", ":", "-.")
 ALPHA = 1e-8  # noise that is as good as none

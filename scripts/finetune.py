@@ -13,14 +13,18 @@ import time
 from accelerate.utils import set_seed
 
 from hf_mingpt import MinGPTForCausalLM
-from hf_mingpt.birthplaces import read_questions
-from hf_mingpt.data import TrainingSteps, encode_questions
-from hf_mingpt.hub import finish_run
-from hf_mingpt.objectives import Answers
-from hf_mingpt.presets import FINETUNE_PRESETS
-from hf_mingpt.recipes import FinetuneRecipe, accidents, parse_recipe, user_errors
-from hf_mingpt.run_folders import check_destination, load_run, sole_writer, start_run
-from hf_mingpt.training import batch_shape, build_accelerator, check_training, checkpoint_to_resume, train
+from hf_mingpt.data.encoding import encode_questions
+from hf_mingpt.data.objectives import Answers
+from hf_mingpt.data.questions import read_questions
+from hf_mingpt.data.steps import TrainingSteps
+from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
+from hf_mingpt.hub.saving import finish_run
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.training.loop import train
+from hf_mingpt.training.presets import FINETUNE_PRESETS
+from hf_mingpt.training.recipes import FinetuneRecipe
+from hf_mingpt.training.setup import batch_shape, build_accelerator, check_training, checkpoint_to_resume
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from hf_mingpt.biographies import BiographyRecipe, generate_corpus
-from hf_mingpt.birthplaces import write_questions
-from hf_mingpt.recipes import accidents, parse_recipe, user_errors
-from hf_mingpt.writing import check_no_writer, one_writer, write_text, written_aside
+from hf_mingpt.data.biographies import BiographyRecipe, generate_corpus
+from hf_mingpt.data.questions import write_questions
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.writing import check_no_writer, one_writer, write_text, written_aside
 
 # `datasets` reads all of a repository by the builder of its first configuration: a biography is a table row, too
 CARD = """\

@@ -6,10 +6,10 @@ python scripts/plot_run.py --runs runs/rope,runs/rope-answers --output_file runs
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_mingpt.files import name_apart, parse_json, read_text
-from hf_mingpt.recipes import accidents, parse_recipe, user_errors
-from hf_mingpt.run_folders import read_metrics
-from hf_mingpt.writing import written_aside
+from hf_mingpt.hub.loading import read_metrics
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.files import name_apart, parse_json, read_text
+from hf_mingpt.system.writing import written_aside
 
 
 @dataclass(frozen=True, kw_only=True)

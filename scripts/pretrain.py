@@ -15,30 +15,22 @@ that is there (`--overwrite_output_dir`) it is written beside it, and takes its 
 
 import time
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
-from datasets import Dataset, concatenate_datasets
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
-from hf_mingpt.birthplaces import read_questions, write_documents
-from hf_mingpt.data import (
-    Mixture,
-    StreamedSteps,
-    TrainingSteps,
+from hf_mingpt.data.assembly import build_steps, load_corpus
+from hf_mingpt.data.encoding import (
     build_corpus_tokenizer,
-    encode_documents,
-    encode_questions,
-    group_into_blocks,
-    load_texts,
     load_tokenizer,
 )
-from hf_mingpt.hub import finish_run
-from hf_mingpt.objectives import Answers, NextToken, Ragged, SalientCorruption, Seeker, SpanCorruption, Windows
-from hf_mingpt.presets import PRETRAIN_PRESETS
-from hf_mingpt.recipes import PretrainRecipe, accidents, build_config, parse_recipe, user_errors
-from hf_mingpt.run_folders import check_destination, sole_writer, start_run
-from hf_mingpt.seeking import AnswerSeeker, ContextSeeker
-from hf_mingpt.training import batch_shape, build_accelerator, check_training, checkpoint_to_resume, train
+from hf_mingpt.data.questions import read_questions
+from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
+from hf_mingpt.hub.saving import finish_run
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.training.loop import train
+from hf_mingpt.training.presets import PRETRAIN_PRESETS
+from hf_mingpt.training.recipes import PretrainRecipe, build_config
+from hf_mingpt.training.setup import batch_shape, build_accelerator, check_training, checkpoint_to_resume
 
 
 def main() -> None:
@@ -48,23 +40,23 @@ def main() -> None:
         questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
         accelerator = build_accelerator(recipe)
         with accelerator.main_process_first():
-            texts = load_texts(
-                recipe.train_file,
-                name=recipe.dataset_config_name,
-                split=recipe.dataset_split,
-                text_column=recipe.text_column,
-                streaming=recipe.streaming,
-            )
-            if recipe.phrasings_per_answer:
-                more = Dataset.from_dict({"text": write_documents(questions, recipe.phrasings_per_answer)})
-                texts = concatenate_datasets([texts, more])
+            texts = load_corpus(recipe, questions)
             if recipe.tokenizer_name:
                 tokenizer = load_tokenizer(recipe.tokenizer_name)
             else:
                 block_size = MinGPTConfig.max_position_embeddings
                 tokenizer = build_corpus_tokenizer(texts, block_size, recipe.vocabulary_file)
             config = build_config(recipe, len(tokenizer))
-            steps = build_steps(recipe, encode_documents(texts, tokenizer), questions, tokenizer, config, accelerator)
+            steps = build_steps(
+                recipe,
+                texts,
+                questions,
+                tokenizer,
+                batch_shape(recipe, accelerator, config.max_position_embeddings),
+                block_size=recipe.block_size or config.max_position_embeddings,
+                seed=recipe.seed,
+                shuffle=recipe.shuffle,
+            )
         if recipe.resume_from_checkpoint:
             checkpoint_to_resume(recipe, steps)
         set_seed(recipe.seed)
@@ -78,46 +70,6 @@ def main() -> None:
         model = train(model, steps, recipe, accelerator)
         seconds = time.perf_counter() - started
         finish_run(recipe, accelerator, model, tokenizer, seconds=seconds, stop_at_mask=bool(questions))
-
-
-def build_steps(recipe: PretrainRecipe, documents, questions, tokenizer, config, accelerator: Accelerator):
-    block_size = recipe.block_size or config.max_position_embeddings
-    if recipe.objective == "causal":
-        documents = group_into_blocks(documents, block_size, tokenizer.convert_tokens_to_ids("\n"))
-        objective = NextToken()
-    else:
-        objective = SpanCorruption(block_size, recipe.seed, num_spans=recipe.num_spans)
-        if recipe.document_windows:
-            objective = Windows(objective, tokenizer)
-    if recipe.salient_share:
-        contexts = (recipe.context_before, recipe.context_after)
-        objective = SalientCorruption(
-            block_size,
-            recipe.seed,
-            tokenizer=tokenizer,
-            otherwise=objective,
-            share=recipe.salient_share,
-            numbers=recipe.salient_numbers,
-            max_context=tuple(block_size if most is None else most for most in contexts),
-            long_share=recipe.long_context_share,
-            seeker=build_seeker(recipe, documents, questions, tokenizer),
-            sought_share=recipe.answers_share,
-        )
-    shape = batch_shape(recipe, accelerator, config.max_position_embeddings)
-    mixture = None
-    if questions:
-        examples = encode_questions(questions, tokenizer, block_size)
-        mixture = Mixture(examples, Answers(), recipe.questions_share, seed=recipe.seed)
-    if recipe.streaming:
-        return StreamedSteps(documents, objective, shape, mixture=mixture)
-    return TrainingSteps(documents, objective, shape, seed=recipe.seed, shuffle=recipe.shuffle, mixture=mixture)
-
-
-def build_seeker(recipe: PretrainRecipe, documents, questions, tokenizer) -> Seeker:
-    if not recipe.seek_contexts:
-        return AnswerSeeker([question.answer for question in questions], tokenizer)
-    batches = map(Ragged.from_table, documents.with_format("arrow").iter(batch_size=10_000))
-    return ContextSeeker.learn(batches, questions, tokenizer, numbers=recipe.salient_numbers)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ Data is read back by `load_dataset("me/biographies", "biographies")`, and its qu
 
 from dataclasses import dataclass, field
 
-from hf_mingpt.hub import push_dataset, push_run
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.hub.pushing import push_dataset, push_run
+from hf_mingpt.system.command_line import parse_recipe, user_errors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_mingpt import MinGPTConfig
-from hf_mingpt.birthplaces import label_questions, question_about, read_questions, write_questions
-from hf_mingpt.data import build_corpus_tokenizer, encode_documents, load_texts
-from hf_mingpt.evaluation import accuracy, format_table
-from hf_mingpt.objectives import Ragged
-from hf_mingpt.recipes import accidents, parse_recipe, user_errors
-from hf_mingpt.seeking import ContextSeeker, read_answers
+from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.masking_policy import ContextSeeker, read_answers
+from hf_mingpt.data.questions import label_questions, question_about, read_questions, write_questions
+from hf_mingpt.data.sequences import Ragged
+from hf_mingpt.evaluation.scoring import accuracy, format_table
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 
 
 @dataclass(frozen=True, kw_only=True)

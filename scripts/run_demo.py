@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from hf_mingpt.recipes import parse_recipe, user_errors
+from hf_mingpt.system.command_line import parse_recipe, user_errors
 
 
 @dataclass(frozen=True, kw_only=True)

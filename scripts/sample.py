@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from accelerate.utils import set_seed
 
-from hf_mingpt.evaluation import continue_prompt
-from hf_mingpt.recipes import check_least, parse_recipe, user_errors
-from hf_mingpt.run_folders import load_run
+from hf_mingpt.evaluation.answering import continue_prompt
+from hf_mingpt.hub.loading import load_run
+from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import check_least
 
 
 @dataclass(frozen=True, kw_only=True)

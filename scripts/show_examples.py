@@ -10,18 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_mingpt.batching import BatchShape, deal
-from hf_mingpt.birthplaces import IGNORE_ID, read_questions
-from hf_mingpt.data import (
-    build_corpus_tokenizer,
-    encode_documents,
-    encode_questions,
-    group_into_blocks,
-    load_texts,
-    take,
-)
-from hf_mingpt.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
-from hf_mingpt.recipes import check_least, parse_recipe, user_errors
+from hf_mingpt.data.batching import BatchShape, deal
+from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions, group_into_blocks, take
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
+from hf_mingpt.data.questions import read_questions
+from hf_mingpt.data.sequences import IGNORE_ID
+from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import check_least
 from hf_mingpt.tokenization_mingpt import PAD_ID
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hf_mingpt.birthplaces import read_questions, split_folds, write_questions
-from hf_mingpt.recipes import accidents, check_least, parse_recipe, user_errors
-from hf_mingpt.writing import UNFINISHED, check_no_writer, one_writer
+from hf_mingpt.data.questions import read_questions, split_folds, write_questions
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.writing import UNFINISHED, check_no_writer, one_writer
 
 
 @dataclass(frozen=True, kw_only=True)

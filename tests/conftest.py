@@ -18,7 +18,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 import hf_mingpt  # noqa: F401 (registers the model)
 from hf_mingpt.configuration_mingpt import MinGPTConfig
-from hf_mingpt.data import encode_documents, load_texts
+from hf_mingpt.data.encoding import encode_documents
+from hf_mingpt.data.loading import load_texts
 from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
 from hf_mingpt.tokenization_mingpt import PAD_ID, build_tokenizer, build_vocabulary
 

@@ -1,7 +1,7 @@
 """Mutants: in a module one operator or number is changed, and its own test file should fail. `make mutants`, by hand.
 
     python tests/mutants.py --sample 174 --seed 0
-    python tests/mutants.py --modules objectives clozes
+    python tests/mutants.py --modules data.objectives data.salient_spans
 
 The mutations are cosmic-ray's, without those of type annotations and of how pictures look. Its runner starts a Python
 for each of them, whose imports alone take ten seconds; here each is a fork of one process that has them. A place of the
@@ -28,10 +28,21 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parent.parent
 MODULES = [  # whose tests run in one process
-    *("batching", "biographies", "birthplaces", "clozes", "corruption", "data", "ensemble", "evaluation"),
-    *("explanation", "exploration", "honesty", "objectives", "optimization", "recipes", "report", "seeking"),
-    "tokenization_mingpt",
+    *(f"data.{name}" for name in ("batching", "biographies", "draws", "encoding", "loading", "masking_policy")),
+    *(f"data.{name}" for name in ("objectives", "questions", "salient_spans", "sequences", "span_corruption", "steps")),
+    *(f"evaluation.{name}" for name in ("answering", "calibration", "ensemble", "report", "scoring")),
+    *("interpretability.attention_exploration", "interpretability.logit_lens"),
+    *("training.optimization", "training.recipes", "system.command_line", "tokenization_mingpt"),
 ]
+TEST_FILES = {  # of the modules that have none of their own
+    "data.draws": "data/test_span_corruption.py",
+    "data.encoding": "data/test_loading.py",
+    "data.sequences": "data/test_span_corruption.py",
+    "data.steps": "data/test_loading.py",
+    "evaluation.scoring": "evaluation/test_answering.py",
+    "system.command_line": "training/test_recipes.py",
+    "tokenization_mingpt": "plugin/test_tokenization.py",
+}
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")  # `module TAB mutated line TAB why it does the same`
 IMPORTED_ONCE = ["torch", "transformers", "datasets", "evaluate", "accelerate", "sklearn.linear_model", "scipy.stats"]
 OPERATORS = {name: get_operator(name)() for name in operator_names() if "/Variable" not in name}
@@ -79,7 +90,8 @@ def run_tests(module: str, source: str, cpu_seconds: int) -> tuple[int, float]:
             return compile(source, loader.path, "exec") if name == f"hf_mingpt.{module}" else read_code(loader, name)
 
         SourceFileLoader.get_code = get_code
-        test_file = ROOT / "tests" / f"test_{module.removesuffix('_mingpt')}.py"
+        wing, _, name = module.rpartition(".")
+        test_file = ROOT / "tests" / TEST_FILES.get(module, f"{wing}/test_{name}.py")
         os._exit(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(test_file)]))
     _, status, usage = os.wait4(child, 0)
     return status, usage.ru_utime + usage.ru_stime
@@ -96,7 +108,7 @@ def main() -> None:
         importlib.import_module(name)
     hypothesis.settings.register_profile("mutants", derandomize=True, deadline=None)
     hypothesis.settings.load_profile("mutants")
-    sources = {module: (ROOT / "hf_mingpt" / f"{module}.py").read_text(encoding="utf-8") for module in args.modules}
+    sources = {module: (ROOT / "hf_mingpt" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8") for module in args.modules}
     limits = {}
     for module, source in sources.items():
         failed, seconds = run_tests(module, source, 3600)

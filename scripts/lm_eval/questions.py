@@ -2,7 +2,7 @@
 
 from datasets import Dataset
 
-from hf_mingpt.birthplaces import is_right, read_questions
+from hf_mingpt.data.questions import is_right, read_questions
 
 
 def load(questions_file: str, **_) -> dict[str, Dataset]:

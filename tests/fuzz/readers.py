@@ -12,11 +12,12 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["hf_mingpt"]):
-    from hf_mingpt.birthplaces import read_questions, write_questions
-    from hf_mingpt.checkpoints import SUMS, find_checkpoint, sums_of
-    from hf_mingpt.files import TEXT_FORMATS, check_utf8, read_documents
-    from hf_mingpt.recipes import PretrainRecipe, _read_yaml
-    from hf_mingpt.run_folders import load_calibration, read_metrics
+    from hf_mingpt.data.questions import read_questions, write_questions
+    from hf_mingpt.hub.loading import load_calibration, read_metrics
+    from hf_mingpt.system.command_line import _read_yaml
+    from hf_mingpt.system.files import TEXT_FORMATS, check_utf8, read_documents
+    from hf_mingpt.training.checkpoints import SUMS, find_checkpoint, sums_of
+    from hf_mingpt.training.recipes import PretrainRecipe
 
 FOLDER = Path(tempfile.mkdtemp())
 CHECKPOINT = FOLDER / "checkpoint-1"

@@ -1,0 +1,1 @@
+"""Text and questions in, micro-batches of each step out."""

@@ -1,0 +1,118 @@
+"""From a recipe to the steps of pretraining: text, tokenizer, objective, masking policy, questions.
+
+Scripts, benchmarks and notebooks call the same functions.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset, IterableDataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
+
+from .batching import BatchShape
+from .encoding import encode_documents, encode_questions, group_into_blocks
+from .loading import load_texts
+from .masking_policy import AnswerSeeker, ContextSeeker
+from .objectives import Answers, NextToken, Objective, SalientCorruption, Seeker, SpanCorruption, Windows
+from .questions import Question, write_documents
+from .recipe import DataRecipe
+from .sequences import Ragged
+from .steps import Mixture, StreamedSteps, TrainingSteps
+
+
+def load_corpus(recipe: DataRecipe, questions: Sequence[Question]) -> Dataset | IterableDataset:
+    """Loads the text of a recipe, in the column "text", and adds the paraphrases of the questions' answers.
+
+    Raises:
+        OSError, ValueError: as of `load_texts` and `write_documents`.
+    """
+    texts = load_texts(
+        recipe.train_file,
+        name=recipe.dataset_config_name,
+        split=recipe.dataset_split,
+        text_column=recipe.text_column,
+        streaming=recipe.streaming,
+    )
+    if recipe.paraphrases_per_answer:
+        more = Dataset.from_dict({"text": write_documents(questions, recipe.paraphrases_per_answer)})
+        texts = concatenate_datasets([texts, more])
+    return texts
+
+
+def build_steps(
+    recipe: DataRecipe,
+    texts: Dataset | IterableDataset,
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+    shape: BatchShape,
+    *,
+    block_size: int,
+    seed: int,
+    shuffle: bool,
+) -> TrainingSteps | StreamedSteps:
+    """Builds the steps of pretraining.
+
+    Args:
+        texts: from `load_corpus`.
+        questions: that are mixed into every step; may be empty.
+        block_size: longest example, in tokens.
+        shuffle: draw a new order of the documents for every epoch; a stream keeps its own.
+
+    Raises:
+        ValueError: if a text or a question cannot be encoded, or the masking policy cannot be learned.
+    """
+    documents = encode_documents(texts, tokenizer)
+    if recipe.objective == "causal":
+        newline_id: Any = tokenizer.convert_tokens_to_ids("\n")
+        documents = group_into_blocks(documents, block_size, newline_id)
+    objective = build_objective(recipe, documents, questions, tokenizer, block_size=block_size, seed=seed)
+    mixture = None
+    if questions:
+        examples = encode_questions(questions, tokenizer, block_size)
+        mixture = Mixture(examples, Answers(), recipe.questions_ratio, seed=seed)
+    if isinstance(documents, IterableDataset):
+        return StreamedSteps(documents, objective, shape, mixture=mixture)
+    return TrainingSteps(documents, objective, shape, seed=seed, shuffle=shuffle, mixture=mixture)
+
+
+def build_objective(
+    recipe: DataRecipe,
+    documents: Dataset | IterableDataset,
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    block_size: int,
+    seed: int,
+) -> Objective:
+    """Builds the objective of a recipe; `documents` are the encoded ones, from which a masking policy is learned."""
+    if recipe.objective == "causal":
+        return NextToken()
+    corruption = SpanCorruption(block_size, seed, num_spans=recipe.num_spans)
+    objective = Windows(corruption, tokenizer) if recipe.document_windows else corruption
+    if not recipe.ssm_probability:
+        return objective
+    before, after = (block_size if n is None else n for n in (recipe.context_before, recipe.context_after))
+    return SalientCorruption(
+        block_size,
+        seed,
+        tokenizer=tokenizer,
+        otherwise=objective,
+        share=recipe.ssm_probability,
+        numbers=recipe.ssm_numbers,
+        max_context=(before, after),
+        long_share=recipe.long_context_probability,
+        seeker=_build_policy(recipe, documents, questions, tokenizer),
+        sought_share=recipe.masking_policy_probability,
+    )
+
+
+def _build_policy(
+    recipe: DataRecipe,
+    documents: Dataset | IterableDataset,
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Seeker:
+    if not recipe.learned_masking_policy:
+        return AnswerSeeker([str(question.answer) for question in questions], tokenizer)
+    batches = map(Ragged.from_table, documents.with_format("arrow").iter(batch_size=10_000))
+    return ContextSeeker.learn(batches, questions, tokenizer, numbers=recipe.ssm_numbers)

@@ -1,0 +1,135 @@
+"""From files, Hub datasets and streams to the micro-batches of one optimizer step.
+
+Built on `datasets`. The text is encoded once, by a cached `.map` (deterministic); what is random is drawn on the fly,
+when a step's micro-batches are made, and depends on `(seed, epoch, index)` alone. Caches are keyed by what is
+in a file, not by its path or its time.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets.config
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset, load_dataset_builder
+from datasets.fingerprint import Hasher
+from datasets.packaged_modules.csv.csv import CsvConfig
+
+from ..system.files import (
+    TEXT_FORMATS,
+    check_file,
+    check_source,
+    check_utf8,
+    describe_failure,
+    hash_folder,
+    read_documents,
+    sha256_of,
+)
+from ..system.writing import writable_cache
+
+_FEATURES = Features({"text": Value("string")})
+_BATCHES = Features({"text": List(Value("string"))})
+_READING = 1  # to be raised when the same bytes are read in another way: what was cached before is not taken then
+
+
+def load_texts(
+    source: str, *, name: str | None = None, split: str = "train", text_column: str = "text", streaming: bool = False
+) -> Dataset | IterableDataset:
+    """Loads documents from a local file, a local folder with a dataset, or the Hub.
+
+    Text is UTF-8, with or without a byte order mark, which is dropped. LF, CRLF and CR end a line, nothing else does.
+    Every other character is kept as it is, NUL, combining and invisible ones included: nothing is normalised. A cell of
+    a table and a string of JSON are text, whatever they look like; what is no string is refused.
+
+    Args:
+        source: a path (.txt: one document a line; .tsv, .csv, .parquet, .jsonl: a column of documents) or a Hub name. A
+            path is taken literally, and is never looked for on the Hub (`files.is_path`).
+        name: the config of a Hub dataset.
+        split: of a Hub dataset.
+        text_column: the column that holds the documents; it becomes "text".
+        streaming: read on the fly instead of through the cache.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is empty, not UTF-8 or damaged, or has no such column, or what is in that is no text.
+    """
+    datasets.config.HF_DATASETS_CACHE = writable_cache(Path(datasets.config.HF_DATASETS_CACHE))
+    if Path(source).is_file():
+        return _load_file(Path(source), text_column, streaming)
+    check_source(source, "file")
+    where, options = source, {}
+    try:
+        if Path(source).is_dir():
+            where = _link_by_content(Path(source))
+            is_csv = isinstance(load_dataset_builder(where, name).config, CsvConfig)
+            options = {"keep_default_na": False} if is_csv else {}
+        dataset = load_dataset(where, name, split=split, streaming=streaming, **options)
+        columns = dataset.column_names or list(next(iter(dataset)))
+    except Exception as error:
+        raise describe_failure(source, "text", error) from error
+    if text_column not in columns:
+        raise ValueError(f"{source} has no column {text_column!r}, only {columns}: set text_column.")
+    dataset = dataset.select_columns([text_column])
+    return dataset if text_column == "text" else dataset.rename_column(text_column, "text")
+
+
+def _link_by_content(folder: Path) -> str:
+    """Makes another folder, of links to the files of one, for `datasets`.
+
+    That would take the name of a folder as a pattern, and keys its cache by the paths and times of the files.
+    """
+    plain = Path(datasets.config.HF_DATASETS_CACHE, "hf_mingpt", hash_folder(folder))
+    plain.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=plain.parent) as unfinished:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                link, target = Path(unfinished, "link"), plain / path.relative_to(folder)
+                link.symlink_to(path.resolve())
+                target.parent.mkdir(parents=True, exist_ok=True)
+                link.replace(target)
+    return str(plain)
+
+
+def _load_file(path: Path, column: str, streaming: bool) -> Dataset | IterableDataset:
+    if path.suffix not in TEXT_FORMATS:
+        raise ValueError(f"{path}: cannot read {path.suffix!r} files, only {', '.join(TEXT_FORMATS)}.")
+    check_file(path)
+    if path.suffix != ".parquet":
+        check_utf8(path)
+    if streaming:
+        for _ in read_documents(path, column):  # says what is wrong before the work
+            pass
+        where = {"path": os.path.abspath(path), "column": column}
+        batches = IterableDataset.from_generator(_read_batches, features=_BATCHES, gen_kwargs=where)
+        rows = batches.with_format("arrow").map(_flatten, batched=True, batch_size=1, features=_FEATURES)
+        return rows.with_format(None)
+    digest = sha256_of(path)
+    folder = Path(datasets.config.HF_DATASETS_CACHE, "hf_mingpt", Hasher.hash((_READING, digest, path.suffix, column)))
+    if not (folder / "text.arrow").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+            _write_table(path, column, Path(unfinished, "text.arrow"))
+            if sha256_of(path) != digest:
+                raise ValueError(f"{path} has changed while it was read: read it again.")
+            Path(unfinished, "text.arrow").replace(folder / "text.arrow")
+    return Dataset.from_file(str(folder / "text.arrow"))
+
+
+def _read_batches(path: str, column: str) -> Iterator[dict[str, list[str]]]:
+    """Rows of many documents each: one by one they would be read thirty times as slowly."""
+    return ({"text": texts} for texts in read_documents(path, column) if texts)
+
+
+def _flatten(batch: pa.Table) -> pa.Table:
+    return pa.table({"text": batch["text"].combine_chunks().flatten()})
+
+
+def _write_table(path: Path, column: str, target: Path) -> None:
+    schema, has_documents = _FEATURES.arrow_schema, False
+    with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for texts in read_documents(path, column):
+            has_documents = has_documents or any(texts)
+            writer.write_table(pa.table({"text": texts}, schema))
+    if not has_documents:
+        raise ValueError(f"{path} has no documents: all of its lines are empty.")

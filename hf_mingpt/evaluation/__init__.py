@@ -1,0 +1,1 @@
+"""Answers, accuracy, calibrated probabilities and reports."""

@@ -1,0 +1,1 @@
+"""Run folders: written, loaded, described by a card, pushed."""

@@ -1,0 +1,92 @@
+"""Model cards: model_card.md, rendered with what a run folder says of its run."""
+
+import json
+import logging
+import shlex
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..evaluation.markup import code_span, escape_markdown
+from ..evaluation.report import PICTURE_LINE, format_honesty
+from ..evaluation.scoring import format_table
+from ..system.writing import written_aside
+from .run_folders import (
+    without_folders,
+)
+
+logger = logging.getLogger(__name__)
+_PACKAGE = Path(__file__).parent.parent
+# in a wheel beside this file, in a checkout on the top level
+CARD_TEMPLATE = next(p for p in (_PACKAGE / "model_card.md", _PACKAGE.parent / "model_card.md") if p.exists())
+
+
+def read_public(path: Path) -> dict[str, Any]:
+    """What the public may know of recipe.json, run.json or report.json: all but folders, hosts and users."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in content.items():
+        if isinstance(value, str):
+            words = [without_folders(word, path) for word in (shlex.split(value) if name == "command" else [value])]
+            content[name] = shlex.join(words) if name == "command" else words[0]
+    return content
+
+
+def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
+    """Renders model_card.md from what stands in a run folder, as its README.md, with the metadata of the Hub.
+
+    Names and texts that come from elsewhere are no markup in it.
+    """
+    folder = Path(folder)
+    recipe, run, config = (read_public(folder / name) for name in ("recipe.json", "run.json", "config.json"))
+    report_path = folder / "report.json"
+    report = read_public(report_path) if report_path.exists() else None
+    name = repo_id or folder.resolve().name
+    data = ModelCardData(
+        license="mit",
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["mingpt", "character-level", "span-corruption", "closed-book-question-answering"],
+        model_name=name,
+        eval_results=_eval_results(report) if report else None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(CARD_TEMPLATE),
+        name=name,
+        text=escape_markdown,
+        code=code_span,
+        parameters=f"{run['parameters']:,}",
+        config=config,
+        recipe=recipe,
+        answers_questions=recipe["kind"] == "FinetuneRecipe" or bool(recipe.get("questions_file")),
+        run=run,
+        report=report,
+        table=format_table(report["results"]) if report else None,
+        honesty=f"{PICTURE_LINE}\n\n{format_honesty(report['honesty'])}" if report and "honesty" in report else None,
+    )
+    with written_aside(folder / "README.md") as aside:
+        card.save(aside)
+    return card
+
+
+def try_card(folder: str | Path) -> None:
+    """Writes the card, or says in a warning why there is none: a run is worth more than its card."""
+    try:
+        write_card(folder)
+    except Exception as error:  # of templates, records and disks
+        logger.warning(f"{folder} has no new card: {error}")
+
+
+def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="question-answering",
+            task_name="Closed-book birthplace questions",
+            dataset_type="birthplaces",
+            dataset_name=report["questions"]["file"],
+            metric_type="exact_match",
+            metric_name="accuracy",
+            metric_value=round(report["results"]["model"]["accuracy"], 4),
+        )
+    ]

@@ -1,0 +1,1 @@
+"""What attention can do, and how a model comes to an answer."""

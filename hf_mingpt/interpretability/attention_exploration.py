@@ -1,0 +1,224 @@
+"""Exploration: what attention can do and what it cannot, shown with the very function that the model uses.
+
+Beside corruption in the flow; nothing of the experiment needs it. The claims are those of part 1 of the assignment.
+docs/attention.md tells the story, `scripts/explore_attention.py` makes its figures and numbers.
+
+Shapes: N samples, n keys, nh heads, d width of a head. Everything is float64 but the two models that are trained.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from ..configuration_mingpt import MinGPTConfig
+from ..modeling_mingpt import MinGPTForCausalLM, eager_attention_forward
+
+WIDTH = 16
+
+
+def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model's attention without a mask, of one query a head.
+
+    Args:
+        queries: (N, nh, d).
+        keys, values: (N, n, d), the same for all heads; N may be 1.
+
+    Returns:
+        What each head copies, (N, nh, d), and its weights (N, nh, n).
+    """
+    samples, heads, _ = queries.shape
+    keys, values = (x[:, None].expand(samples, heads, -1, -1) for x in (keys, values))
+    output, weights = eager_attention_forward(nn.Module(), queries[:, :, None], keys, values, None, scaling=1.0)
+    return output[:, 0], weights[:, :, 0]
+
+
+def orthonormal(number: int, generator: torch.Generator) -> torch.Tensor:
+    """Random orthonormal vectors, (number, d)."""
+    square = torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(square).Q[:number]
+
+
+class Copying(NamedTuple):
+    """How far the output is from the value of the key that dominates, and how far it can be at most; each (G,)."""
+
+    error: torch.Tensor
+    bound: torch.Tensor
+    weights: torch.Tensor  # (G, n)
+
+
+def copy_one(gaps: torch.Tensor, *, num_keys: int = 8, seed: int = 0) -> Copying:
+    """A query whose product with one key is larger than with the others by each of `gaps` (G,).
+
+    The others get (n - 1) / (n - 1 + e^gap) of the weight, so the output is off by at most that share of the largest
+    distance between values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    keys = orthonormal(num_keys, generator)
+    values = nn.functional.normalize(torch.randn(num_keys, WIDTH, generator=generator, dtype=torch.float64), dim=-1)
+    output, weights = attend(gaps[:, None, None] * keys[0], keys[None], values[None])
+    share_of_others = (num_keys - 1) / (num_keys - 1 + gaps.exp())
+    return Copying(
+        (output[:, 0] - values[0]).norm(dim=-1),
+        share_of_others * (values - values[0]).norm(dim=-1).max(),
+        weights[:, 0],
+    )
+
+
+class Recovery(NamedTuple):
+    """A vector of span(A), what comes back of it from its sum with one of span(B), and what A^T alone gives."""
+
+    vector: torch.Tensor  # (d,)
+    by_projection: torch.Tensor  # (d,)
+    by_transpose: torch.Tensor  # (m,)
+    coordinates: torch.Tensor  # (m,) of the vector in the columns of A
+
+
+def recover(*, orthonormal_columns: bool, seed: int = 0) -> Recovery:
+    """Takes v_a back from v_a + v_b, with v_a in span(A), v_b in span(B), and A orthogonal to B.
+
+    The projection A (A^T A)^-1 A^T does it. A^T alone gives the coordinates of v_a, and only if A's columns are
+    orthonormal.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    basis = orthonormal(9, generator).T
+    a, b = basis[:, :4], basis[:, 4:]
+    if not orthonormal_columns:
+        a = a @ torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    coordinates = torch.randn(4, generator=generator, dtype=torch.float64)
+    vector = a @ coordinates
+    total = vector + b @ torch.randn(5, generator=generator, dtype=torch.float64)
+    return Recovery(vector, a @ torch.linalg.solve(a.T @ a, a.T @ total), a.T @ total, coordinates)
+
+
+def average_two(betas: torch.Tensor, *, num_keys: int = 8, seed: int = 0) -> torch.Tensor:
+    """How far the output of the query beta (k_a + k_b) is from the mean of v_a and v_b; (G,) for betas (G,)."""
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = orthonormal(num_keys, generator), orthonormal(num_keys, generator)
+    output, _ = attend(betas[:, None, None] * (keys[0] + keys[1]), keys[None], values[None])
+    return (output[:, 0] - values[:2].mean(dim=0)).norm(dim=-1)
+
+
+class Fragility(NamedTuple):
+    """What one head and two heads make of keys that are drawn anew for each of N samples.
+
+    length: (N,) of the first key along its mean, which has length 1.
+    one_head, two_heads: (N,) the share of the first value in the output.
+    spread_of_one, spread_of_two: the variance of the output, summed over its components.
+    """
+
+    length: torch.Tensor
+    one_head: torch.Tensor
+    two_heads: torch.Tensor
+    spread_of_one: float
+    spread_of_two: float
+
+
+def average_noisy_keys(
+    beta: float, alpha: float, *, stretched: bool, samples: int = 4000, num_keys: int = 8, seed: int = 0
+) -> Fragility:
+    """Averages v_a and v_b when k_i ~ N(mu_i, alpha I), with orthonormal means mu_i.
+
+    One head asks with beta (mu_a + mu_b); of two heads one asks with beta mu_a, the other with beta mu_b, and their
+    outputs are averaged.
+
+    Args:
+        stretched: k_a has the covariance alpha I + 1/2 mu_a mu_a^T: its length varies.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    means, values = orthonormal(num_keys, generator), orthonormal(num_keys, generator)
+    noise = torch.randn(samples, num_keys, WIDTH, generator=generator, dtype=torch.float64)
+    keys = means + math.sqrt(alpha) * noise
+    if stretched:
+        length = torch.randn(samples, 1, generator=generator, dtype=torch.float64)
+        keys[:, 0] += math.sqrt(0.5) * length * means[0]
+    queries = beta * torch.stack((means[0] + means[1], means[0], means[1]))
+    output, _ = attend(queries.expand(samples, -1, -1), keys, values[None])  # (N, 3, d)
+    one, two = output[:, 0], output[:, 1:].mean(dim=1)
+    return Fragility(
+        keys[:, 0] @ means[0],
+        one @ values[0],
+        two @ values[0],
+        one.var(dim=0).sum().item(),
+        two.var(dim=0).sum().item(),
+    )
+
+
+def share_of_stretched_key(length: torch.Tensor, beta: float) -> torch.Tensor:
+    """The closed form of one head without other noise: 1 / (1 + exp(beta (1 - length)))."""
+    return torch.sigmoid(beta * (length - 1))
+
+
+NUM_SYMBOLS = 32  # letters that are asked about, and as many answers
+SHOWN = 8  # letters of a row
+PAIRS = 16  # letters and answers of a row, in any order
+
+
+def recall_rows(number: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of `letter answer letter answer ...`, in which every letter has an answer of the row's own.
+
+    Returns:
+        Ids and labels, (number, 2 * PAIRS). An answer is learnt where its letter has occurred before: it is the token
+        after the letter's earlier occurrence.
+    """
+    answer_of = torch.randint(NUM_SYMBOLS, (number, NUM_SYMBOLS), generator=generator)
+    shown = torch.rand(number, NUM_SYMBOLS, generator=generator).argsort(dim=1)[:, :SHOWN]
+    letters = shown.gather(1, torch.randint(SHOWN, (number, PAIRS), generator=generator))
+    answers = answer_of.gather(1, letters) + NUM_SYMBOLS
+    repeated = (letters[:, :, None] == letters[:, None, :]).tril(-1).any(dim=-1)
+    ids = torch.stack((letters, answers), dim=-1).flatten(1)
+    labels = torch.full_like(ids, -100)
+    labels[:, 1::2] = answers.where(repeated, -100)
+    return ids, labels
+
+
+def guess_among_shown(number: int = 1000, seed: int = 0) -> float:
+    """How often a guess among the letters that a row has shown so far is right, where an answer is to be given."""
+    ids, labels = recall_rows(number, torch.Generator().manual_seed(seed))
+    letters, wanted = ids[:, ::2], labels[:, 1::2] != -100
+    new = ~(letters[:, :, None] == letters[:, None, :]).tril(-1).any(dim=-1)
+    return (1 / new.cumsum(dim=1))[wanted].mean().item()
+
+
+def train_recall(
+    attention_type: Literal["dot_product", "synthesizer"], *, steps: int, every: int = 10, seed: int = 0
+) -> list[float]:
+    """Trains one layer to give the token after the earlier occurrence of the present one.
+
+    Each place is given the token before it as well, as a layer below could give it. Dot products find the place whose
+    token before is the present one. The synthesizer scores places without looking at what stands there.
+
+    Returns:
+        The share of right answers on fresh rows, before training and then every `every` steps.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    config = MinGPTConfig(
+        vocab_size=2 * NUM_SYMBOLS,
+        max_position_embeddings=2 * PAIRS,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        attention_type=attention_type,
+        embedding_dropout=0.0,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+    )
+    model = MinGPTForCausalLM._from_config(config, attn_implementation="eager").train()
+    before = nn.Embedding(2 * NUM_SYMBOLS + 1, config.hidden_size)
+    nn.init.normal_(before.weight, std=config.initializer_range)
+    optimizer = torch.optim.AdamW([*model.parameters(), *before.parameters()], lr=3e-3, weight_decay=0.0)
+    right = []
+    for step in range(steps + 1):
+        ids, labels = recall_rows(64, generator)
+        previous = nn.functional.pad(ids[:, :-1], (1, 0), value=2 * NUM_SYMBOLS)
+        output = model(inputs_embeds=model.get_input_embeddings()(ids) + before(previous), labels=labels)
+        if step % every == 0:
+            wanted = labels[:, 1:]
+            found = output.logits[:, :-1].argmax(dim=-1) == wanted
+            right.append(found[wanted != -100].double().mean().item())
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return right

@@ -1,0 +1,1 @@
+"""Recipes, presets and the one loop of pretraining and finetuning."""

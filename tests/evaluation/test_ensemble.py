@@ -1,0 +1,86 @@
+"""Ensembles: whose answer is taken."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hf_mingpt.evaluation import ensemble
+from hf_mingpt.evaluation.calibration import score_answers
+from hf_mingpt.evaluation.ensemble import choose_together
+
+from ..conftest import small_model
+
+QUESTIONS = ["Where was Ada born?", "Where was Zoë Quist born?"]
+
+
+@pytest.fixture(scope="module")
+def runs(tokenizer):
+    return [(small_model(variant, vocab_size=len(tokenizer)), tokenizer) for variant in ("learned", "rope")]
+
+
+def test_the_answer_with_the_greatest_mean_probability_is_taken(runs):
+    places = ["London", "Bonn", "A"]
+    probabilities = np.exp([score_answers(*run, QUESTIONS, places) for run in runs])
+    for first, second in (("London", "Bonn"), ("A", "London"), ("Bonn", "A")):
+        chosen = choose_together(runs, QUESTIONS, [[first] * 2, [second] * 2])
+        for i, answer in enumerate(chosen):
+            either = [places.index(first), places.index(second)]
+            assert answer == places[max(either, key=lambda k: probabilities[:, i, k].sum())]
+    chosen = choose_together([*runs, runs[0]], QUESTIONS, [[place] * 2 for place in places])
+    weighted = 2 * probabilities[0] + probabilities[1]
+    assert chosen == [places[k] for k in weighted.argmax(axis=1)]
+
+
+def test_one_that_is_sure_outweighs_one_that_is_not(runs, monkeypatch):
+    probabilities = {id(runs[0][0]): [0.9, 0.05], id(runs[1][0]): [1e-6, 0.06]}  # of Bonn and Rome
+    monkeypatch.setattr(ensemble, "score_answers", lambda model, *_: np.log([probabilities[id(model)]]))
+    assert choose_together(runs, QUESTIONS[:1], [["Bonn"], ["Rome"]]) == ["Bonn"]
+
+
+def test_what_is_empty_or_has_no_end_is_taken_last(runs):
+    endless = "Lon" * 11
+    for other in ("", endless):
+        assert choose_together(runs, QUESTIONS, [[other] * 2, ["Bonn"] * 2]) == ["Bonn", "Bonn"]
+    assert choose_together(runs, QUESTIONS, [["", ""], [endless] * 2]) == ["", ""]
+
+
+class TestByHand:
+    """Models that say how probable they find each answer."""
+
+    @pytest.fixture
+    def said(self, monkeypatch):
+        asked = []
+
+        def score_answers(model, tokenizer, questions, answers):
+            asked.append((questions, answers))
+            return np.log([[model.table[answer] for answer in answers]])
+
+        monkeypatch.setattr(ensemble, "score_answers", score_answers)
+        return asked
+
+    def models(self, *tables, sizes=(48, 48)):
+        return [
+            (SimpleNamespace(table=table, config=SimpleNamespace(max_position_embeddings=size)), None)
+            for table, size in zip(tables, sizes, strict=False)
+        ]
+
+    def test_each_answer_is_scored_once_in_the_order_of_the_models(self, said):
+        runs = self.models({"Rome": 0.3, "Oslo": 0.2}, {"Rome": 0.1, "Oslo": 0.25})
+        assert choose_together(runs, ["Q1", "Q2"], [["Rome", "Oslo"], ["Oslo", "Oslo"]]) == ["Oslo", "Oslo"]
+        assert said == [(["Q1"], ["Rome", "Oslo"])] * 2  # where all agree, nobody is asked
+
+    def test_of_equally_probable_answers_the_first_is_taken(self, said):
+        runs = self.models({"Rome": 0.25, "Oslo": 0.25}, {"Rome": 0.25, "Oslo": 0.25})
+        assert choose_together(runs, ["Q"], [["Oslo"], ["Rome"]]) == ["Oslo"]
+
+    @pytest.mark.parametrize(("sizes", "chosen"), [((12, 20), "x" * 7), ((20, 11), "Rome"), ((11, 20), "Rome")])
+    def test_the_smallest_block_decides_what_has_an_end(self, said, sizes, chosen):
+        """Of 12 characters a question of 3 and two marks leave 7."""
+        runs = self.models({"Rome": 0.1, "x" * 7: 0.4}, {"Rome": 0.1, "x" * 7: 0.4}, sizes=sizes)
+        assert choose_together(runs, ["Qu?"], [["Rome"], ["x" * 7]]) == [chosen]
+
+    def test_an_answer_of_one_character_is_one(self, said):
+        runs = self.models({"Rome": 0.1, "x": 0.4}, {"Rome": 0.1, "x": 0.4})
+        assert choose_together(runs, ["Qu?"], [["Rome"], ["x"]]) == ["x"]
+        assert choose_together(runs, ["Qu?"], [[""], ["x"]]) == ["x"]

@@ -1,0 +1,306 @@
+"""Pushing and loading by the unmodified client, against a Hub on loopback (hub_server.py)."""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from hf_mingpt.evaluation.calibration import Calibration
+from hf_mingpt.hub.saving import save_run
+from hf_mingpt.system.writing import write_json
+
+from ..conftest import small_model
+from .hub_server import TOKEN, Hub, serve
+
+ROOT = Path(__file__).parents[2]
+CORPUS = ROOT / "data" / "generated" / "biographies.txt"
+RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
+
+
+@pytest.fixture
+def hub(tmp_path_factory):
+    hub = Hub(tmp_path_factory.mktemp("store"))
+    with serve(hub) as hub.address:
+        yield hub
+
+
+@pytest.fixture
+def run_folder(tmp_path, tokenizer):
+    folder = tmp_path / "ada"
+    folder.mkdir()
+    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "train_file": "t.tsv"})
+    model = small_model("rope", vocab_size=len(tokenizer))
+    save_run(folder, model, tokenizer, {**RECORD, "command": "finetune.py"}, stop_at_mask=True)
+    for checkpoint in ("checkpoint-1", "checkpoints/step-00000001", "unfinished-checkpoint-2"):
+        (folder / checkpoint).mkdir(parents=True)
+        (folder / checkpoint / "training.pt").write_bytes(b"large")
+    return folder
+
+
+@pytest.fixture
+def storage() -> str:
+    return "lfs"
+
+
+both_storages = pytest.mark.parametrize("storage", ["lfs", "xet"])
+
+
+@pytest.fixture
+def client(hub, tmp_path, storage):
+    """Runs Python as a user of that Hub would, with the user's token."""
+
+    def run(*command, token: str | None = TOKEN) -> subprocess.CompletedProcess:
+        env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+        env |= {"HF_HUB_DISABLE_XET": "0" if storage == "xet" else "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
+        env |= {"HF_HUB_DISABLE_TELEMETRY": "1"}
+        return subprocess.run(
+            [sys.executable, *map(str, command)], capture_output=True, text=True, check=False, env=env, cwd=tmp_path
+        )
+
+    return run
+
+
+def push(*flags):
+    return (ROOT / "scripts" / "push_to_hub.py", *flags)
+
+
+LOAD = """
+import sys
+sys.modules["hf_mingpt"] = None  # as if it were not installed
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+where = {"revision": sys.argv[2]} if len(sys.argv) > 2 else {}
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False, **where)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True, **where)
+write = pipeline("text-generation", model=model, tokenizer=tokenizer)
+print(ascii(write("Where was Ada born?", max_new_tokens=8, do_sample=False)[0]["generated_text"]))
+"""
+
+
+@both_storages
+def test_what_is_pushed_is_what_is_loaded(hub, client, run_folder, tokenizer, storage):
+    done = client(*push("--run", run_folder, "--hub_model_id", "tester/ada", "--private"))
+    assert done.returncode == 0, done.stderr
+    assert f"{hub.address}/tester/ada/commit/" in done.stdout
+    repository = hub.repositories["model", "tester/ada"]
+    assert repository.private
+    files = repository.commits[repository.resolve("main")]
+    assert (
+        files["model.safetensors"].sha256 == hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()
+    )
+    assert {"modeling_mingpt.py", "configuration_mingpt.py", "tokenizer.json", "run.json", "README.md"} <= set(files)
+    assert not [path for path in files if "checkpoint" in path]
+    assert b"tester/ada" in files["README.md"].content
+    assert not [path for path, file in files.items() if TOKEN.encode() in file.content]
+    assert TOKEN not in done.stdout + done.stderr
+
+    loaded = client("-c", LOAD, "tester/ada")
+    assert loaded.returncode == 0, loaded.stderr
+    ids = tokenizer("Where was Ada born?", return_tensors="pt")
+    model = small_model("rope", vocab_size=len(tokenizer))
+    written = model.generate(**ids, max_new_tokens=8, do_sample=False, eos_token_id=1)
+    assert loaded.stdout.splitlines()[-1] == ascii(tokenizer.decode(written[0], skip_special_tokens=True))
+    by_lfs = [request for request in hub.requests if "/lfs/" in request and not request.startswith("HEAD")]
+    by_xet = [request for request in hub.requests if "/xet-write-token/" in request or "/xet-read-token/" in request]
+    assert (bool(by_lfs), len(by_xet)) == ((False, 2) if storage == "xet" else (True, 0))
+    assert client("-c", LOAD, "tester/ada", token=None).returncode != 0  # it is private
+
+    downloaded = client("-m", "huggingface_hub.cli.hf", "download", "tester/ada", "--local-dir", "ada-again")
+    assert downloaded.returncode == 0, downloaded.stderr
+    for path, file in files.items():
+        pushed = file.content or (run_folder / path).read_bytes()
+        assert (run_folder.parent / "ada-again" / path).read_bytes() == pushed
+
+
+def test_a_branch_is_made_and_main_is_left_alone(hub, client, run_folder):
+    done = client(*push("--run", run_folder, "--hub_model_id", "ada", "--revision", "second"))
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/ada"]
+    assert repository.commits[repository.resolve("main")] == {}
+    assert client("-c", LOAD, "tester/ada", "second").returncode == 0
+
+
+def test_a_calibrated_run_is_asked_from_the_hub(client, run_folder):
+    ask = (ROOT / "scripts" / "ask.py", "Ada", "--model_name_or_path", "tester/ada", "--use_cpu")
+    assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
+    refused = client(*ask)
+    assert (refused.returncode, "tester/ada has no calibration.json" in refused.stderr) == (2, True), refused.stderr
+
+    weights = {"log_odds": 1.0, "entropy": 0.0, "contrast": 0.0}
+    names = {"places": ["London", "Bonn"], "unknown_names": ["Bo"]}
+    calibration = Calibration(weights=weights, bias=0.0, threshold=0.5, fitted_on=9, **names)
+    write_json(run_folder / "calibration.json", asdict(calibration))
+    assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
+    done = client(*ask)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Ada: ")
+    assert "other places" in done.stdout
+
+
+@both_storages
+@pytest.mark.parametrize(("failure", "said"), [("refuse_commits", "out of order"), ("dies_at_commit", "push failed: ")])
+def test_a_push_that_fails_loses_nothing_and_can_be_repeated(hub, client, run_folder, failure, said):
+    before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file() and path.name != "README.md"}
+    setattr(hub, failure, True)
+    failed = client(*push("--run", run_folder, "--hub_model_id", "tester/ada"))
+    assert failed.returncode == 2
+    assert said in failed.stderr
+    assert f"repeat scripts/push_to_hub.py --run {run_folder}" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert all(path.read_bytes() == content for path, content in before.items())
+    setattr(hub, failure, False)
+    with serve(hub) as hub.address:
+        assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
+        assert client("-c", LOAD, "tester/ada").returncode == 0
+
+
+def test_training_pushes_at_its_end_and_asks_for_the_token_before(hub, client, tmp_path):
+    flags = [
+        "--preset",
+        "demo",
+        "--train_file",
+        CORPUS,
+        "--max_steps",
+        2,
+        "--per_device_train_batch_size",
+        4,
+        "--use_cpu",
+    ]
+    flags += ["--vocabulary_file", CORPUS.parent / "birth_places_train.tsv"]
+    flags += ["--push_to_hub", "--hub_model_id", "tester/small", "--hub_private_repo", "true", "--output_dir"]
+    refused = client(ROOT / "scripts" / "pretrain.py", *flags, tmp_path / "refused", token="hf_wrong")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "refused").exists()
+    done = client(ROOT / "scripts" / "pretrain.py", *flags, tmp_path / "small")
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/small"]
+    files = repository.commits[repository.resolve("main")]
+    assert json.loads(files["run.json"].content)["versions"]["transformers"]
+    assert b"Traceback" not in files["README.md"].content
+
+    finetune = (ROOT / "scripts" / "finetune.py", "--preset", "demo", "--model_name_or_path", "tester/small")
+    finetune += ("--train_file", CORPUS.parent / "birth_places_train.tsv", "--max_steps", 2, "--use_cpu")
+    finetune += ("--push_to_hub", "--hub_model_id", "tester/answers", "--output_dir", tmp_path / "answers")
+    done = client(*finetune)
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/answers"]
+    files = repository.commits[repository.resolve("main")]
+    assert json.loads(files["recipe.json"].content)["model_name_or_path"] == "tester/small"
+    assert not [path for path, file in files.items() if TOKEN.encode() in file.content]
+
+
+READ = """
+from datasets import Dataset, DatasetDict
+from hf_mingpt.data import load_texts
+if __name__ == "__main__":
+    rows = {"bio": ["Ada was born in London.", "Zoë was born in Ålesund."]}
+    DatasetDict(train=Dataset.from_dict(rows), more=Dataset.from_dict(rows)).push_to_hub("tester/lives")
+    for streaming in (False, True):
+        texts = load_texts("tester/lives", split="more", text_column="bio", streaming=streaming)
+        assert [row["text"] for row in texts] == rows["bio"], streaming
+"""
+
+
+def test_corpus_on_the_hub(client, tmp_path):
+    (tmp_path / "read.py").write_text(READ, encoding="utf-8")
+    done = client(tmp_path / "read.py")
+    assert done.returncode == 0, done.stderr
+
+
+READ_DATA = """
+from datasets import load_dataset
+from hf_mingpt.data import load_texts
+for streaming in (False, True):
+    texts = load_texts("tester/lives", name="biographies", streaming=streaming)
+    print(sum(1 for _ in texts), next(iter(texts))["text"])
+questions = load_dataset("tester/lives", "questions")
+print({split: len(rows) for split, rows in questions.items()}, questions["dev"][0])
+"""
+
+
+def test_generated_data_is_pushed_and_read(hub, client, tmp_path):
+    refused = client(*push("--data", tmp_path, "--hub_dataset_id", "lives"))
+    assert (refused.returncode, "has no README.md" in refused.stderr) == (2, True)
+    folder = CORPUS.parent
+    pushed = client(*push("--data", folder, "--hub_dataset_id", "lives"))
+    assert pushed.returncode == 0, pushed.stderr
+    (tmp_path / "read.py").write_text(READ_DATA, encoding="utf-8")
+    done = client(tmp_path / "read.py")
+    assert done.returncode == 0, done.stderr
+    lines = CORPUS.read_text(encoding="utf-8").splitlines()
+    first = (folder / "birth_dev.tsv").read_text(encoding="utf-8").splitlines()[0].split("\t")
+    plain, streamed, questions = done.stdout.splitlines()
+    assert plain == streamed == f"{len(lines)} {lines[0]}"
+    assert (
+        questions == f"{{'train': 100, 'dev': 60, 'test': 40}} {dict(zip(('question', 'answer'), first, strict=True))}"
+    )
+
+
+def test_what_is_pushed_names_no_folder_host_or_user(hub, client, tmp_path):
+    """Of runs that were made in folders with telling names, with a tracker, and evaluated: every byte."""
+    secret = tmp_path / "home-of-alice"
+    data = CORPUS.parent
+    train = secret / "data/birth_places_train.tsv"
+    (secret / "data").mkdir(parents=True)
+    for name in ("biographies.txt", "birth_places_train.tsv", "birth_dev.tsv"):
+        (secret / "data" / name).write_bytes((data / name).read_bytes())
+    small = ["--model_preset", "gpt-nano", "--max_steps", 2, "--use_cpu", "--report_to", "tensorboard"]
+    relative = "home-of-alice/runs-of-alice"
+    commands = [
+        [ROOT / "scripts/pretrain.py", "--preset", "fast", "--train_file", "home-of-alice/data/biographies.txt", *small,
+         "--questions_file", train, f"--vocabulary_file={secret}/data/birth_dev.tsv",
+         "--output_dir", f"{relative}/first", "--save_steps", 1, "--learning_rate", "1e-9"],
+        [ROOT / "scripts/evaluate_birthplaces.py", "--model_name_or_path", f"{relative}/first", "--use_cpu",
+         "--questions_file", "home-of-alice/data/birth_dev.tsv", "--train_file", train],
+        [ROOT / "scripts/finetune.py", "--model_name_or_path", f"{relative}/first", "--train_file", train, *small[2:],
+         "--output_dir", f"{relative}/second"],
+    ]  # fmt: skip
+    for command in commands:
+        done = client(*command)
+        assert done.returncode == 0, done.stderr
+    logs = [path.name for path in secret.rglob("events.out.tfevents*")]
+    assert any(socket.gethostname() in name for name in logs)
+    (secret / "runs-of-alice/first/notes.txt").write_text("of alice")
+    for name in ("first", "second"):
+        done = client(*push("--run", secret / "runs-of-alice" / name, "--hub_model_id", f"tester/{name}"))
+        assert done.returncode == 0, done.stderr
+        repository = hub.repositories["model", f"tester/{name}"]
+        files = repository.commits[repository.resolve("main")]
+        assert {"recipe.json", "run.json", "README.md", "metrics.jsonl"} <= set(files)
+        for path, file in files.items():
+            content = path.encode() + file.content
+            for told in ("alice", str(tmp_path), str(ROOT)):
+                assert told.encode() not in content, (path, told)
+            if not file.sha256:  # a weight may look like a short name
+                assert not re.search(rf"(?<!\w){re.escape(socket.gethostname())}(?!\w)", content.decode()), path
+        assert not [message for message in hub.messages if "alice" in message or name in message]
+    recipe = json.loads((secret / "runs-of-alice/second/recipe.json").read_text())
+    assert recipe["model_name_or_path"] == f"{relative}/first"  # what stays at home says all
+    assert json.loads(files["recipe.json"].content)["model_name_or_path"] == "first"
+
+
+PUSH = """
+import sys
+from hf_mingpt import load_run
+model, tokenizer = load_run(sys.argv[1])
+model.push_to_hub("tester/direct")
+tokenizer.push_to_hub("tester/direct")
+"""
+
+
+def test_what_the_library_pushes_brings_its_code(hub, client, run_folder):
+    done = client("-c", PUSH, run_folder)
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/direct"]
+    files = repository.commits[repository.resolve("main")]
+    assert {"modeling_mingpt.py", "configuration_mingpt.py", "model.safetensors"} <= set(files)
+    loaded, run = client("-c", LOAD, "tester/direct"), client("-c", LOAD, run_folder)
+    assert loaded.returncode == run.returncode == 0, loaded.stderr + run.stderr
+    assert loaded.stdout.splitlines()[-1] == run.stdout.splitlines()[-1]

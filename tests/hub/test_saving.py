@@ -1,0 +1,373 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForCausalLM
+
+import hf_mingpt.modeling_mingpt
+from hf_mingpt.hub.cards import write_card
+from hf_mingpt.hub.loading import load_run, read_metrics
+from hf_mingpt.hub.pushing import push_run
+from hf_mingpt.hub.run_folders import check_destination, run_record
+from hf_mingpt.hub.saving import save_run
+from hf_mingpt.system.writing import write_json
+from hf_mingpt.training.recipes import FinetuneRecipe, PretrainRecipe
+
+from ..conftest import small_model
+
+RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
+
+
+@pytest.fixture
+def run_folder(tmp_path, tokenizer, variant):
+    folder = tmp_path / f"run-{variant}"
+    folder.mkdir()
+    recipe = FinetuneRecipe(model_name_or_path="runs/p", train_file="t.tsv", output_dir=str(folder))
+    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", **recipe.__dict__})
+    model = small_model(variant, vocab_size=len(tokenizer))
+    save_run(folder, model, tokenizer, {**RECORD, "command": "finetune.py"}, stop_at_mask=True)
+    return folder
+
+
+ASK = """
+import sys, torch
+{prepare}
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], {trust})
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False)  # it has no code: do not ask
+ids = tokenizer("Where was Ada born?", return_tensors="pt")
+print(type(model).__module__, type(AutoModel.from_pretrained(sys.argv[1], {trust})).__name__)
+print(model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=None).tolist())
+"""
+
+
+def in_a_fresh_process(code: str, folder: Path, tmp_path: Path) -> list[str]:
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_run_loads_with_and_without_the_package(run_folder, tmp_path, tokenizer):
+    with_package = in_a_fresh_process(ASK.format(prepare="import hf_mingpt", trust=""), run_folder, tmp_path)
+    hide = "sys.modules['hf_mingpt'] = None"
+    without = in_a_fresh_process(ASK.format(prepare=hide, trust="trust_remote_code=True"), run_folder, tmp_path)
+    assert with_package[0] == "hf_mingpt.modeling_mingpt MinGPTModel"
+    assert without[0].startswith("transformers_modules.")
+    assert without[1] == with_package[1]
+    model, _ = load_run(str(run_folder))
+    ids = tokenizer("Where was Ada born?", return_tensors="pt")
+    here = model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=None)
+    assert with_package[1] == str(here.tolist())
+
+
+def test_the_folder_is_self_describing(run_folder):
+    names = {path.name for path in run_folder.iterdir()}
+    assert names >= {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "recipe.json"}
+    assert names >= {"run.json", "README.md", "modeling_mingpt.py", "configuration_mingpt.py"}
+    generation = json.loads((run_folder / "generation_config.json").read_text())
+    assert (generation["max_new_tokens"], generation["eos_token_id"]) == (32, 1)
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+
+
+def test_card_has_results_and_valid_metadata(run_folder):
+    row = {"accuracy": 0.5, "correct": 1, "total": 2, "interval_95": [0.1, 0.9]}
+    questions = {"file": "dev.tsv", "bytes": 1, "sha256": "0" * 64}
+    report = {
+        "results": {"model": row, "always London": row},
+        "questions": questions,
+        "command": "c",
+        "date": "2026-01-01",
+    }
+    write_json(run_folder / "report.json", report)
+    card = write_card(run_folder, "someone/mingpt")
+    assert card.data.eval_results[0].metric_value == 0.5
+    reread = ModelCard.load(run_folder / "README.md")
+    assert reread.data.pipeline_tag == "text-generation"
+    assert "| always London | 50.0% | 1 of 2 |" in reread.text
+    assert "someone/mingpt" in reread.text
+    assert "{{" not in reread.text
+    assert "It makes places up" in reread.text
+
+
+def test_the_record_does_not_say_where_files_were(monkeypatch, tmp_path):
+    argv = [f"{tmp_path}/scripts/ask.py", "Ada Byron", "--run", f"{tmp_path}/fast", f"--text={tmp_path}/t", "a/b=c"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert run_record()["command"] == "ask.py 'Ada Byron' --run fast --text=t a/b=c"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "used"),
+    [
+        ({}, "meant to be finetuned", "do_sample=True"),
+        ({"objective": "causal"}, "Plain language modelling", "do_sample=True"),
+        ({"questions_file": "q.tsv"}, "with spans moved out of them, and along with them questions", "Where was"),
+        ({"questions_file": "q.tsv", "ssm_probability": 1.0}, "as clozes of names", "Where was"),
+    ],
+)
+def test_card_says_what_a_pretrained_run_is_for(run_folder, flags, said, used):
+    recipe = PretrainRecipe(train_file="t.txt", output_dir=str(run_folder), **flags)
+    write_json(run_folder / "recipe.json", {"kind": "PretrainRecipe", **recipe.__dict__})
+    text = write_card(run_folder).text
+    assert said in text
+    assert used in text
+
+
+def test_vocabulary_must_fit_the_model(run_folder):
+    small_model("rope", vocab_size=99).save_pretrained(run_folder)
+    with pytest.raises(ValueError, match="the model 99"):
+        load_run(str(run_folder))
+
+
+UP = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda weights: weights.pop(UP), f"its weights lack {UP}"),
+        (lambda weights: weights.update(more=torch.zeros(2)), "the model has not, more"),
+        (lambda weights: weights.update({UP: torch.zeros(3, 3)}), f"in another shape {UP}"),
+    ],
+    ids=["missing", "extra", "another shape"],
+)
+def test_weights_must_fit_the_model(run_folder, damage, said):
+    weights = load_file(run_folder / "model.safetensors")
+    damage(weights)
+    save_file(weights, run_folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_run(str(run_folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors " * 9, None])
+def test_damaged_weights_are_named(run_folder, content):
+    path = run_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] if content is None else content)
+    with pytest.raises(ValueError, match="its weights are damaged"):
+        load_run(str(run_folder))
+
+
+def test_missing_runs_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No run folder at"):
+        load_run(str(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError, match=r"it lacks config\.json"):
+        push_run(tmp_path)
+
+
+def test_an_output_folder_is_not_overwritten_unasked(tmp_path):
+    (tmp_path / "precious").touch()
+    values = {"model_name_or_path": "m", "train_file": "t"}
+    with pytest.raises(ValueError, match="--overwrite_output_dir"):
+        check_destination(FinetuneRecipe(output_dir=str(tmp_path), **values))
+    with pytest.raises(ValueError, match="is a file"):
+        check_destination(FinetuneRecipe(output_dir=str(tmp_path / "precious"), **values))
+    check_destination(FinetuneRecipe(output_dir=str(tmp_path), overwrite_output_dir=True, **values))
+    assert (tmp_path / "precious").exists()
+
+
+def test_saved_is_loaded(run_folder, tokenizer):
+    variant = run_folder.name.removeprefix("run-")
+    loaded = AutoModelForCausalLM.from_pretrained(run_folder).state_dict()
+    for name, tensor in small_model(variant, vocab_size=len(tokenizer)).state_dict().items():
+        assert torch.equal(tensor, loaded[name])
+
+
+def spoil(folder: Path, file: str, **changes) -> None:
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, **changes}))
+
+
+class TestLoading:
+    """What is loaded is what was saved, and nothing of a stranger is run."""
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_weights_that_are_not_finite_are_named(self, run_folder, bad):
+        weights = load_file(run_folder / "model.safetensors")
+        weights[UP][1, 2] = bad
+        save_file(weights, run_folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=re.escape(f"its weights are not finite in {UP} (1 in all)")):
+            load_run(str(run_folder))
+
+    @pytest.mark.parametrize("heads", [0, -4, 5])
+    def test_heads_that_do_not_divide_are_refused(self, run_folder, heads):
+        spoil(run_folder, "config.json", num_attention_heads=heads)
+        with pytest.raises(ValueError, match=re.escape(f"{run_folder}: ") + f".*num_attention_heads {heads}"):
+            load_run(str(run_folder))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_weights_of_a_smaller_type_are_loaded_as_float32(self, run_folder, dtype):
+        model, _ = load_run(str(run_folder))
+        smaller = model.to(dtype)
+        smaller.save_pretrained(run_folder)
+        loaded, _ = load_run(str(run_folder))
+        assert all(weight.dtype == torch.float32 for weight in loaded.state_dict().values())
+        assert all(torch.equal(w, loaded.state_dict()[n].to(dtype)) for n, w in smaller.state_dict().items())
+
+    @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+    @pytest.mark.parametrize("script", ["sample.py", "convert_checkpoint.py", "finetune.py"])
+    def test_code_of_a_stranger_is_not_run_and_nobody_is_asked(self, tmp_path, tokenizer, file, script):
+        """Whatever stands on the standard input."""
+        folder, owned = tmp_path / "stranger", tmp_path / "owned"
+        small_model("learned", vocab_size=len(tokenizer)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "evil.py").write_text(f"open({str(owned)!r}, 'w').close()\n")
+        if file == "config.json":
+            spoil(folder, file, model_type="evil", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})
+        else:
+            spoil(folder, file, tokenizer_class="EvilTokenizer", auto_map={"AutoTokenizer": ["evil.T", None]})
+        (tmp_path / "t.tsv").write_text("Where was Ada born?\tLondon\n")
+        flags = {
+            "sample.py": ["--model_name_or_path", folder],
+            "convert_checkpoint.py": ["--checkpoint", folder, "--to", "gpt2", "--output_dir", tmp_path / "out"],
+            "finetune.py": ["--model_name_or_path", folder, "--train_file", tmp_path / "t.tsv", "--use_cpu"],
+        }[script]
+        flags += ["--output_dir", tmp_path / "out"] if script == "finetune.py" else []
+        done = subprocess.run(
+            list(map(str, [sys.executable, Path(__file__).parents[2] / "scripts" / script, *flags])),
+            capture_output=True, text=True, check=False, input="y\n" * 99, env={**os.environ, "HF_HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert (done.returncode, owned.exists(), (tmp_path / "out").exists()) == (2, False, False), done.stderr
+        assert "y/N" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert str(folder) in last
+        assert "code" in last
+
+    def test_code_beside_a_mingpt_is_not_run(self, run_folder):
+        """The package has the classes; what auto_map names is nobody's business."""
+        (run_folder / "modeling_mingpt.py").write_text("raise RuntimeError('this was run')\n")
+        (run_folder / "configuration_mingpt.py").write_text("raise RuntimeError('this was run')\n")
+        load_run(str(run_folder))
+
+
+class TestMetrics:
+    """What plot_run.py reads of run folders."""
+
+    LINE = '{"step": 1, "loss": 2.5, "learning_rate": 0.1}\n'
+
+    def write(self, folder, content):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.jsonl").write_text(content)
+        return folder
+
+    def test_folders_of_one_name_stay_apart(self, tmp_path):
+        folders = [
+            self.write(tmp_path / name, self.LINE.replace("2.5", f"{i}.5"))
+            for i, name in enumerate(("a/x", "b/x", "y"))
+        ]
+        losses = {label: lines[0]["loss"] for label, lines in read_metrics(folders).items()}
+        assert losses == {"a/x": 0.5, "b/x": 1.5, "y": 2.5}
+
+    def test_a_line_that_the_run_did_not_end_is_left_out(self, tmp_path):
+        folder = self.write(tmp_path / "x", self.LINE + self.LINE[:20])
+        assert read_metrics([folder]) == {"x": [json.loads(self.LINE)]}
+
+    @pytest.mark.parametrize(
+        "line", ["{", "[]", "{}", '{"step": 1, "loss": "low", "learning_rate": 0.1}', "[" * 100_000]
+    )
+    def test_a_damaged_line_is_named(self, tmp_path, line):
+        folder = self.write(tmp_path / "x", f"{self.LINE}{line}\n")
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
+            read_metrics([folder])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, '{"model_type": "gpt"}'])
+def test_a_damaged_config_is_named(run_folder, content):
+    (run_folder / "config.json").write_text(content)
+    with pytest.raises((ValueError, OSError), match=str(run_folder)) as error:
+        load_run(str(run_folder))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_header_of_weights_that_claims_too_much_is_named(run_folder):
+    weights = run_folder / "model.safetensors"
+    weights.write_bytes((2**60).to_bytes(8, "little") + weights.read_bytes()[8:])
+    with pytest.raises(ValueError, match="weights are damaged"):
+        load_run(str(run_folder))
+
+
+OPEN = """
+import json, sys, torch
+sys.modules["hf_mingpt"] = None  # as if it were not installed
+import transformers
+trusted = {"trust_remote_code": True}
+for folder, *names in json.loads(sys.argv[2]):
+    for name in names:
+        model = getattr(transformers, name).from_pretrained(f"{sys.argv[1]}/{folder}", **trusted).eval()
+        if name.endswith("CausalLM"):
+            model.save_pretrained(f"{sys.argv[1]}/{folder}-again")
+            options = {"do_sample": False, "max_new_tokens": 9, "eos_token_id": None}
+            print(model.generate(torch.tensor([[5, 9, 7]]), **options).tolist())
+        output = model(torch.tensor([[5, 9, 7, 11]]))
+        print(folder, name, type(model).__module__.split(".")[0], repr(output[0].flatten()[-1].item()))
+"""
+
+
+class TestEveryWayOfSaving:
+    """Whoever saves, and by whatever means: the folder brings its code and loads without this package."""
+
+    @pytest.fixture
+    def folders(self, run_folder, tmp_path):
+        from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+        model = AutoModelForCausalLM.from_pretrained(run_folder)
+        model.save_pretrained(tmp_path / "saved")
+        arguments = TrainingArguments(
+            str(tmp_path / "trainer"), max_steps=1, save_steps=1, learning_rate=0.0, use_cpu=True, report_to="none",
+            disable_tqdm=True,
+        )  # fmt: skip
+        rows = [{"input_ids": torch.tensor([5, 9, 7]), "labels": torch.tensor([5, 9, 7])}] * 2
+        Trainer(model=model, args=arguments, train_dataset=rows).train()
+        (tmp_path / "trainer" / "checkpoint-1").rename(tmp_path / "checkpoint")
+        AutoModelForSequenceClassification.from_pretrained(run_folder).save_pretrained(tmp_path / "classifier")
+        return tmp_path
+
+    def test_loads_anywhere(self, folders, run_folder):
+        language_models = ["AutoModelForCausalLM", "AutoModel"]
+        asked = [[run_folder.name, *language_models], ["saved", *language_models], ["checkpoint", *language_models]]
+        asked += [["classifier", "AutoModelForSequenceClassification", "AutoModel"]]
+        asked += [["saved-again", "AutoModelForCausalLM"]]  # saved without the package, too
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN, str(folders), json.dumps(asked)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HF_MODULES_CACHE": str(folders / "modules")},
+        )
+        assert done.returncode == 0, done.stderr
+        said = [line.split() for line in done.stdout.splitlines() if not line.startswith("[[")]
+        assert {module for _, _, module, _ in said} == {"transformers_modules"}
+        here = AutoModelForCausalLM.from_pretrained(run_folder)
+        with torch.no_grad():
+            logits = here(torch.tensor([[5, 9, 7, 11]])).logits
+        for folder, name, _, last in said:
+            if name == "AutoModelForCausalLM":
+                assert float(last) == pytest.approx(logits[0, -1, -1].item(), abs=1e-5), folder
+        assert len({last for _, name, _, last in said if name == "AutoModel"}) == 1
+        written = here.generate(torch.tensor([[5, 9, 7]]), do_sample=False, max_new_tokens=9, eos_token_id=None)
+        assert [line for line in done.stdout.splitlines() if line.startswith("[[")] == [str(written.tolist())] * 4
+        for folder in ("saved", "checkpoint", "classifier"):
+            with_package = AutoModel.from_pretrained(folders / folder, trust_remote_code=False)
+            assert type(with_package).__module__ == "hf_mingpt.modeling_mingpt"
+
+    def test_a_config_that_names_code_elsewhere_names_its_own_when_it_is_saved(self, tmp_path):
+        config = small_model("rope").config
+        config.auto_map = {"AutoModel": "someone/else--modeling_mingpt.MinGPTModel"}
+        config.save_pretrained(tmp_path)
+        saved = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+        assert {value.partition(".")[0] for value in saved.values()} == {"configuration_mingpt", "modeling_mingpt"}
+        assert {value.partition(".")[2] for value in saved.values()} <= set(dir(hf_mingpt.modeling_mingpt))

@@ -1,0 +1,104 @@
+"""What a user feels first: importing is quick and quiet, and the auto classes know minGPT whatever comes first."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hf_mingpt import __all__ as public_names
+
+ROOT = Path(__file__).parents[2]
+
+WHAT_IS_IMPORTED = """
+import sys
+import transformers
+before = set(sys.modules)
+import hf_mingpt
+print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+assert "torch" not in sys.modules
+"""
+
+BUILD = """
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+config = AutoConfig.for_model("mingpt", n_embd=16, n_head=2, n_layer=1)
+print(type(AutoModel.from_config(config)).__name__, type(AutoModelForCausalLM.from_config(config)).__name__)
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_import_is_quick_and_quiet():
+    """Quick, as it imports nothing but the package that registers, and what that needs."""
+    done = python(WHAT_IS_IMPORTED)
+    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"hf_mingpt", "wrapt"}
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import hf_mingpt",
+        "from transformers import AutoModel; import hf_mingpt",
+        "from transformers import AutoTokenizer; import hf_mingpt",
+        "import hf_mingpt; from transformers import GPT2LMHeadModel",
+        "import hf_mingpt.configuration_mingpt",
+        "import hf_mingpt.modeling_mingpt",
+        "from hf_mingpt import load_run",
+    ],
+)
+def test_auto_classes_know_mingpt_whatever_is_imported_first(first):
+    assert python(f"{first}\n{BUILD}").stdout.split() == ["MinGPTModel", "MinGPTForCausalLM"]
+
+
+def test_public_names_exist():
+    import hf_mingpt
+
+    for name in public_names:
+        assert getattr(hf_mingpt, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = hf_mingpt.nothing
+
+
+def imports(folder: str) -> set[str]:
+    """The packages that its files import from elsewhere, anywhere in them."""
+    names = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"hf_mingpt"}
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {re.split(r"[>=\[]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+
+
+def test_what_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    always, extras = declared(project["dependencies"]), project["optional-dependencies"]
+    names = {"yaml": "pyyaml", "sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub"}
+
+    def packages(folder):
+        return {names.get(name, name) for name in imports(folder)}
+
+    assert packages("hf_mingpt") > {"torch", "pyarrow", "scikit-learn"}
+    assert packages("hf_mingpt") - always <= declared(extras["plot"])
+    assert packages("scripts") - always <= declared(extras["demo"] + extras["plot"] + extras["serve"])
+    own = {path.stem for path in (ROOT / "benchmarks").rglob("*.py")}
+    assert packages("benchmarks") - own - always <= declared(extras["plot"] + extras["tools"])
+
+
+def test_the_files_that_travel_import_torch_transformers_and_each_other(tmp_path):
+    for name in ("configuration_mingpt", "modeling_mingpt"):
+        (tmp_path / f"{name}.py").write_bytes((ROOT / "hf_mingpt" / f"{name}.py").read_bytes())
+    assert imports(str(tmp_path)) == {"torch", "transformers", "huggingface_hub"}

@@ -1,0 +1,183 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from hf_mingpt.data.encoding import load_tokenizer
+from hf_mingpt.system.files import check_utf8
+from hf_mingpt.tokenization_mingpt import (
+    MASK,
+    MASK_ID,
+    PAD,
+    PAD_ID,
+    build_tokenizer,
+    build_vocabulary,
+    character_table,
+    check_marks,
+    code_points,
+    encode_texts,
+    find_bad_character,
+)
+
+from ..conftest import TEXT
+
+
+def test_vocabulary_is_pad_mask_and_the_sorted_characters():
+    assert build_vocabulary([["ba", "é\n", "a"]]) == [PAD, MASK, "\n", "a", "b", "é"]
+
+
+@pytest.mark.parametrize("reserved", [PAD, MASK])
+def test_reserved_characters_in_the_corpus_are_an_error(reserved):
+    with pytest.raises(ValueError, match=f"U\\+{ord(reserved):04X}"):
+        build_vocabulary([["fine", f"not {reserved} fine"]])
+
+
+def test_auto_tokenizer_loads_it_without_our_code(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = f"Zoë\n{MASK}{PAD} Ada"
+    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert loaded.decode(loaded(text)["input_ids"]) == text
+    assert (loaded.pad_token_id, loaded.mask_token_id, loaded.unk_token_id) == (PAD_ID, MASK_ID, PAD_ID)
+    assert (loaded.model_max_length, loaded.padding_side) == (48, "left")
+    assert not list(tmp_path.glob("*.py"))
+
+
+@given(st.text(st.sampled_from([*sorted(set(TEXT)), MASK, PAD])))
+def test_decoding_gives_back_what_was_encoded(text):
+    tokenizer = build_tokenizer(build_vocabulary([[TEXT]]), 48)
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+@given(st.text())
+def test_any_text_has_one_token_a_character_and_unknown_ones_are_pad(text):
+    tokenizer = build_tokenizer(build_vocabulary([[TEXT]]), 48)
+    ids = tokenizer(text)["input_ids"]
+    known = set(TEXT) | {MASK}
+    assert [i == PAD_ID for i in ids] == [character not in known for character in text]
+
+
+@given(st.lists(st.text(st.sampled_from([*sorted(set(TEXT)), MASK]))))
+def test_encoding_by_table_is_the_tokenizer(texts):
+    tokenizer = build_tokenizer(build_vocabulary([[TEXT]]), 48)
+    ids, offsets = encode_texts(texts, character_table(tokenizer))
+    for text, start, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
+        assert ids[start:end].tolist() == tokenizer(text)["input_ids"]
+
+
+def test_the_first_bad_character_is_named(tokenizer):
+    table = character_table(tokenizer)
+    assert find_bad_character(["Ada", "London"], table) is None
+    index, message = find_bad_character(["Ada", "", "in X"], table)
+    assert (index, message) == (2, "character 4, 'X' (U+0058), is not in the vocabulary")
+    index, message = find_bad_character([f"A{MASK}"], table)
+    assert "mark of the data format" in message
+
+
+def test_a_vocabulary_without_marks_is_an_error():
+    with pytest.raises(ValueError, match="starts with"):
+        build_tokenizer(["a", "b"], 8)
+
+
+def test_offsets_count_characters(tokenizer):
+    encoded = tokenizer("Zoë in", return_offsets_mapping=True)
+    assert encoded["offset_mapping"] == [(i, i + 1) for i in range(6)]
+    assert np.array(tokenizer(["Ada", "in"], padding=True)["input_ids"])[1, 0] == PAD_ID
+
+
+def test_it_knows_words():
+    tokenizer = build_tokenizer(build_vocabulary([["Ada was born."]]), 32)
+    assert tokenizer("Ada was born.").word_ids() == [0] * 3 + [1] * 4 + [2] * 6
+
+
+class TestOtherTokenizers:
+    """What is no character tokenizer of this package's kind is refused in one sentence."""
+
+    def saved(self, tokenizer, folder, change):
+        tokenizer.save_pretrained(folder)
+        content = json.loads((folder / "tokenizer.json").read_text())
+        change(content["model"]["vocab"])
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        return str(folder)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda ids: ids.update(a=ids["b"]), "has 'a' and 'b' as the same id|has 'b' and 'a' as the same id"),
+            (lambda ids: ids.update(ab=ids.pop("a")), "the token 'ab', which is no single character"),
+            (lambda ids: ids.update(a=500), "has 39 tokens and an id 500"),
+            (lambda ids: ids.update({PAD: MASK_ID, MASK: PAD_ID}), "as ids 1 and 0, where 0 and 1 are expected"),
+        ],
+    )
+    def test_are_refused(self, tokenizer, tmp_path, change, said):
+        with pytest.raises(ValueError, match=said):
+            load_tokenizer(self.saved(tokenizer, tmp_path, change))
+
+    @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, "9" * 5_000])
+    def test_damaged_ones_are_named(self, tokenizer, tmp_path, content):
+        tokenizer.save_pretrained(tmp_path)
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(ValueError, match="has no tokenizer that can be read"):
+            load_tokenizer(str(tmp_path))
+
+
+def test_a_mark_in_the_corpus_is_named_by_document_and_place():
+    with pytest.raises(ValueError, match="Document 4: character 3, '⁇'"):
+        build_vocabulary([["a", ""], ["b", f"cd{MASK}"]])
+
+
+def test_a_mark_in_a_text_is_named_by_line():
+    check_marks("a\nb", "x")
+    with pytest.raises(ValueError, match=r"x, line 2: '□' \(U\+25A1\) is a mark"):
+        check_marks(f"a\nb{PAD}\n", "x")
+
+
+def test_the_table_has_every_code_point():
+    table = character_table(build_tokenizer([PAD, MASK, "a", "\U0010ffff"], 8))
+    assert table.shape == (0x110000,)
+    assert table[[ord("a"), 0x10FFFF, ord(PAD), ord(MASK)]].tolist() == [2, 3, 0, 1]
+    assert (table == -1).sum() == 0x110000 - 4
+    assert build_vocabulary([["\U0010ffff"]]) == [PAD, MASK, "\n", "\U0010ffff"]
+
+
+@pytest.mark.parametrize("slicing", [slice(0, 4), slice(1, 3), slice(2, 3), slice(3, 4), slice(4, 4)])
+def test_texts_are_taken_apart_from_any_part_of_an_array(slicing):
+    texts = ["aé", None, "\U0001f469b", "c"]
+    part = ["" if text is None else text for text in texts[slicing]]
+    for array in (pa.array(texts)[slicing], pa.array(texts, pa.large_string())[slicing]):
+        points, offsets = code_points(array)
+        assert "".join(map(chr, points)) == "".join(part)
+        assert np.diff(offsets).tolist() == [len(text) for text in part]
+        assert offsets[0] == 0
+
+
+def test_the_place_of_a_bad_character():
+    table = character_table(build_tokenizer([PAD, MASK, "a", "b"], 8))
+    for texts, place in ((["Xa"], (0, 1)), (["", "", "ab", "aX"], (3, 2)), (["a", "X", "X"], (1, 1))):
+        index, message = find_bad_character(texts, table)
+        assert (index, message) == (place[0], f"character {place[1]}, 'X' (U+0058), is not in the vocabulary")
+    assert find_bad_character([f"ab{PAD}"], table) == (
+        0,
+        f"character 3, '{PAD}' (U+25A1), is a mark of the data format",
+    )
+    assert find_bad_character([], table) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "byte"), [(b"\xff", 1, 0), (b"a\n\n\xff\n", 3, 3), (b"a" * 2**20 + b"bc\nd\xff", 2, 2**20 + 4)]
+)
+def test_a_byte_that_is_not_utf8(tmp_path, content, line, byte):
+    (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"line {line}: not UTF-8 \(byte {byte}\)"):
+        check_utf8(tmp_path / "bad")
+    (tmp_path / "good").write_bytes("é".encode() * 2**20 + b"\n")
+    check_utf8(tmp_path / "good")
+
+
+def test_a_vocabulary_with_one_mark_is_an_error():
+    with pytest.raises(ValueError, match=rf"this one with \['{PAD}', 'a'\]"):
+        build_tokenizer([PAD, "a", "b"], 8)

@@ -1,0 +1,390 @@
+import runpy
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from hf_mingpt.system.command_line import parse_recipe, split_arguments, user_errors
+from hf_mingpt.training.presets import FINETUNE_PRESETS, MODEL_PRESETS, PRETRAIN_PRESETS
+from hf_mingpt.training.recipes import FinetuneRecipe, PretrainRecipe, build_config
+
+NEEDED = ["--output_dir", "out", "--train_file", "text.txt"]
+
+
+def parse(*argv):
+    return parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, [*NEEDED, *argv])
+
+
+def test_flags_win_over_yaml_and_yaml_over_the_preset(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "preset: assignment\nseed: 5\nlearning_rate: 1.0e-4\nuse_cpu: true\ntrain_file: a.txt\noutput_dir: o\n"
+    )
+    recipe = parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, [str(path), "--seed", "7"])
+    assert (recipe.seed, recipe.learning_rate, recipe.use_cpu) == (7, 1e-4, True)
+    assert (recipe.num_train_epochs, recipe.shuffle, recipe.lr_scheduler_type) == (650.0, False, "assignment")
+    assert parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, [str(path), "--preset", "demo"]).model_preset == "demo"
+
+
+def test_the_first_preset_is_the_default():
+    assert parse() == parse("--preset", "short")
+    assert parse().optim == "muon"
+
+
+@pytest.mark.parametrize("name", PRETRAIN_PRESETS)
+def test_pretraining_presets_are_recipes(name):
+    questions = {"questions_file": "q"} if "questions_ratio" in PRETRAIN_PRESETS[name] else {}
+    PretrainRecipe(train_file="a", output_dir="b", **questions, **PRETRAIN_PRESETS[name])
+
+
+@pytest.mark.parametrize("name", FINETUNE_PRESETS)
+def test_finetuning_presets_are_recipes(name):
+    FinetuneRecipe(model_name_or_path="m", train_file="a", output_dir="b", **FINETUNE_PRESETS[name])
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--preset", "quick"], "'quick' is unknown: choose one of short"),
+        (["--optim", "sgd"], "'sgd' is unknown"),
+        (["--model_preset", "gpt9"], "'gpt9' is unknown"),
+        (["--lr_scheduler_type", "sgdr"], "'sgdr' is unknown"),
+        (["--decay_epochs", "3"], "takes decay_epochs"),
+        (["--decay_ratio", "0"], "decay_ratio is 0"),
+        (["--report_to", "paper"], "'paper' is unknown"),
+        (["--objective", "x"], "'x' is unknown"),
+        (["--learning_rate", "0"], "learning_rate is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--dropout", "1"], "dropout is 1"),
+        (["--long_context_probability", "0.5"], "give ssm_probability, context_before and context_after"),
+        (["--masking_policy_probability", "0.5"], "those of a questions_file: give both"),
+        (["--preset", "fast"], "give both, or --masking_policy_probability 0 and --learned_masking_policy false."),
+        (["--paraphrases_per_answer", "2"], "they are of the answers of a questions_file"),
+        (["--preset", "causal", "--num_spans", "2"], "num_spans 2 goes with the objective 'span_corruption' only"),
+        (["--learned_masking_policy"], "give masking_policy_probability, and not streaming"),
+        (["--ema_decay", "1"], "ema_decay is 1"),
+        (["--streaming"], "give max_steps and tokenizer_name"),
+        (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
+        (["--max_steps", "many"], "invalid int value"),
+    ],
+)
+def test_mistakes_end_with_one_sentence(argv, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(*argv)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_missing_yaml_file_is_named(capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, ["nowhere.yaml"])
+    assert "No file at nowhere.yaml" in capsys.readouterr().err
+
+
+def test_what_stands_first_may_do_without_its_flag(capsys):
+    def read(*argv):
+        return parse_recipe(PretrainRecipe, None, argv, positionals=("train_file", "output_dir"))
+
+    assert read("a", "b", "--seed", "3") == read("--seed", "3", "--train_file", "a", "--output_dir", "b")
+    assert read("a", "--output_dir", "b").output_dir == "b"
+    for argv, said in ((["a", "b", "c"], "unrecognized arguments: c"), (["a"], "required: --output_dir")):
+        with pytest.raises(SystemExit):
+            read(*argv)
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        read("-h")
+    assert stop.value.code == 0
+
+
+def test_config_of_a_recipe():
+    config = build_config(parse("--position_embedding_type", "rope", "--dropout", "0.3"), 256)
+    assert (config.position_embedding_type, config.hidden_dropout, config.vocab_size) == ("rope", 0.3, 256)
+    config = build_config(parse("--model_preset", "gpt-nano", "--max_position_embeddings", "64"), 90)
+    assert (config.hidden_size, config.max_position_embeddings, config.vocab_size) == (48, 64, 90)
+    assert build_config(parse("--model_preset", "gpt2"), 90).max_position_embeddings == 1024
+    assert set(MODEL_PRESETS) >= {"gpt-nano", "gpt-micro", "gpt-mini", "gopher-44m", "gpt2-xl", "openai-gpt"}
+
+
+def test_a_block_over_the_models_is_an_error():
+    with pytest.raises(ValueError, match="block_size 200 is over the model's 128"):
+        build_config(parse("--block_size", "200"), 256)
+
+
+ROOT = Path(__file__).parents[2]
+RUN = ["--model_name_or_path", "run", "--questions_file", "q"]
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "flag", "values"),
+    [
+        ("pretrain", NEEDED, "--learning_rate", ["nan", "inf", "1e999"]),
+        ("pretrain", NEEDED, "--muon_learning_rate", ["nan"]),
+        ("pretrain", [*NEEDED, "--preset", "assignment"], "--decay_epochs", ["nan", "-1"]),
+        ("finetune", [*NEEDED, "--model_name_or_path", "run"], "--max_grad_norm", ["nan", "inf"]),
+        ("evaluate_birthplaces", RUN, "--batch_size", ["0", "-1"]),
+        ("evaluate_birthplaces", RUN, "--num_invented_names", ["0"]),
+        ("calibrate", [*RUN, "--train_file", "t"], "--answer_accuracy", ["nan", "1.5"]),
+        ("calibrate", [*RUN, "--train_file", "t"], "--num_unknown_names", ["0"]),
+        ("ensemble", ["--questions_file", "q", "--output_dir", "o"], "--batch_size", ["0"]),
+        ("sample", ["--model_name_or_path", "run"], "--temperature", ["nan", "inf"]),
+        ("sample", ["--model_name_or_path", "run"], "--num_samples", ["0"]),
+        ("generate_biographies", ["--output_dir", "o"], "--zipf_exponent", ["nan", "inf"]),
+        ("generate_biographies", ["--output_dir", "o"], "--distractor_share", ["nan"]),
+        ("split_questions", ["--questions_file", "q", "--output_dir", "o"], "--seed", ["-1"]),
+        ("show_examples", ["--corpus_file", "c"], "--block_size", ["0"]),
+        ("explore_attention", [], "--training_steps", ["0"]),
+    ],
+)
+def test_numbers_are_finite_and_in_their_range(script, given, flag, values, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for value in values:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *given, flag, value])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
+        assert stop.value.code == 2
+        assert f"{flag.removeprefix('--')} is {float(value):g}" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+class TestYaml:
+    """A value is what is written."""
+
+    def read(self, tmp_path, content, *argv):
+        path = tmp_path / "recipe.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, [str(path), *NEEDED, *argv])
+
+    @pytest.mark.parametrize(
+        ("line", "value"),
+        [
+            ("mixed_precision: no", "no"),
+            ("learning_rate: 1e-3", 1e-3),
+            ("use_cpu: yes", True),
+            ("use_cpu: on", True),
+            ("shuffle: off", False),
+            ("seed: 0010", 10),
+            ("text_column: 2020-01-01", "2020-01-01"),
+            ("text_column: 1:30", "1:30"),
+            ("text_column: 'null'", "null"),
+            ("text_column: NA", "NA"),
+            ("text_column: --seed", "--seed"),
+            ("text_column: ' a b '", " a b "),
+            ("dataset-split: x", "x"),
+            ("report_to: null", None),
+            ("max_steps: ~", None),
+            ("save_steps:", None),
+        ],
+    )
+    def test_is_what_is_written(self, tmp_path, line, value):
+        assert getattr(self.read(tmp_path, f"{line}\n"), line.split(":")[0].replace("-", "_")) == value
+
+    def test_null_wins_over_the_preset(self, tmp_path):
+        lines = "preset: fast\nquestions_file: q\nlong_context_share: 0\ncontext_before: null\n"
+        assert self.read(tmp_path, lines).context_before is None
+
+    def test_marks_and_line_ends_are_those_of_any_text(self, tmp_path):
+        assert self.read(tmp_path, b"\xef\xbb\xbfseed: 3\r\nuse_cpu: true\r\n").seed == 3
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("seed: 1\nseed: 2\n", "line 2: seed is there twice"),
+            ("seed: 1\n\tuse_cpu: true", "line 2 is no YAML"),
+            ("seed: [1]", "line 1: seed has no plain value"),
+            ("seed: {a: 1}", "line 1: seed has no plain value"),
+            ("seed: !!python/object:os.system 1", "line 1: seed has no plain value"),
+            ("seed:\n", "line 1: seed has no value"),
+            ("dropout: null", "line 1: dropout has no value"),
+            ("? [a]\n: 1", "line 1 begins with no name of a flag"),
+            ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "line 1: a has no plain value"),
+            ("[" * 5_000, "is no YAML"),
+            ("seed: *a", "is no YAML"),
+            ("seed: 1\n---\nseed: 2\n", "is no YAML"),
+            ("a\0: 1", "is no YAML"),
+            ("- seed\n", "holds no `name: value` lines"),
+            ("", "holds no `name: value` lines"),
+            ("seed: 1".encode("utf-16"), "is UTF-16"),
+            ("use_cpu: perhaps", "Truthy value expected"),
+            ("max_steps: 1:30", "invalid int value: '1:30'"),
+        ],
+    )
+    def test_mistakes_end_with_one_sentence(self, tmp_path, content, said, capsys):
+        with pytest.raises(SystemExit) as stop:
+            self.read(tmp_path, content)
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
+    def test_a_bomb_of_aliases_does_not_hang(self, tmp_path, capsys):
+        lines = ["a0: &a0 [x]"] + [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(100)]
+        with pytest.raises(SystemExit):
+            self.read(tmp_path, "\n".join(lines))
+        assert "a0 has no plain value" in capsys.readouterr().err
+
+
+def values_of(recipe, names) -> dict:
+    return {name: getattr(recipe, name) for name in names}
+
+
+def test_what_a_recipe_is_if_nothing_is_told():
+    """Without a preset; a change of it changes every run that says nothing else."""
+    shared = {
+        "overwrite_output_dir": False, "seed": 0, "num_train_epochs": 10.0, "max_steps": None,
+        "per_device_train_batch_size": 32, "gradient_accumulation_steps": 4, "shuffle": True, "optim": "adamw",
+        "learning_rate": 6e-4, "muon_learning_rate": 0.02, "lr_scheduler_type": "linear", "warmup_steps": 10,
+        "decay_ratio": 0.2, "decay_epochs": None, "weight_decay": 0.1, "decay_all_weights": False, "adam_beta1": 0.9,
+        "adam_beta2": 0.95, "max_grad_norm": 1.0, "ema_decay": None, "dropout": 0.1, "mixed_precision": None,
+        "attn_implementation": None, "padding_free": False, "torch_compile": False, "use_cpu": False,
+        "dataloader_num_workers": 0, "logging_steps": 10, "save_steps": None, "save_total_limit": 2,
+        "resume_from_checkpoint": None, "report_to": None, "push_to_hub": False, "hub_model_id": None,
+        "hub_private_repo": False,
+    }  # fmt: skip
+    pretraining = {
+        "dataset_config_name": None, "dataset_split": "train", "text_column": "text", "streaming": False,
+        "tokenizer_name": None, "vocabulary_file": None, "objective": "span_corruption", "num_spans": 1,
+        "document_windows": False, "ssm_probability": 0.0, "ssm_numbers": True, "context_before": None,
+        "context_after": None, "long_context_probability": 0.0, "questions_file": None, "questions_ratio": 0.25,
+        "masking_policy_probability": 0.0, "learned_masking_policy": False, "paraphrases_per_answer": 0,
+        "model_preset": "assignment",
+        "attention_type": None, "position_embedding_type": None, "max_position_embeddings": None, "block_size": None,
+    }  # fmt: skip
+    finetuning = {"model_name_or_path": "m", "revision": None, "from_scratch": False}
+    recipe = PretrainRecipe(train_file="a", output_dir="b")
+    assert values_of(recipe, {**shared, **pretraining}) == {**shared, **pretraining}
+    recipe = FinetuneRecipe(model_name_or_path="m", train_file="a", output_dir="b")
+    assert values_of(recipe, {**shared, **finetuning}) == {**shared, **finetuning}
+
+
+READ = {"ssm_probability": 0.5, "questions_file": "q"}
+STREAM = {"streaming": True, "max_steps": 1, "tokenizer_name": "t"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decay_ratio": 1.0},
+        {"decay_ratio": 0.001},
+        {"dropout": 0.0},
+        {"dropout": 0.99},
+        {"ema_decay": 0.001},
+        {"ema_decay": 0.999},
+        {"learning_rate": 0.5, "muon_learning_rate": 0.5, "max_grad_norm": 0.5, "num_train_epochs": 0.5},
+        {"max_steps": 1, "save_steps": 1, "save_total_limit": 1, "logging_steps": 1},
+        {"lr_scheduler_type": "assignment", "decay_epochs": 1.0},
+        {"ssm_probability": 1.0, "context_before": 0, "context_after": 0, "long_context_probability": 1.0},
+        {"questions_ratio": 0.0},
+        {"questions_ratio": 1.0},
+        {**READ, "masking_policy_probability": 1.0, "learned_masking_policy": True, "questions_ratio": 0.001},
+        {**READ, "masking_policy_probability": 0.001, "questions_ratio": 0.999, "paraphrases_per_answer": 1},
+        STREAM,
+        {"objective": "causal"},
+        {"num_spans": 2, "document_windows": True},
+    ],
+)
+def test_the_least_and_the_most_are_recipes(changes):
+    assert values_of(PretrainRecipe(train_file="a", output_dir="b", **changes), changes) == changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decay_ratio": 1.001}, "decay_ratio is 1.001"),
+        ({"dropout": -0.001}, r"dropout is -0\.001"),
+        ({"ema_decay": 0.0}, r"ema_decay is 0\.0"),
+        ({"lr_scheduler_type": "assignment"}, "decay_epochs is None and lr_scheduler_type 'assignment'"),
+        ({"lr_scheduler_type": "cosine", "decay_epochs": 1.0}, "takes decay_epochs"),
+        ({"lr_scheduler_type": "linear", "decay_epochs": 0.5}, "takes decay_epochs"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"ssm_probability": 1.001}, "ssm_probability is 1.001"),
+        ({"masking_policy_probability": -0.001}, r"masking_policy_probability is -0\.001"),
+        ({"context_before": -1}, "context_before is -1"),
+        ({"context_after": -1}, "context_after is -1"),
+        (
+            {"ssm_probability": 0.5, "long_context_probability": 0.5, "context_before": 3},
+            "long_context_probability is 0.5",
+        ),
+        (
+            {"ssm_probability": 0.5, "long_context_probability": 0.5, "context_after": 3},
+            "long_context_probability is 0.5",
+        ),
+        ({"long_context_probability": 0.5, "context_before": 3, "context_after": 3}, "long_context_probability is 0.5"),
+        (
+            {"ssm_probability": 0.5, "masking_policy_probability": 0.5},
+            "give both, or --masking_policy_probability 0\\.",
+        ),
+        ({"questions_file": "q", "masking_policy_probability": 0.5}, "masking_policy_probability is 0.5"),
+        ({"objective": "causal", "ssm_probability": 0.5}, "ssm_probability 0.5 goes with"),
+        ({"objective": "causal", "document_windows": True}, "document_windows True goes with"),
+        ({**READ, "learned_masking_policy": True}, "learned_masking_policy is for"),
+        (
+            {**READ, **STREAM, "masking_policy_probability": 0.5, "learned_masking_policy": True},
+            "learned_masking_policy is for",
+        ),
+        ({"questions_file": "q", "questions_ratio": 0.0}, r"questions_ratio is 0\.0"),
+        ({"questions_file": "q", "questions_ratio": 1.0}, r"questions_ratio is 1\.0"),
+        ({"paraphrases_per_answer": 1}, "paraphrases_per_answer is 1"),
+        ({**STREAM, "questions_file": "q", "paraphrases_per_answer": 1}, "paraphrases_per_answer is 1"),
+        ({"streaming": True, "max_steps": 1}, "A stream has no known length"),
+        (
+            {"streaming": True, "max_steps": 1, "lr_scheduler_type": "assignment", "decay_epochs": 2.0},
+            "decay_epochs is 2.0: how many steps that is of a stream is not known",
+        ),
+        ({"streaming": True, "tokenizer_name": "t"}, "A stream has no known length"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        PretrainRecipe(train_file="a", output_dir="b", **changes)
+
+
+def test_recipes_cannot_be_changed():
+    recipe = PretrainRecipe(train_file="a", output_dir="b")
+    with pytest.raises(FrozenInstanceError):
+        recipe.seed = 1
+    with pytest.raises(TypeError, match="positional"):  # each value is given by its name
+        PretrainRecipe("b", train_file="a")
+    with pytest.raises(TypeError, match="positional"):
+        FinetuneRecipe("b", train_file="a", model_name_or_path="m")
+
+
+@pytest.mark.parametrize("flag", ["--preset", "--pres"])
+def test_a_flag_may_be_cut_short(flag):
+    """argparse takes any beginning of a flag that is of no other, so the preset must not be left out silently."""
+    assert parse(flag, "assignment") == parse("--preset", "assignment") != parse()
+
+
+def test_what_stands_before_the_first_flag():
+    assert split_arguments(["a", "b", "--c", "d"]) == (["a", "b"], ["--c", "d"])
+    assert split_arguments(["a"]) == (["a"], [])
+    assert split_arguments(["-h", "a"]) == ([], ["-h", "a"])
+    assert split_arguments([]) == ([], [])
+
+
+def test_a_block_up_to_the_models_is_none():
+    assert build_config(parse("--block_size", "128"), 256).max_position_embeddings == 128
+    config = build_config(parse("--attention_type", "synthesizer", "--dropout", "0"), 90)
+    assert (config.attention_type, config.pad_token_id) == ("synthesizer", 0)
+    assert {config.embedding_dropout, config.attention_dropout, config.hidden_dropout} == {0}
+    with pytest.raises(ValueError, match="block_size 129 is over"):
+        build_config(parse("--block_size", "129"), 256)
+
+
+def test_yaml_is_read_under_both_endings_and_must_have_values(tmp_path, capsys):
+    for name in ("a.yaml", "a.yml"):
+        (tmp_path / name).write_text("output_dir: o\ntrain_file: t\nseed: 3\nmax_steps: null\n")
+        recipe = parse_recipe(PretrainRecipe, None, [str(tmp_path / name)])
+        assert (recipe.seed, recipe.max_steps, recipe.output_dir) == (3, None, "o")
+    (tmp_path / "list.yaml").write_text("- seed\n")
+    with pytest.raises(SystemExit) as stop:
+        parse_recipe(PretrainRecipe, None, [str(tmp_path / "list.yaml")])
+    assert stop.value.code == 2
+    assert "holds no `name: value` lines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_the_main_process_alone_says_what_is_wrong(monkeypatch, capsys, rank, lines):
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as stop, user_errors():
+        raise ValueError("x is 1: take 2.")
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == lines
