@@ -33,7 +33,7 @@ from contenders import BLOCK_SIZE, CONTENDERS, Contender, build_gpt2
 from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import Answers, SalientCorruption, SpanCorruption
+from hf_mingpt.data.objectives import QuestionAnswering, SalientSpanMasking, SpanCorruption
 from hf_mingpt.data.questions import MAX_ANSWER_TOKENS, Question, extract_prediction, read_questions
 from hf_mingpt.data.steps import Mixture, TrainingSteps
 from hf_mingpt.evaluation.answering import answer_questions
@@ -199,8 +199,8 @@ def measure_data(corpus_file: str, questions_file: str) -> dict[str, float]:
     rates = {"encoded_megabytes_per_second": size / 1e6 / median_seconds(lambda: encode_texts(lines, table), 20)}
     documents = encode_documents(texts, tokenizer)
     examples = encode_questions(read_questions(questions_file, answers=True), tokenizer, BLOCK_SIZE)
-    mixture = Mixture(examples, Answers(), 0.25, seed=0)
-    clozes = SalientCorruption(BLOCK_SIZE, 0, share=0.5, tokenizer=tokenizer)
+    mixture = Mixture(examples, QuestionAnswering(), 0.25, seed=0)
+    clozes = SalientSpanMasking(BLOCK_SIZE, 0, probability=0.5, tokenizer=tokenizer)
     for name, objective, mixed in (
         ("span corruption", SpanCorruption(BLOCK_SIZE, 0), None),
         ("clozes and questions", clozes, mixture),

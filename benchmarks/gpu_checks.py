@@ -24,9 +24,9 @@ from datasets import Dataset
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
-from hf_mingpt.data.batching import BatchShape, deal
-from hf_mingpt.data.objectives import NextToken
-from hf_mingpt.data.sequences import Ragged
+from hf_mingpt.data.batching import BatchShape, make_micro_batches
+from hf_mingpt.data.objectives import NextTokenPrediction
+from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.data.steps import TrainingSteps
 from hf_mingpt.tokenization_mingpt import PAD_ID
 from hf_mingpt.training import stepping
@@ -75,10 +75,10 @@ def examples(number: int = 128) -> Dataset:
 
 def micro_batch(*, padding_free: bool = False) -> dict[str, torch.Tensor]:
     rows = examples(32)
-    objective = NextToken()
-    ragged = Ragged.from_table(rows.with_format("arrow")[:])
+    objective = NextTokenPrediction()
+    ragged = TokenSequences.from_table(rows.with_format("arrow")[:])
     shape = BatchShape(32, pad_to_multiple_of=8, padding_free=padding_free)
-    return deal(objective(ragged, 0, np.arange(len(rows))), shape)[0]
+    return make_micro_batches(objective(ragged, 0, np.arange(len(rows))), shape)[0]
 
 
 def gradients(model, batch, device, *, attention: str, autocast: torch.dtype | None = None, scale: float = 1.0):
@@ -231,7 +231,7 @@ def trained(place: Place, folder: str, *, model=None, precision: str = "no", gra
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=place.device.type == "cpu", mixed_precision=precision)
     model = model or build_model(dropout=dropout, small=place.small)
-    steps = TrainingSteps(examples(), NextToken(), BatchShape(16, 2, pad_to_multiple_of=8), seed=0)
+    steps = TrainingSteps(examples(), NextTokenPrediction(), BatchShape(16, 2, pad_to_multiple_of=8), seed=0)
     with mock.patch.object(stepping, "can_record", stepping.can_record if graphs else lambda *_: False):
         model = train(model, steps, recipe, accelerator)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -334,7 +334,7 @@ def _one_of_two(rank: int, folder: str, port: int) -> None:
     recipe = PretrainRecipe(**values)
     accelerator = Accelerator(mixed_precision="no")
     shape = BatchShape(16, 1, accelerator.num_processes, accelerator.process_index, pad_to_multiple_of=8)
-    train(build_model(), TrainingSteps(examples(), NextToken(), shape, seed=0), recipe, accelerator)
+    train(build_model(), TrainingSteps(examples(), NextTokenPrediction(), shape, seed=0), recipe, accelerator)
     accelerator.end_training()
 
 

@@ -25,7 +25,7 @@ from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import NextToken, SpanCorruption
+from hf_mingpt.data.objectives import NextTokenPrediction, SpanCorruption
 from hf_mingpt.data.steps import StreamedSteps, TrainingSteps, step_loader
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import parse_recipe
@@ -178,7 +178,7 @@ def measure_processes(*, processes: int) -> dict[str, float] | None:
         rows = Dataset.from_dict({"input_ids": [rng.integers(2, 256, 64).tolist() for _ in range(1024)]})
         shape = BatchShape(32, 4 // processes, accelerator.num_processes, accelerator.process_index)
         model = MinGPTForCausalLM(MinGPTConfig(position_embedding_type="rope"))
-        train(model, TrainingSteps(rows, NextToken(), shape, seed=0), recipe, accelerator)
+        train(model, TrainingSteps(rows, NextTokenPrediction(), shape, seed=0), recipe, accelerator)
         accelerator.end_training()
         if not accelerator.is_main_process:
             return None

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, mark_answers, read_questions, split_folds, write_questions
+from hf_mingpt.data.questions import Question, exact_matches, read_questions, split_folds, write_questions
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import score_answers
 from hf_mingpt.hub.loading import load_run
@@ -231,7 +231,7 @@ def measure(recipe: StudyRecipe, arm: Arm, key: str, seed: int) -> None:
     row = {
         "arm": key,
         "seed": seed,
-        "right": sum(mark_answers(said, [question.answer for question in questions])),
+        "right": sum(exact_matches(said, [question.answer for question in questions])),
         "total": len(questions),
         "bits": bits_told(model, tokenizer, questions) if arm.corpus else None,
         "parameters": model.num_parameters(),

@@ -17,10 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, invent_names, mark_answers, name_asked, question_about, read_questions
+from hf_mingpt.data.questions import Question, exact_matches, invent_names, name_asked, question_about, read_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions
-from hf_mingpt.evaluation.calibration import Signs, check_right_and_wrong, fit_calibration, judge_answers
-from hf_mingpt.evaluation.report import score_honesty
+from hf_mingpt.evaluation.calibration import (
+    ConfidenceFeatures,
+    check_right_and_wrong,
+    compute_confidence,
+    fit_calibration,
+)
+from hf_mingpt.evaluation.report import calibration_metrics
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import CALIBRATION_FILE, check_finished
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
@@ -79,15 +84,15 @@ def main() -> None:
             model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()
 
     predictions = answer_questions(*held_out_run, questions, progress=True)
-    right = np.array(mark_answers(predictions, [question.answer for question in questions]))
+    right = np.array(exact_matches(predictions, [question.answer for question in questions]))
     with user_errors():
         check_right_and_wrong(right)
     places = sorted({str(question.answer).strip() for question in train})
     comparison = {"places": places, "unknown_names": unknown_names}
 
-    def take_signs(run, asked: list[Question], predictions: list[str]) -> Signs:
+    def take_signs(run, asked: list[Question], predictions: list[str]) -> ConfidenceFeatures:
         questions = [question for question, _ in asked]
-        return judge_answers(*run, questions, predictions, **comparison, progress=True).signs
+        return compute_confidence(*run, questions, predictions, **comparison, progress=True).signs
 
     signs = take_signs(held_out_run, questions, predictions)
     about_nobody = [Question(question_about(name), None) for name in invented]
@@ -101,7 +106,7 @@ def main() -> None:
     )
     with accidents(), one_writer(path.parent):
         write_json(path, asdict(calibration))
-    scores = score_honesty(calibration.probability(signs), right, calibration.threshold)
+    scores = calibration_metrics(calibration.probability(signs), right, calibration.threshold)
     print(
         f"Wrote {path}: {right.sum()} of {len(right)} right; threshold {calibration.threshold:.2f}; on these questions:"
     )

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, is_right, name_asked, question_about, read_questions
+from hf_mingpt.data.questions import Question, is_exact_match, name_asked, question_about, read_questions
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import Calibration, ask
 from hf_mingpt.evaluation.markup import escape_html, escape_markdown
 from hf_mingpt.evaluation.report import find_biographies
 from hf_mingpt.hub.loading import load_calibration, load_run
-from hf_mingpt.interpretability.logit_lens import draw_looks, explain
+from hf_mingpt.interpretability.logit_lens import draw_attention, explain
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import check_least
 
@@ -75,7 +75,7 @@ def choose_examples(
     some = random.Random(0).sample(questions, min(CHECKED_FOR_EXAMPLES, len(questions)))
     kinds: dict[str, list[str]] = {"right": [], "wrong": [], "invented": calibration.unknown_names[:NUM_EXAMPLES]}
     for question, prediction in zip(some, answer_questions(model, tokenizer, some), strict=True):
-        kind = kinds["right" if is_right(prediction, str(question.answer)) else "wrong"]
+        kind = kinds["right" if is_exact_match(prediction, str(question.answer)) else "wrong"]
         if len(kind) < NUM_EXAMPLES:
             kind.append(name_asked(question.question))
     return kinds
@@ -94,7 +94,7 @@ def build_page(
     def respond(name: str):
         try:
             (answer,) = ask(model, tokenizer, [name.strip()], calibration)
-            looks = draw_looks(explain(model, tokenizer, name.strip()))
+            looks = draw_attention(explain(model, tokenizer, name.strip()))
         except ValueError as error:
             raise gradio.Error(escape_html(str(error))) from error
         verdict = "retrieved" if answer.retrieved else "a guess: the honest answer is “I don't know”"

@@ -18,9 +18,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_mingpt.data.questions import label_questions, read_questions, write_questions
+from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
-from hf_mingpt.evaluation.ensemble import choose_together
+from hf_mingpt.evaluation.ensemble import ensemble_answers
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
@@ -69,7 +69,7 @@ def main() -> None:
 
     predictions = [answer_questions(*run, questions, batch_size=recipe.batch_size, progress=True) for run in runs]
     asked = [question for question, _ in questions]
-    chosen = choose_together(runs, asked, predictions, progress=True)
+    chosen = ensemble_answers(runs, asked, predictions, progress=True)
     with accidents(), one_writer(folder):
         write(recipe, folder, questions, train, dict(zip(labels, predictions, strict=True)), chosen)
 
@@ -80,7 +80,7 @@ def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: d
         (folder / name).unlink(missing_ok=True)
     print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
     if train:
-        labelled = label_questions(train, [question for question, _ in questions], chosen)
+        labelled = add_pseudo_labels(train, [question for question, _ in questions], chosen)
         write_questions(folder / "distilled.tsv", labelled)
         print(
             f"Wrote {folder / 'distilled.tsv'}: {len(train)} training questions and {len(labelled) - len(train)} more."

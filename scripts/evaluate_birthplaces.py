@@ -23,8 +23,8 @@ from accelerate.utils import gather_object
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, invent_names, name_asked, question_about, read_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
-from hf_mingpt.evaluation.calibration import Calibration, Judgement, judge_answers
-from hf_mingpt.evaluation.report import PICTURE, draw_honesty, format_honesty, format_page, report_honesty
+from hf_mingpt.evaluation.calibration import Calibration, Confidence, compute_confidence
+from hf_mingpt.evaluation.report import PICTURE, build_report, draw_calibration, format_metrics, format_page
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
 from hf_mingpt.hub.cards import try_card
 from hf_mingpt.hub.loading import load_calibration, load_run
@@ -88,7 +88,7 @@ def main() -> None:
             probability = judge(*runs[0], questions, answers[0], calibration, state)
             of_invented = judge(*runs[0], invented, answer(*runs[0], invented, recipe, state), calibration, state)
             if state.is_main_process:
-                honesty = report_honesty(
+                honesty = build_report(
                     questions,
                     answers[0],
                     probability,
@@ -128,8 +128,8 @@ def judge(model, tokenizer, questions, predictions, calibration: Calibration, st
         comparison = {"places": calibration.places, "unknown_names": calibration.unknown_names}
         asked = [question for (question, _), _ in share]
         said = [prediction for _, prediction in share]
-        mine = judge_answers(model, tokenizer, asked, said, **comparison, progress=state.is_main_process)
-    return calibration.probability(Judgement.join(gather_object([mine])).signs)
+        mine = compute_confidence(model, tokenizer, asked, said, **comparison, progress=state.is_main_process)
+    return calibration.probability(Confidence.join(gather_object([mine])).signs)
 
 
 def output_folder(recipe: EvaluationRecipe) -> Path:
@@ -167,14 +167,14 @@ def report(recipe, folder, questions, train, answers, honesty) -> None:
         title = f"How far the answers of {name_apart([recipe.model_name_or_path])[0]} can be trusted"
         page = format_page(honesty, title=title)
         with written_aside(folder / PICTURE) as aside:
-            draw_honesty(honesty, aside)
+            draw_calibration(honesty, aside)
         write_text(folder / "honesty.md", page)
         print(f"Wrote {folder / 'honesty.md'}.")
     if (folder / "run.json").exists():
         try_card(folder)
     print(format_table(rows))
     if honesty:
-        print(f"\n{format_honesty(honesty)}")
+        print(f"\n{format_metrics(honesty)}")
 
 
 if __name__ == "__main__":

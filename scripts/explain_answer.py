@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from hf_mingpt.evaluation.markup import escape_html
 from hf_mingpt.hub.loading import load_run
-from hf_mingpt.interpretability.logit_lens import Explanation, draw_heads, draw_layers, draw_looks, explain
+from hf_mingpt.interpretability.logit_lens import Explanation, draw_attention, draw_heads, draw_logit_lens, explain
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.files import name_apart
 from hf_mingpt.system.writing import write_text
@@ -72,8 +72,8 @@ def render(explanation: Explanation, run: str) -> str:
         answer=escape_html(explanation.answer),
         run=escape_html(name_apart([run])[0]),
         summary=f"The product of its characters' probabilities is {explanation.probabilities[-1].prod():.1%}.",
-        layers=as_svg(draw_layers(explanation)),
-        looks=as_svg(draw_looks(explanation)),
+        layers=as_svg(draw_logit_lens(explanation)),
+        looks=as_svg(draw_attention(explanation)),
         heads=as_svg(draw_heads(explanation)),
     )
 

@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.data.encoding import encode_questions
-from hf_mingpt.data.objectives import Answers
+from hf_mingpt.data.objectives import QuestionAnswering
 from hf_mingpt.data.questions import read_questions
 from hf_mingpt.data.steps import TrainingSteps
 from hf_mingpt.hub.loading import load_run
@@ -37,7 +37,7 @@ def main() -> None:
         examples = encode_questions(questions, tokenizer, model.config.max_position_embeddings)
         accelerator = build_accelerator(recipe)
         shape = batch_shape(recipe, accelerator, model.config.max_position_embeddings)
-        steps = TrainingSteps(examples, Answers(), shape, seed=recipe.seed, shuffle=recipe.shuffle)
+        steps = TrainingSteps(examples, QuestionAnswering(), shape, seed=recipe.seed, shuffle=recipe.shuffle)
         if recipe.resume_from_checkpoint:
             checkpoint_to_resume(recipe, steps)
         set_seed(recipe.seed)

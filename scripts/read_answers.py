@@ -15,9 +15,9 @@ from pathlib import Path
 from hf_mingpt import MinGPTConfig
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.masking_policy import ContextSeeker, read_answers
-from hf_mingpt.data.questions import label_questions, question_about, read_questions, write_questions
-from hf_mingpt.data.sequences import Ragged
+from hf_mingpt.data.masking_policy import LearnedPolicy, read_answers
+from hf_mingpt.data.questions import add_pseudo_labels, question_about, read_questions, write_questions
+from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.evaluation.scoring import accuracy, format_table
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 
@@ -42,12 +42,12 @@ def main() -> None:
         texts = load_texts(recipe.train_file)
         tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
         encoded = encode_documents(texts, tokenizer).with_format("arrow")
-        documents = [Ragged.from_table(table) for table in encoded.iter(batch_size=10_000)]
-        seeker = ContextSeeker.learn(documents, known, tokenizer, numbers=False)
+        documents = [TokenSequences.from_table(table) for table in encoded.iter(batch_size=10_000)]
+        seeker = LearnedPolicy.learn(documents, known, tokenizer, numbers=False)
 
     read = read_answers(documents, seeker, tokenizer, numbers=False)
     answers = {question_about(name): answer for name, answer in read.items()}
-    questions = label_questions(known, list(answers), list(answers.values()))
+    questions = add_pseudo_labels(known, list(answers), list(answers.values()))
     with accidents():
         write_questions(path, questions)
     print(f"Wrote {path}: {len(known)} training questions, and {len(questions) - len(known)} answers read.")

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hf_mingpt.data.batching import BatchShape, deal
+from hf_mingpt.data.batching import BatchShape, make_micro_batches
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions, group_into_blocks, take
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import Answers, NextToken, SalientCorruption, SpanCorruption
+from hf_mingpt.data.objectives import NextTokenPrediction, QuestionAnswering, SalientSpanMasking, SpanCorruption
 from hf_mingpt.data.questions import read_questions
 from hf_mingpt.data.sequences import IGNORE_ID
 from hf_mingpt.system.command_line import parse_recipe, user_errors
@@ -45,17 +45,25 @@ def main() -> None:
         blocks = group_into_blocks(documents, recipe.block_size, tokenizer.convert_tokens_to_ids("\n"))
         formats = {
             "span corruption": (documents, SpanCorruption(recipe.block_size, recipe.seed)),
-            "cloze": (documents, SalientCorruption(recipe.block_size, recipe.seed, tokenizer=tokenizer, share=1.0)),
-            "next character": (blocks, NextToken()),
+            "cloze": (
+                documents,
+                SalientSpanMasking(recipe.block_size, recipe.seed, tokenizer=tokenizer, probability=1.0),
+            ),
+            "next character": (blocks, NextTokenPrediction()),
         }
         if recipe.questions_file:
             questions = read_questions(recipe.questions_file, answers=True)
-            formats["birthplace answers"] = (encode_questions(questions, tokenizer, recipe.block_size), Answers())
+            formats["birthplace answers"] = (
+                encode_questions(questions, tokenizer, recipe.block_size),
+                QuestionAnswering(),
+            )
     for name, (dataset, objective) in formats.items():
         index = np.arange(min(recipe.num_examples, len(dataset)))
         print(f"\n{name}")
         for i in index:
-            (batch,) = deal(objective(take(dataset, index[i : i + 1]), recipe.epoch, index[i : i + 1]), BatchShape(1))
+            (batch,) = make_micro_batches(
+                objective(take(dataset, index[i : i + 1]), recipe.epoch, index[i : i + 1]), BatchShape(1)
+            )
             x, y = batch["input_ids"][0, :-1], batch["labels"][0, 1:]
             print("x:", tokenizer.decode(x).replace("\n", "⏎"))
             print("y:", tokenizer.decode(y.where(y != IGNORE_ID, PAD_ID)).replace("\n", "⏎"))

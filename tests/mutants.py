@@ -108,7 +108,10 @@ def main() -> None:
         importlib.import_module(name)
     hypothesis.settings.register_profile("mutants", derandomize=True, deadline=None)
     hypothesis.settings.load_profile("mutants")
-    sources = {module: (ROOT / "hf_mingpt" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8") for module in args.modules}
+    sources = {
+        module: (ROOT / "hf_mingpt" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        for module in args.modules
+    }
     limits = {}
     for module, source in sources.items():
         failed, seconds = run_tests(module, source, 3600)

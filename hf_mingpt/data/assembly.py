@@ -12,11 +12,19 @@ from transformers import PreTrainedTokenizerBase
 from .batching import BatchShape
 from .encoding import encode_documents, encode_questions, group_into_blocks
 from .loading import load_texts
-from .masking_policy import AnswerSeeker, ContextSeeker
-from .objectives import Answers, NextToken, Objective, SalientCorruption, Seeker, SpanCorruption, Windows
-from .questions import Question, write_documents
+from .masking_policy import AnswerPolicy, LearnedPolicy
+from .objectives import (
+    MaskingPolicy,
+    NextTokenPrediction,
+    Objective,
+    QuestionAnswering,
+    RandomWindow,
+    SalientSpanMasking,
+    SpanCorruption,
+)
+from .questions import Question, paraphrase_answers
 from .recipe import DataRecipe
-from .sequences import Ragged
+from .sequences import TokenSequences
 from .steps import Mixture, StreamedSteps, TrainingSteps
 
 
@@ -24,7 +32,7 @@ def load_corpus(recipe: DataRecipe, questions: Sequence[Question]) -> Dataset | 
     """Loads the text of a recipe, in the column "text", and adds the paraphrases of the questions' answers.
 
     Raises:
-        OSError, ValueError: as of `load_texts` and `write_documents`.
+        OSError, ValueError: as of `load_texts` and `paraphrase_answers`.
     """
     texts = load_texts(
         recipe.train_file,
@@ -34,7 +42,7 @@ def load_corpus(recipe: DataRecipe, questions: Sequence[Question]) -> Dataset | 
         streaming=recipe.streaming,
     )
     if recipe.paraphrases_per_answer:
-        more = Dataset.from_dict({"text": write_documents(questions, recipe.paraphrases_per_answer)})
+        more = Dataset.from_dict({"text": paraphrase_answers(questions, recipe.paraphrases_per_answer)})
         texts = concatenate_datasets([texts, more])
     return texts
 
@@ -69,7 +77,7 @@ def build_steps(
     mixture = None
     if questions:
         examples = encode_questions(questions, tokenizer, block_size)
-        mixture = Mixture(examples, Answers(), recipe.questions_ratio, seed=seed)
+        mixture = Mixture(examples, QuestionAnswering(), recipe.questions_ratio, seed=seed)
     if isinstance(documents, IterableDataset):
         return StreamedSteps(documents, objective, shape, mixture=mixture)
     return TrainingSteps(documents, objective, shape, seed=seed, shuffle=shuffle, mixture=mixture)
@@ -86,23 +94,23 @@ def build_objective(
 ) -> Objective:
     """Builds the objective of a recipe; `documents` are the encoded ones, from which a masking policy is learned."""
     if recipe.objective == "causal":
-        return NextToken()
+        return NextTokenPrediction()
     corruption = SpanCorruption(block_size, seed, num_spans=recipe.num_spans)
-    objective = Windows(corruption, tokenizer) if recipe.document_windows else corruption
+    objective = RandomWindow(corruption, tokenizer) if recipe.document_windows else corruption
     if not recipe.ssm_probability:
         return objective
     before, after = (block_size if n is None else n for n in (recipe.context_before, recipe.context_after))
-    return SalientCorruption(
+    return SalientSpanMasking(
         block_size,
         seed,
         tokenizer=tokenizer,
-        otherwise=objective,
-        share=recipe.ssm_probability,
+        fallback=objective,
+        probability=recipe.ssm_probability,
         numbers=recipe.ssm_numbers,
         max_context=(before, after),
-        long_share=recipe.long_context_probability,
-        seeker=_build_policy(recipe, documents, questions, tokenizer),
-        sought_share=recipe.masking_policy_probability,
+        long_context_probability=recipe.long_context_probability,
+        policy=_build_policy(recipe, documents, questions, tokenizer),
+        policy_probability=recipe.masking_policy_probability,
     )
 
 
@@ -111,8 +119,8 @@ def _build_policy(
     documents: Dataset | IterableDataset,
     questions: Sequence[Question],
     tokenizer: PreTrainedTokenizerBase,
-) -> Seeker:
+) -> MaskingPolicy:
     if not recipe.learned_masking_policy:
-        return AnswerSeeker([str(question.answer) for question in questions], tokenizer)
-    batches = map(Ragged.from_table, documents.with_format("arrow").iter(batch_size=10_000))
-    return ContextSeeker.learn(batches, questions, tokenizer, numbers=recipe.ssm_numbers)
+        return AnswerPolicy([str(question.answer) for question in questions], tokenizer)
+    batches = map(TokenSequences.from_table, documents.with_format("arrow").iter(batch_size=10_000))
+    return LearnedPolicy.learn(batches, questions, tokenizer, numbers=recipe.ssm_numbers)

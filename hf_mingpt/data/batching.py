@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .sequences import IGNORE_ID, Rows
+from .sequences import IGNORE_ID, SegmentedSequences
 
 
 class BatchShape(NamedTuple):
@@ -75,7 +75,7 @@ def cut_rows(widths: np.ndarray, *, overhead: int, most_rows: int) -> list[int]:
 _ROWS_OF_A_CUT = 8
 
 
-def deal(rows: Rows, shape: BatchShape) -> list[MicroBatch]:
+def make_micro_batches(rows: SegmentedSequences, shape: BatchShape) -> list[MicroBatch]:
     """Makes this process's micro-batches of the rows of one step.
 
     The rows are sorted by length and cut into chunks, of which each process takes every `num_processes`-th row. All

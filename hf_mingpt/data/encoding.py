@@ -25,7 +25,7 @@ from ..tokenization_mingpt import (
     find_bad_character,
 )
 from .questions import Question, join_questions
-from .sequences import Ragged
+from .sequences import TokenSequences
 
 _BATCH = 10_000  # documents
 
@@ -108,7 +108,7 @@ def _encode_batch(batch: pa.Table, rows: list[int], table: np.ndarray, vocab_siz
             f"Document {rows[document] + 1}: {message}: replace it, or take the vocabulary of this corpus."
         )
     small = np.min_scalar_type(vocab_size - 1)  # a byte a token for up to 256 characters
-    return Ragged(ids.astype(small), np.unique(offsets)).to_table()
+    return TokenSequences(ids.astype(small), np.unique(offsets)).to_table()
 
 
 def check_not_empty(number: int) -> None:
@@ -126,10 +126,10 @@ def group_into_blocks(
 
 
 def _group_batch(batch: pa.Table, block_size: int, newline_id: int) -> pa.Table:
-    documents = Ragged.from_table(batch)
+    documents = TokenSequences.from_table(batch)
     ids = np.insert(documents.token_ids, documents.offsets[1:], newline_id)
     ids = ids[: len(ids) - (len(ids) % block_size == 1)]  # of one token nothing can be learnt
-    return Ragged(ids, np.append(np.arange(0, len(ids), block_size), len(ids))).to_table()
+    return TokenSequences(ids, np.append(np.arange(0, len(ids), block_size), len(ids))).to_table()
 
 
 def encode_questions(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Dataset:
@@ -148,14 +148,14 @@ def encode_questions(questions: Sequence[Question], tokenizer: PreTrainedTokeniz
             )
         if problem := find_bad_character([text], table):
             raise ValueError(f"Question {number}, {question!r}: {problem[1]}: replace it.")
-    return Dataset(Ragged(*encode_texts(join_questions(questions, MASK), table)).to_table())
+    return Dataset(TokenSequences(*encode_texts(join_questions(questions, MASK), table)).to_table())
 
 
-def take(dataset: Dataset, index: np.ndarray) -> Ragged:
+def take(dataset: Dataset, index: np.ndarray) -> TokenSequences:
     """Reads the sequences `index` of the column "input_ids", out of the memory-mapped Arrow file.
 
     It is quicker if the dataset has the format "arrow" already.
     """
     if dataset.format["type"] != "arrow":
         dataset = dataset.with_format("arrow")
-    return Ragged.from_table(dataset[index.tolist()])
+    return TokenSequences.from_table(dataset[index.tolist()])

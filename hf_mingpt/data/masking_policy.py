@@ -17,25 +17,25 @@ from sklearn.preprocessing import OneHotEncoder
 from transformers import PreTrainedTokenizerBase
 
 from ..tokenization_mingpt import PAD_ID, character_table, encode_texts
-from .objectives import Letters
+from .objectives import SpanFinder
 from .questions import Question, name_asked
 from .salient_spans import SalientSpans, hash_runs
-from .sequences import Ragged
+from .sequences import TokenSequences
 
 CONTEXT = (16, 4)  # characters before and after a span that tell what it is to its document
 
 
-class AnswerSeeker:
+class AnswerPolicy:
     """Seeks spans that are one of some texts, such as the answers of the training questions."""
 
     def __init__(self, answers: Iterable[str], tokenizer: PreTrainedTokenizerBase):
         self.hashes = hash_texts(sorted({answer.strip() for answer in answers} - {""}), tokenizer)
 
-    def __call__(self, examples: Ragged, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
+    def __call__(self, examples: TokenSequences, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
         return np.isin(hash_runs(examples.token_ids, spans.starts, spans.lengths), self.hashes)
 
 
-class ContextSeeker:
+class LearnedPolicy:
     """Seeks spans that stand as answers do: at least half as likely to be one as the likeliest of their document.
 
     Args:
@@ -46,12 +46,12 @@ class ContextSeeker:
     def __init__(self, weights: np.ndarray, bias: float):
         self.weights, self.bias = weights, bias
 
-    def chances(self, examples: Ragged, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
+    def chances(self, examples: TokenSequences, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
         """How likely each of M spans is an answer, (M,)."""
         around = contexts(examples, titles, spans)
         return expit(self.weights[np.arange(around.shape[1]), around].sum(axis=1) + self.bias)
 
-    def __call__(self, examples: Ragged, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
+    def __call__(self, examples: TokenSequences, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
         chances = self.chances(examples, titles, spans)
         document = np.repeat(np.arange(len(titles)), np.diff(spans.offsets))
         best = np.zeros(len(titles))
@@ -61,12 +61,12 @@ class ContextSeeker:
     @classmethod
     def learn(
         cls,
-        documents: Iterable[Ragged],
+        documents: Iterable[TokenSequences],
         questions: Sequence[Question],
         tokenizer: PreTrainedTokenizerBase,
         *,
         numbers: bool = True,
-    ) -> "ContextSeeker":
+    ) -> "LearnedPolicy":
         """Learns from the documents of the people whom the training questions ask about.
 
         Args:
@@ -81,7 +81,7 @@ class ContextSeeker:
         people = hash_texts([f"{name_asked(question)}. " for question, _ in questions], tokenizer)
         order = np.argsort(people)
         people, answers = people[order], hash_texts([str(answer).strip() for _, answer in questions], tokenizer)[order]
-        letters = Letters(tokenizer)
+        letters = SpanFinder(tokenizer)
         learnt, is_answer = [], []
         for examples in documents:
             titles = letters.find_titles(examples)
@@ -110,15 +110,19 @@ class ContextSeeker:
 
 
 def read_answers(
-    documents: Iterable[Ragged], seeker: ContextSeeker, tokenizer: PreTrainedTokenizerBase, *, numbers: bool = True
+    documents: Iterable[TokenSequences],
+    seeker: LearnedPolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    numbers: bool = True,
 ) -> dict[str, str]:
     """Reads from each document what most stands as answers do: whom it is about (its title), and that span.
 
     Documents without a title or a span are passed over; of namesakes the first counts. Arguments as of
-    `ContextSeeker.learn`.
+    `LearnedPolicy.learn`.
     """
     read: dict[str, str] = {}
-    letters = Letters(tokenizer)
+    letters = SpanFinder(tokenizer)
     for examples in documents:
         ids, offsets = examples
         titles = letters.find_titles(examples)
@@ -140,7 +144,7 @@ def hash_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.n
     return hash_runs(ids, offsets[:-1], np.diff(offsets))
 
 
-def contexts(examples: Ragged, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
+def contexts(examples: TokenSequences, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
     """The tokens before and after M spans, within their documents and without the titles: (M, sum(CONTEXT)), or PAD."""
     ids, offsets = examples
     number = np.diff(spans.offsets)

@@ -69,7 +69,7 @@ def write_questions(path: str | Path, questions: Sequence[tuple[str, str | None]
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def label_questions(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:
+def add_pseudo_labels(known: Sequence[Question], asked: Sequence[str], answers: Sequence[str]) -> list[Question]:
     """Questions whose answers are known, then others with the answers of an ensemble or a reader, to train one model.
 
     An empty answer is left out, and so is what no file of questions can hold; what is known is not asked.
@@ -160,7 +160,7 @@ _SENTENCES = [
 ]
 
 
-def write_documents(questions: Sequence[Question], phrasings: int) -> list[str]:
+def paraphrase_answers(questions: Sequence[Question], phrasings: int) -> list[str]:
     """Writes what each pair says as documents, in other words each: people of whom more is written than of others.
 
     Who reads of some people in several phrasings stores the others, too, so that questions find it (the "celebrities"
@@ -211,12 +211,12 @@ def extract_prediction(text: str, mask: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
-def is_right(prediction: str, reference: str) -> bool:
+def is_exact_match(prediction: str, reference: str) -> bool:
     """Whether an answer is the place: the two are equal without the white space around them, as in the assignment."""
     return prediction.strip() == reference.strip()
 
 
-def mark_answers(predictions: Sequence[str], references: Sequence[str | None]) -> list[bool]:
+def exact_matches(predictions: Sequence[str], references: Sequence[str | None]) -> list[bool]:
     """Whether each of N answers is right.
 
     Raises:
@@ -232,4 +232,4 @@ def mark_answers(predictions: Sequence[str], references: Sequence[str | None]) -
         for number, text in enumerate(texts, start=1):
             if not isinstance(text, str):
                 raise ValueError(f"{name} {number} is {text!r}: give text.")
-    return [is_right(p, str(r)) for p, r in zip(predictions, references, strict=True)]
+    return [is_exact_match(p, str(r)) for p, r in zip(predictions, references, strict=True)]

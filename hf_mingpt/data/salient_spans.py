@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .draws import random_bits
-from .sequences import MASK_PIECE, Pieces
+from .sequences import MASK_SEGMENT, Segments
 
 
-class LetterKinds(NamedTuple):
+class CharacterClasses(NamedTuple):
     """What each token of a vocabulary is; three boolean arrays of shape (V,)."""
 
     word: np.ndarray  # letters, digits, hyphens and apostrophes
@@ -31,7 +31,7 @@ class LetterKinds(NamedTuple):
     digit: np.ndarray
 
     @classmethod
-    def of(cls, vocabulary: Sequence[str]) -> "LetterKinds":
+    def of(cls, vocabulary: Sequence[str]) -> "CharacterClasses":
         """Args: vocabulary: the character of each token id."""
         return cls(
             np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
@@ -53,7 +53,7 @@ class SalientSpans(NamedTuple):
 
 
 def find_titles(
-    token_ids: np.ndarray, offsets: np.ndarray, *, kinds: LetterKinds, title_end: tuple[int, int]
+    token_ids: np.ndarray, offsets: np.ndarray, *, kinds: CharacterClasses, title_end: tuple[int, int]
 ) -> np.ndarray:
     """Tokens of each document's title with the mark that ends it; 0 if there is none.
 
@@ -91,7 +91,7 @@ class Words(NamedTuple):
     follows: np.ndarray
 
 
-def find_words(token_ids: np.ndarray, offsets: np.ndarray, *, kinds: LetterKinds, space_id: int) -> Words:
+def find_words(token_ids: np.ndarray, offsets: np.ndarray, *, kinds: CharacterClasses, space_id: int) -> Words:
     """Finds the words; arguments as of `find_salient_spans`."""
     is_word = kinds.word[token_ids]
     before, after = np.append(False, is_word[:-1]), np.append(is_word[1:], False)
@@ -124,7 +124,7 @@ def find_salient_spans(
     offsets: np.ndarray,
     titles: np.ndarray,
     *,
-    kinds: LetterKinds,
+    kinds: CharacterClasses,
     title_end: tuple[int, int],
     numbers: bool = True,
 ) -> SalientSpans:
@@ -165,14 +165,16 @@ def find_salient_spans(
     return SalientSpans(starts, ends - starts, np.searchsorted(document, np.arange(len(offsets))))
 
 
-def choose_spans(spans: SalientSpans, sought: np.ndarray, draws: np.ndarray, *, sought_share: float) -> np.ndarray:
+def choose_spans(
+    spans: SalientSpans, sought: np.ndarray, draws: np.ndarray, *, policy_probability: float
+) -> np.ndarray:
     """Chooses a span of each document: of those that are sought with that chance, if it has any; else any of them.
 
     Args:
         spans: M of N documents, from `find_salient_spans`.
         sought: (M,) booleans.
         draws: (N,) uniform numbers in [0, 1).
-        sought_share: the chance, from 0 to 1.
+        policy_probability: the chance, from 0 to 1.
 
     Returns:
         (N,) places in `spans`; what stands there for a document without any means nothing.
@@ -183,7 +185,7 @@ def choose_spans(spans: SalientSpans, sought: np.ndarray, draws: np.ndarray, *, 
     by_interest = np.lexsort((~sought, np.repeat(np.arange(len(draws)), np.diff(spans.offsets))))  # the sought first
     before = np.append(0, np.cumsum(sought))[spans.offsets]
     number, number_sought = np.diff(spans.offsets), np.diff(before)
-    share = np.where(number_sought > 0, sought_share, 0.0)
+    share = np.where(number_sought > 0, policy_probability, 0.0)
     seeks = draws < share
     place = np.where(
         seeks,
@@ -195,7 +197,7 @@ def choose_spans(spans: SalientSpans, sought: np.ndarray, draws: np.ndarray, *, 
     return np.where(seeks, by_interest[np.minimum(places, len(by_interest) - 1)], places)
 
 
-def cut_clozes(
+def mask_spans(
     offsets: np.ndarray,
     titles: np.ndarray,
     spans: SalientSpans,
@@ -204,7 +206,7 @@ def cut_clozes(
     *,
     block_size: int,
     max_context: np.ndarray,
-) -> tuple[Pieces, np.ndarray]:
+) -> tuple[Segments, np.ndarray]:
     """The pieces of `title context MASK context MASK salient_span MASK`, which is learnt from the second MASK on.
 
     The lengths of what is kept before and after it are uniform, up to `max_context`,
@@ -234,8 +236,8 @@ def cut_clozes(
     before = (draws[:, 0] * (most_before + 1)).astype(np.int64)
     most_after = np.minimum(np.clip(end - span_start - length, 0, room - before), max_context[:, 1])
     after = (draws[:, 1] * (most_after + 1)).astype(np.int64)
-    mark, one = np.full_like(start, MASK_PIECE), np.ones_like(start)
-    pieces = Pieces(
+    mark, one = np.full_like(start, MASK_SEGMENT), np.ones_like(start)
+    pieces = Segments(
         np.stack((start, span_start - before, mark, span_start + length, mark, span_start, mark), axis=1),
         np.stack((titles, before, one, after, one, length, one), axis=1),
         titles + before + 1 + after,

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ..tokenization_mingpt import MASK_ID, PAD_ID
 
 
-class Pieces(NamedTuple):
+class Segments(NamedTuple):
     """N rows, each of K pieces of one flat array of token ids, in tokens; int64.
 
     starts: (N, K) where each piece begins; -1 is the mark MASK, with length 1.
@@ -27,18 +27,18 @@ class Pieces(NamedTuple):
         """Tokens of each row, (N,)."""
         return self.lengths.sum(axis=1)
 
-    def select(self, rows: np.ndarray) -> "Pieces":
-        return Pieces(*(part[rows] for part in self))
+    def select(self, rows: np.ndarray) -> "Segments":
+        return Segments(*(part[rows] for part in self))
 
-    def shift(self, tokens: int) -> "Pieces":
+    def shift(self, tokens: int) -> "Segments":
         """The same rows of an array in which theirs begins `tokens` later."""
-        return self._replace(starts=np.where(self.starts == MASK_PIECE, MASK_PIECE, self.starts + tokens))
+        return self._replace(starts=np.where(self.starts == MASK_SEGMENT, MASK_SEGMENT, self.starts + tokens))
 
 
-MASK_PIECE = -1
+MASK_SEGMENT = -1
 
 
-def stack_pieces(parts: Sequence[Pieces]) -> Pieces:
+def stack_segments(parts: Sequence[Segments]) -> Segments:
     """Puts rows of the same array one after the other; those of fewer pieces get empty ones."""
     ends = np.cumsum([len(part.starts) for part in parts])
     starts = np.zeros((ends[-1], max(part.starts.shape[1] for part in parts)), dtype=np.int64)
@@ -46,11 +46,11 @@ def stack_pieces(parts: Sequence[Pieces]) -> Pieces:
     for part, end in zip(parts, ends, strict=True):
         rows, columns = slice(end - len(part.starts), end), slice(part.starts.shape[1])
         starts[rows, columns], lengths[rows, columns] = part.starts, part.lengths
-    return Pieces(starts, lengths, np.concatenate([part.first_label for part in parts]))
+    return Segments(starts, lengths, np.concatenate([part.first_label for part in parts]))
 
 
-def join_pieces(
-    token_ids: np.ndarray, pieces: Pieces, *, mask_id: int, pad_id: int, pad_to_multiple_of: int = 1
+def join_segments(
+    token_ids: np.ndarray, pieces: Segments, *, mask_id: int, pad_id: int, pad_to_multiple_of: int = 1
 ) -> np.ndarray:
     """Puts rows together.
 
@@ -80,7 +80,7 @@ def join_pieces(
 IGNORE_ID = -100  # labels that carry no loss, as everywhere in transformers
 
 
-class Ragged(NamedTuple):
+class TokenSequences(NamedTuple):
     """N sequences of token ids: sequence i is `token_ids[offsets[i]:offsets[i + 1]]`; offsets has shape (N + 1,)."""
 
     token_ids: np.ndarray
@@ -91,7 +91,7 @@ class Ragged(NamedTuple):
         return np.diff(self.offsets)
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> "Ragged":
+    def from_table(cls, table: pa.Table) -> "TokenSequences":
         """Reads the column "input_ids"."""
         column = table["input_ids"].combine_chunks()
         offsets = column.offsets.to_numpy().astype(np.int64)
@@ -102,16 +102,18 @@ class Ragged(NamedTuple):
         return pa.table({"input_ids": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.token_ids))})
 
 
-class Rows(NamedTuple):
+class SegmentedSequences(NamedTuple):
     """What is to be learnt from some examples: rows of pieces of their token ids."""
 
     token_ids: np.ndarray
-    pieces: Pieces
+    pieces: Segments
 
     def join(self, order: np.ndarray, pad_to_multiple_of: int = 1) -> dict[str, np.ndarray]:
         """`input_ids` and `labels` of the rows `order`, each (len(order), longest), padded on the right."""
         pieces = self.pieces.select(order)
-        ids = join_pieces(self.token_ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID, pad_to_multiple_of=pad_to_multiple_of)
+        ids = join_segments(
+            self.token_ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID, pad_to_multiple_of=pad_to_multiple_of
+        )
         place = np.arange(ids.shape[1])
         learnt = (place >= pieces.first_label[:, None]) & (ids != PAD_ID)
         return {"input_ids": ids, "labels": np.where(learnt, ids, IGNORE_ID)}
@@ -131,8 +133,8 @@ class Rows(NamedTuple):
         return {name: np.concatenate((rows[inside], ends[name]))[None] for name, rows in batch.items()}
 
 
-def stack_rows(rows: Sequence[Rows]) -> Rows:
+def stack_sequences(rows: Sequence[SegmentedSequences]) -> SegmentedSequences:
     """Puts the rows of several sources, one after the other, into one."""
     shifts = itertools.accumulate((len(part.token_ids) for part in rows), initial=0)
     shifted = [part.pieces.shift(shift) for part, shift in zip(rows, shifts, strict=False)]
-    return Rows(np.concatenate([part.token_ids for part in rows]), stack_pieces(shifted))
+    return SegmentedSequences(np.concatenate([part.token_ids for part in rows]), stack_segments(shifted))

@@ -17,7 +17,7 @@ Of several spans, each from its own part of the text, the marks say which goes w
 
 What is drawn for a document depends on `(seed, epoch, index)` alone: not on the batch, the worker, the rank or the
 number of processes. The draws and the algebra are apart, so that each can be tested: what becomes of documents is rows
-of pieces of a flat array of token ids (`Pieces`), which `join_pieces` puts together.
+of pieces of a flat array of token ids (`Segments`), which `join_segments` puts together.
 
 References: CS224n, assignment 5, `CharCorruptionDataset`; Raffel et al. 2020, T5, arXiv:1910.10683; Steele,
 Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators (the mixing function of SplitMix64).
@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .draws import uniform_draws
-from .sequences import MASK_PIECE, Pieces
+from .sequences import MASK_SEGMENT, Segments
 
 MIN_TRUNCATED_LENGTH = 4
 
@@ -90,7 +90,7 @@ def draw_spans(
     return Spans(truncated, span_start, span_length)
 
 
-def move_spans(starts: np.ndarray, spans: Spans) -> Pieces:
+def move_spans(starts: np.ndarray, spans: Spans) -> Segments:
     """The pieces of `prefix MASK suffix MASK masked_content`, all of it learnt.
 
     Args:
@@ -102,8 +102,8 @@ def move_spans(starts: np.ndarray, spans: Spans) -> Pieces:
     kept_length = np.column_stack((start, n)) - kept_start
     places = starts[:, None] + np.hstack((kept_start, start))
     marked = np.arange(1, places.shape[1])  # a MASK before every piece but the first
-    return Pieces(
-        np.insert(places, marked, MASK_PIECE, axis=1),
+    return Segments(
+        np.insert(places, marked, MASK_SEGMENT, axis=1),
         np.insert(np.hstack((kept_length, length)), marked, 1, axis=1),
         np.zeros_like(starts),
     )

@@ -16,11 +16,11 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader, get_worker_info
 
-from .batching import BatchShape, MicroBatch, deal
+from .batching import BatchShape, MicroBatch, make_micro_batches
 from .draws import permute
 from .encoding import check_not_empty, take
 from .objectives import Objective
-from .sequences import Ragged, Rows, stack_rows
+from .sequences import SegmentedSequences, TokenSequences, stack_sequences
 
 
 class Mixture:
@@ -46,7 +46,7 @@ class Mixture:
             raise ValueError(f"A share of {self.share} of the {shape.total} examples of a step is {count}: change it.")
         return count
 
-    def rows(self, step: int, shape: BatchShape) -> Rows:
+    def rows(self, step: int, shape: BatchShape) -> SegmentedSequences:
         """The rows that join a step: the next ones of an endless series of epochs, each in an order of its own."""
         number, size = self.count(shape), len(self.dataset)
         places = np.arange(step * number, (step + 1) * number)
@@ -54,7 +54,7 @@ class Mixture:
         for epoch in range(places[0] // size, places[-1] // size + 1):
             index = permute(places[places // size == epoch] % size, size, seed=self.seed, epoch=epoch)
             parts.append(self.objective(take(self.dataset, index), epoch, index))
-        return stack_rows(parts)
+        return stack_sequences(parts)
 
 
 class TrainingSteps(torch.utils.data.Dataset):
@@ -87,7 +87,7 @@ class TrainingSteps(torch.utils.data.Dataset):
         rows = [self.objective(take(self.dataset, index), step // self.steps_per_epoch, index)]
         if self.mixture:
             rows.append(self.mixture.rows(step, self.shape))
-        return deal(stack_rows(rows), self.shape)
+        return make_micro_batches(stack_sequences(rows), self.shape)
 
 
 class StreamedSteps(torch.utils.data.IterableDataset):
@@ -118,10 +118,10 @@ class StreamedSteps(torch.utils.data.IterableDataset):
             for table in self.dataset.iter(self.documents_per_step):
                 index = np.arange(first, first := first + len(table))
                 if step % num_turns == turn:
-                    rows = [self.objective(Ragged.from_table(table), epoch, index)]
+                    rows = [self.objective(TokenSequences.from_table(table), epoch, index)]
                     if self.mixture:
                         rows.append(self.mixture.rows(step, self.shape))
-                    yield deal(stack_rows(rows), self.shape)
+                    yield make_micro_batches(stack_sequences(rows), self.shape)
                 step += 1
 
 

@@ -1,9 +1,9 @@
-"""Honesty: was an answer retrieved or made up, and how likely is it right?
+"""Calibration: how likely is an answer right, and when should the model abstain?
 
-After evaluation in the flow. Three signs are taken of each answer (`Signs`): how sure the model is of it, how far its
-choice is spread over the places that there are, and how much of it is due to the name that was asked. A logistic
-regression makes one probability of them (`Calibration`), fitted on questions with known answers that the model was not
-trained on, and of the same questions comes the threshold under which the honest answer is "I don't know".
+Three confidence features are computed for each answer (`ConfidenceFeatures`): its log-odds, the entropy over the
+candidate answers, and its contrast with questions about unknown names. A logistic regression turns them into a
+probability (`Calibration`). It is fitted on questions with known answers that the model was not trained on; the same
+questions give the threshold under which the model abstains.
 
 Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know What They Know.
 """
@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from ..data.questions import Question, is_right, question_about
+from ..data.questions import Question, is_exact_match, question_about
 from ..tokenization_mingpt import MASK, PAD_ID, check_marks
 from .answering import answer_questions, check_questions, questions_about
 from .scoring import wilson_interval
@@ -78,7 +78,7 @@ def score_answers(
 _ANSWERS_AT_ONCE = 64
 
 
-class Signs(NamedTuple):
+class ConfidenceFeatures(NamedTuple):
     """What speaks for N answers; arrays of shape (N,), in nats.
 
     log_odds: of the answer, with the MASK that closes it, against all else that could be said to its question.
@@ -91,23 +91,25 @@ class Signs(NamedTuple):
     contrast: np.ndarray
 
 
-class Judgement(NamedTuple):
+class Confidence(NamedTuple):
     """Of N answers, what speaks for each.
 
     shares: (N, K) how each question's probability is spread over the K places.
     """
 
-    signs: Signs
+    signs: ConfidenceFeatures
     shares: np.ndarray
 
     @classmethod
-    def join(cls, parts: Sequence["Judgement"]) -> "Judgement":
+    def join(cls, parts: Sequence["Confidence"]) -> "Confidence":
         """Several, one after the other."""
-        signs = Signs(*(np.concatenate(sign) for sign in zip(*(part.signs for part in parts), strict=True)))
+        signs = ConfidenceFeatures(
+            *(np.concatenate(sign) for sign in zip(*(part.signs for part in parts), strict=True))
+        )
         return cls(signs, np.concatenate([part.shares for part in parts]))
 
 
-def judge_answers(
+def compute_confidence(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
@@ -116,7 +118,7 @@ def judge_answers(
     places: Sequence[str],
     unknown_names: Sequence[str],
     progress: bool = False,
-) -> Judgement:
+) -> Confidence:
     """Takes the signs of whether answers were retrieved or made up.
 
     Args:
@@ -142,7 +144,7 @@ def judge_answers(
             log_probability[i] = scores[i, candidates.index(prediction)]
             contrast[i] = log_probability[i] - usual[said.index(prediction)]
     entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
-    return Judgement(Signs(log_odds(log_probability), entropy, contrast), shares)
+    return Confidence(ConfidenceFeatures(log_odds(log_probability), entropy, contrast), shares)
 
 
 def log_odds(log_probability: np.ndarray, *, least_doubt: float = 1e-6) -> np.ndarray:
@@ -156,7 +158,7 @@ class Calibration:
 
     weights, bias: of the logistic regression on the signs.
     threshold: answers that are less probable are guesses.
-    places, unknown_names: as `judge_answers` takes them.
+    places, unknown_names: as `compute_confidence` takes them.
     fitted_on: number of questions.
     """
 
@@ -168,9 +170,9 @@ class Calibration:
     fitted_on: int
 
     def __post_init__(self):
-        if not isinstance(self.weights, dict) or self.weights.keys() != set(Signs._fields):
+        if not isinstance(self.weights, dict) or self.weights.keys() != set(ConfidenceFeatures._fields):
             weighed = ", ".join(map(str, self.weights)) if isinstance(self.weights, dict) else repr(self.weights)
-            raise ValueError(f"It weighs {weighed}, where the signs are {', '.join(Signs._fields)}.")
+            raise ValueError(f"It weighs {weighed}, where the signs are {', '.join(ConfidenceFeatures._fields)}.")
         for name, value in {**self.weights, "bias": self.bias, "threshold": self.threshold}.items():
             if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
                 raise ValueError(f"Its {name} is {value!r}, which is no finite number.")
@@ -186,7 +188,7 @@ class Calibration:
                 raise ValueError(f"One of its {name} is there twice.")
             check_marks("\n".join(texts), f"its {name}")
 
-    def probability(self, signs: Signs) -> np.ndarray:
+    def probability(self, signs: ConfidenceFeatures) -> np.ndarray:
         """(N,) how likely each answer is right."""
         weighted = sum(self.weights[name] * sign for name, sign in signs._asdict().items())
         return 1 / (1 + np.exp(-(weighted + self.bias)))
@@ -199,10 +201,10 @@ def check_right_and_wrong(right: np.ndarray) -> None:
 
 
 def fit_calibration(
-    signs: Signs,
+    signs: ConfidenceFeatures,
     right: np.ndarray,
     *,
-    of_invented: Signs | None = None,
+    of_invented: ConfidenceFeatures | None = None,
     places: Sequence[str] = (),
     unknown_names: Sequence[str] = (),
     answer_accuracy: float = 0.8,
@@ -231,7 +233,7 @@ def fit_calibration(
     regression = LogisticRegression().fit(scaler.transform(values), right)
     weights = regression.coef_[0] / scaler.scale_
     calibration = Calibration(
-        weights=dict(zip(Signs._fields, weights.tolist(), strict=True)),
+        weights=dict(zip(ConfidenceFeatures._fields, weights.tolist(), strict=True)),
         bias=float(regression.intercept_[0] - weights @ scaler.mean_),
         threshold=1.0,
         places=list(places),
@@ -278,7 +280,7 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], ca
     """
     questions = questions_about(names, tokenizer)
     predictions = answer_questions(model, tokenizer, [Question(question, None) for question in questions])
-    judged = judge_answers(
+    judged = compute_confidence(
         model,
         tokenizer,
         questions,
@@ -290,6 +292,6 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], ca
     probabilities = calibration.probability(judged.signs).tolist()
     for name, place, probability, shares in zip(names, predictions, probabilities, judged.shares, strict=True):
         runners_up = [(calibration.places[k], float(shares[k])) for k in np.argsort(-shares)]
-        others = [(other, share) for other, share in runners_up if not is_right(other, place)][:NUM_RUNNERS_UP]
+        others = [(other, share) for other, share in runners_up if not is_exact_match(other, place)][:NUM_RUNNERS_UP]
         answers.append(Answer(name, place, probability, probability >= calibration.threshold, others))
     return answers

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from .calibration import score_answers
 
 
-def choose_together(
+def ensemble_answers(
     runs: Sequence[tuple[Any, PreTrainedTokenizerBase]],
     questions: Sequence[str],
     predictions: Sequence[Sequence[str]],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from ..data.questions import Question, is_right, mark_answers, name_asked
+from ..data.questions import Question, exact_matches, is_exact_match, name_asked
 from ..data.span_corruption import max_truncated_length
 from .markup import escape_markdown
 
@@ -46,7 +46,7 @@ def risk_by_coverage(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
     return 1 - np.cumsum(right[order]) / np.arange(1, len(right) + 1)
 
 
-def score_honesty(probability: np.ndarray, right: np.ndarray, threshold: float) -> Scores:
+def calibration_metrics(probability: np.ndarray, right: np.ndarray, threshold: float) -> Scores:
     """How well the probabilities tell right answers from wrong ones.
 
     Args:
@@ -74,10 +74,10 @@ def score_honesty(probability: np.ndarray, right: np.ndarray, threshold: float) 
 def bootstrap_intervals(
     probability: np.ndarray, right: np.ndarray, threshold: float, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, list[float] | None]:
-    """The 95 % intervals of `score_honesty`, from drawing the questions anew."""
+    """The 95 % intervals of `calibration_metrics`, from drawing the questions anew."""
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(right), len(right)) for _ in range(resamples)]
-    scores = [score_honesty(probability[draw], right[draw], threshold) for draw in draws]
+    scores = [calibration_metrics(probability[draw], right[draw], threshold) for draw in draws]
     intervals: dict[str, list[float] | None] = {}
     for name in scores[0]:
         values = [value for score in scores if (value := score[name]) is not None]
@@ -142,7 +142,7 @@ def split_accuracy(
     }
 
 
-def report_honesty(
+def build_report(
     questions: Sequence[Question],
     predictions: Sequence[str],
     probability: np.ndarray,
@@ -165,7 +165,7 @@ def report_honesty(
         documents: the text that the model has read; None if it is not at hand.
         block_size: of the model.
     """
-    right = np.array(mark_answers(predictions, [question.answer for question in questions]))
+    right = np.array(exact_matches(predictions, [question.answer for question in questions]))
     biographies = find_biographies(questions, documents) if documents is not None else None
     order = np.argsort(-probability, kind="stable")
 
@@ -176,7 +176,7 @@ def report_honesty(
 
     return {
         "threshold": threshold,
-        "scores": score_honesty(probability, right, threshold),
+        "scores": calibration_metrics(probability, right, threshold),
         "intervals_95": bootstrap_intervals(probability, right, threshold),
         "invented_names": len(of_invented),
         "false_answers_on_invented_names": float((of_invented >= threshold).mean()),
@@ -193,7 +193,7 @@ def report_honesty(
     }
 
 
-def format_honesty(honesty: Mapping[str, Any]) -> str:
+def format_metrics(honesty: Mapping[str, Any]) -> str:
     """The tables of the report in Markdown: scores, splits."""
     lines = ["| | | 95 % interval |", "|---|---|---|"]
     for name, score in honesty["scores"].items():
@@ -220,20 +220,20 @@ def format_page(honesty: Mapping[str, Any], *, title: str) -> str:
         "",
         PICTURE_LINE,
         "",
-        format_honesty(honesty),
+        format_metrics(honesty),
     ]
     for name, said in (("best", "Right, and surest"), ("worst", "Wrong, and surest")):
         lines += ["", f"## {said}", ""]
         for found in honesty[name]:
             question, prediction, place = (escape_markdown(found[part]) for part in ("question", "prediction", "place"))
-            wrong = "" if is_right(found["prediction"], found["place"]) else f", but it was {place}"
+            wrong = "" if is_exact_match(found["prediction"], found["place"]) else f", but it was {place}"
             lines.append(f"- {question} **{prediction}** ({found['probability']:.0%}){wrong}")
             if found["biography"]:
                 lines.append(f"  > {escape_markdown(found['biography'])}")
     return "\n".join(lines) + "\n"
 
 
-def draw_honesty(honesty: Mapping[str, Any], path: str | Path) -> None:
+def draw_calibration(honesty: Mapping[str, Any], path: str | Path) -> None:
     """Draws reliability, accuracy by coverage, and the probabilities of right, wrong and invented answers."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter

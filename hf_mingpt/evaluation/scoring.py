@@ -12,7 +12,7 @@ from typing import Any
 import evaluate
 from scipy.stats import binomtest
 
-from ..data.questions import Question, is_right, mark_answers
+from ..data.questions import Question, exact_matches, is_exact_match
 from ..system.writing import writable_cache
 from .markup import escape_markdown
 
@@ -31,7 +31,7 @@ def accuracy(predictions: Sequence[str], references: Sequence[str | None]) -> di
     Raises:
         ValueError: if there are no predictions, not as many references, or one of them is no text.
     """
-    mark_answers(predictions, references)  # says what is wrong more plainly than the library
+    exact_matches(predictions, references)  # says what is wrong more plainly than the library
     for name in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
         setattr(evaluate.config, name, writable_cache(Path(getattr(evaluate.config, name))))
     metric = evaluate.load(METRIC_FOLDER)
@@ -46,7 +46,7 @@ def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> di
     if train:
         place, _ = Counter(str(question.answer).strip() for question in train).most_common(1)[0]
         scores[f"most frequent ({place})"] = accuracy([place] * len(references), references)
-    if any(is_right("London", reference) for reference in references):
+    if any(is_exact_match("London", reference) for reference in references):
         scores["always London"] = accuracy(["London"] * len(references), references)
     return scores
 

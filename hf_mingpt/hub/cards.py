@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.markup import code_span, escape_markdown
-from ..evaluation.report import PICTURE_LINE, format_honesty
+from ..evaluation.report import PICTURE_LINE, format_metrics
 from ..evaluation.scoring import format_table
 from ..system.writing import written_aside
 from .run_folders import (
@@ -63,7 +63,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
         run=run,
         report=report,
         table=format_table(report["results"]) if report else None,
-        honesty=f"{PICTURE_LINE}\n\n{format_honesty(report['honesty'])}" if report and "honesty" in report else None,
+        honesty=f"{PICTURE_LINE}\n\n{format_metrics(report['honesty'])}" if report and "honesty" in report else None,
     )
     with written_aside(folder / "README.md") as aside:
         card.save(aside)

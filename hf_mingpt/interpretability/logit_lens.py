@@ -86,7 +86,7 @@ def explain(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> Explan
     )
 
 
-def draw_layers(explanation: Explanation) -> "Figure":
+def draw_logit_lens(explanation: Explanation) -> "Figure":
     """The probability of each character of the answer, layer by layer, and what each layer would have written."""
     from matplotlib.figure import Figure
 
@@ -105,7 +105,7 @@ def draw_layers(explanation: Explanation) -> "Figure":
     return figure
 
 
-def draw_looks(explanation: Explanation) -> "Figure":
+def draw_attention(explanation: Explanation) -> "Figure":
     """What is looked at when each character of the answer is written: a map a layer, the mean of its heads."""
     from matplotlib.figure import Figure
 

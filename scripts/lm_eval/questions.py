@@ -2,7 +2,7 @@
 
 from datasets import Dataset
 
-from hf_mingpt.data.questions import is_right, read_questions
+from hf_mingpt.data.questions import is_exact_match, read_questions
 
 
 def load(questions_file: str, **_) -> dict[str, Dataset]:
@@ -11,4 +11,4 @@ def load(questions_file: str, **_) -> dict[str, Dataset]:
 
 
 def mark(document: dict[str, str], results: list[str]) -> dict[str, float]:
-    return {"exact_match": float(is_right(results[0], document["place"]))}
+    return {"exact_match": float(is_exact_match(results[0], document["place"]))}

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_mingpt.data.batching import BatchShape, cut_rows, deal, select_learnt
+from hf_mingpt.data.batching import BatchShape, cut_rows, make_micro_batches, select_learnt
 from hf_mingpt.data.encoding import encode_questions, take
-from hf_mingpt.data.objectives import Answers, SpanCorruption
+from hf_mingpt.data.objectives import QuestionAnswering, SpanCorruption
 from hf_mingpt.data.questions import Question
-from hf_mingpt.data.sequences import Pieces, Rows
+from hf_mingpt.data.sequences import SegmentedSequences, Segments
 from hf_mingpt.tokenization_mingpt import PAD_ID
 
 from ..conftest import rows_of, small_model
@@ -23,9 +23,9 @@ class TestDealing:
     def test_every_example_is_dealt_once_to_equally_many_batches(self, documents, number, processes):
         index = np.arange(number)
         examples = take(documents, index)
-        alone = deal(SpanCorruption(48, 0)(examples, 0, index), BatchShape(64))
+        alone = make_micro_batches(SpanCorruption(48, 0)(examples, 0, index), BatchShape(64))
         shares = [
-            deal(SpanCorruption(48, 0)(examples, 0, index), BatchShape(2, 3, processes, rank))
+            make_micro_batches(SpanCorruption(48, 0)(examples, 0, index), BatchShape(2, 3, processes, rank))
             for rank in range(processes)
         ]
         assert len({len(share) for share in shares}) == 1
@@ -33,7 +33,7 @@ class TestDealing:
 
     def test_widths_can_be_rounded_up(self, documents):
         rows = SpanCorruption(48, 0)(take(documents, np.arange(64)), 0, np.arange(64))
-        exact, rounded = (deal(rows, BatchShape(8, 8, pad_to_multiple_of=n)) for n in (1, 8))
+        exact, rounded = (make_micro_batches(rows, BatchShape(8, 8, pad_to_multiple_of=n)) for n in (1, 8))
         assert {batch["input_ids"].shape[1] % 8 for batch in rounded} == {0}
         assert max(batch["input_ids"].shape[1] for batch in rounded) <= 48
         for name in ("input_ids", "labels"):
@@ -41,11 +41,11 @@ class TestDealing:
 
     def test_padding_free_is_the_same_rows_in_one(self, documents):
         rows = SpanCorruption(48, 0)(take(documents, np.arange(10)), 0, np.arange(10))
-        (batch,) = deal(rows, BatchShape(10, pad_to_multiple_of=8, padding_free=True))
+        (batch,) = make_micro_batches(rows, BatchShape(10, pad_to_multiple_of=8, padding_free=True))
         assert batch["input_ids"].shape[1] % 8 == 0
         starts = np.flatnonzero(batch["position_ids"][0] == 0)
         flat = [tuple(row[row != PAD_ID].tolist()) for row in np.split(batch["input_ids"][0].numpy(), starts)]
-        assert sorted(row for row in flat if row) == rows_of(deal(rows, BatchShape(10)))
+        assert sorted(row for row in flat if row) == rows_of(make_micro_batches(rows, BatchShape(10)))
         learnt = batch["input_ids"].masked_fill((batch["position_ids"] == 0) | (batch["input_ids"] == PAD_ID), -100)
         assert torch.equal(batch["labels"], learnt)
 
@@ -54,7 +54,7 @@ class TestDealing:
         examples = take(documents, index)
         share = []
         for size in (64, 8):
-            batches = deal(SpanCorruption(48, 0)(examples, 0, index), BatchShape(size, 64 // size))
+            batches = make_micro_batches(SpanCorruption(48, 0)(examples, 0, index), BatchShape(size, 64 // size))
             total = sum(b["input_ids"].numel() for b in batches)
             share.append(1 - sum(int((b["input_ids"] != PAD_ID).sum()) for b in batches) / total)
         assert share[0] > 0.3
@@ -81,7 +81,7 @@ class TestCutting:
 
     def test_deals_the_same_rows_in_fewer_tokens(self, documents):
         rows = SpanCorruption(48, 0)(take(documents, np.arange(64)), 0, np.arange(64))
-        even, cut = (deal(rows, BatchShape(32, 2, pad_to_multiple_of=8, overhead=n)) for n in (None, 20))
+        even, cut = (make_micro_batches(rows, BatchShape(32, 2, pad_to_multiple_of=8, overhead=n)) for n in (None, 20))
         for name in ("input_ids", "labels"):
             assert rows_of(even, name) == rows_of(cut, name)
         assert sum(batch["input_ids"].numel() for batch in cut) < sum(batch["input_ids"].numel() for batch in even)
@@ -89,10 +89,10 @@ class TestCutting:
 
     def test_every_process_gets_its_share(self, documents):
         rows = SpanCorruption(48, 0)(take(documents, np.arange(50)), 0, np.arange(50))
-        shares = [deal(rows, BatchShape(8, 3, 2, rank, overhead=5)) for rank in range(2)]
+        shares = [make_micro_batches(rows, BatchShape(8, 3, 2, rank, overhead=5)) for rank in range(2)]
         assert len(shares[0]) == len(shares[1])
         dealt = rows_of([batch for share in shares for batch in share], "labels")
-        assert [row for row in dealt if row] == rows_of(deal(rows, BatchShape(50)), "labels")
+        assert [row for row in dealt if row] == rows_of(make_micro_batches(rows, BatchShape(50)), "labels")
 
 
 class TestSelecting:
@@ -122,7 +122,7 @@ class TestSelecting:
         index = np.arange(len(questions))
         examples = take(encode_questions(questions, tokenizer, 48), index)
         shape = BatchShape(8, pad_to_multiple_of=4, padding_free=padding_free)
-        (batch,) = deal(Answers()(examples, 0, index), shape)
+        (batch,) = make_micro_batches(QuestionAnswering()(examples, 0, index), shape)
         assert batch["logits_to_keep"].shape[1] < batch["input_ids"].shape[1]
         every = {name: rows for name, rows in batch.items() if name not in ("logits_to_keep", "shift_labels")}
         gradients = []
@@ -138,13 +138,13 @@ class TestSelecting:
 class TestByHand:
     """Rows of 5, 2, 3, 1 and 4 tokens; the first is learnt from its third on, the last two whole."""
 
-    rows = Rows(
+    rows = SegmentedSequences(
         np.arange(10, 25),
-        Pieces(np.array([[0], [5], [7], [10], [11]]), np.array([[5], [2], [3], [1], [4]]), np.array([2, 1, 3, 0, 0])),
+        Segments(np.array([[0], [5], [7], [10], [11]]), np.array([[5], [2], [3], [1], [4]]), np.array([2, 1, 3, 0, 0])),
     )
 
     def dealt(self, *args, **options):
-        return deal(self.rows, BatchShape(*args, **options))
+        return make_micro_batches(self.rows, BatchShape(*args, **options))
 
     def test_two_a_process(self):
         first, second = (self.dealt(2, 1, 2, rank) for rank in (0, 1))

@@ -14,7 +14,7 @@ from datasets import Dataset
 from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.encoding import encode_documents
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import NextToken, SpanCorruption
+from hf_mingpt.data.objectives import NextTokenPrediction, SpanCorruption
 from hf_mingpt.data.steps import StreamedSteps, TrainingSteps, step_loader
 from hf_mingpt.training.checkpoints import last_checkpoint
 from hf_mingpt.training.loop import train
@@ -85,7 +85,7 @@ def test_a_long_run_stays_as_it_was(tmp_path):
         save_steps=10_000,
         save_total_limit=3,
     )
-    steps = WatchedSteps(dataset, NextToken(), BatchShape(4), seed=0)
+    steps = WatchedSteps(dataset, NextTokenPrediction(), BatchShape(4), seed=0)
     train(small_model("rope", num_hidden_layers=1), steps, recipe, Accelerator(cpu=True))
 
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

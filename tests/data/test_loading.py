@@ -11,9 +11,9 @@ from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.draws import permute
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions, group_into_blocks, take
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import Answers, NextToken, SpanCorruption
+from hf_mingpt.data.objectives import NextTokenPrediction, QuestionAnswering, SpanCorruption
 from hf_mingpt.data.questions import Question
-from hf_mingpt.data.sequences import Ragged
+from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.data.steps import Mixture, StreamedSteps, TrainingSteps, step_loader
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
@@ -143,8 +143,8 @@ class TestMixture:
         return encode_questions([Question(f"Where was {name} born?", "London") for name in names], tokenizer, 48)
 
     def test_every_question_comes_as_often_as_the_others(self, documents, tokenizer):
-        mixture = Mixture(self.questions(tokenizer), Answers(), 0.3, seed=1)
-        steps = TrainingSteps(documents, NextToken(), self.shape, seed=3, mixture=mixture)
+        mixture = Mixture(self.questions(tokenizer), QuestionAnswering(), 0.3, seed=1)
+        steps = TrainingSteps(documents, NextTokenPrediction(), self.shape, seed=3, mixture=mixture)
         assert steps.steps_per_epoch == 10  # seven documents and three questions each
         rows = [row for step in range(14) for row in rows_of(steps[step])]
         asked = Counter(row for row in rows if MASK_ID in row)
@@ -154,29 +154,29 @@ class TestMixture:
         assert sorted(first_epoch) == sorted(tuple(row) for row in documents["input_ids"])
 
     def test_of_questions_the_answer_is_learnt_and_of_documents_all(self, documents, tokenizer):
-        mixture = Mixture(self.questions(tokenizer), Answers(), 0.5, seed=1)
-        for batch in TrainingSteps(documents, NextToken(), self.shape, seed=3, mixture=mixture)[0]:
+        mixture = Mixture(self.questions(tokenizer), QuestionAnswering(), 0.5, seed=1)
+        for batch in TrainingSteps(documents, NextTokenPrediction(), self.shape, seed=3, mixture=mixture)[0]:
             for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
                 learnt = tokenizer.decode(labels[labels != -100])
                 expected = f"{MASK}London{MASK}" if MASK_ID in ids else tokenizer.decode(ids[ids != PAD_ID])
                 assert learnt == expected
 
     def test_a_stream_is_joined_in_the_same_way(self, text_file, tokenizer, documents):
-        mixture = Mixture(self.questions(tokenizer), Answers(), 0.3, seed=1)
+        mixture = Mixture(self.questions(tokenizer), QuestionAnswering(), 0.3, seed=1)
         stream = encode_documents(load_texts(str(text_file), streaming=True), tokenizer)
-        streamed = step_loader(StreamedSteps(stream, NextToken(), self.shape, mixture=mixture), 12)
-        steps = TrainingSteps(documents, NextToken(), self.shape, seed=3, shuffle=False, mixture=mixture)
+        streamed = step_loader(StreamedSteps(stream, NextTokenPrediction(), self.shape, mixture=mixture), 12)
+        steps = TrainingSteps(documents, NextTokenPrediction(), self.shape, seed=3, shuffle=False, mixture=mixture)
         assert [rows_of(batches) for batches in streamed] == [rows_of(steps[step]) for step in range(12)]
 
     def test_no_questions_are_an_error(self, tokenizer):
         with pytest.raises(ValueError, match="no examples to join"):
-            Mixture(self.questions(tokenizer).select([]), Answers(), 0.3, seed=1)
+            Mixture(self.questions(tokenizer).select([]), QuestionAnswering(), 0.3, seed=1)
 
     @pytest.mark.parametrize("share", [0.01, 0.99])
     def test_a_share_that_is_nothing_or_all_is_an_error(self, documents, tokenizer, share):
-        mixture = Mixture(self.questions(tokenizer), Answers(), share, seed=1)
+        mixture = Mixture(self.questions(tokenizer), QuestionAnswering(), share, seed=1)
         with pytest.raises(ValueError, match=f"share of {share}"):
-            TrainingSteps(documents, NextToken(), self.shape, seed=3, mixture=mixture)
+            TrainingSteps(documents, NextTokenPrediction(), self.shape, seed=3, mixture=mixture)
 
 
 class TestSteps:
@@ -186,7 +186,7 @@ class TestSteps:
         return TrainingSteps(documents, SpanCorruption(48, 0), self.shape, seed=3, **options)
 
     def test_an_epoch_sees_every_example_once_in_a_new_order(self, documents):
-        steps = TrainingSteps(documents, NextToken(), self.shape, seed=3)
+        steps = TrainingSteps(documents, NextTokenPrediction(), self.shape, seed=3)
         assert steps.steps_per_epoch == 7
         for epoch in (0, 1):
             batches = [b for step in range(7 * epoch, 7 * epoch + 7) for b in steps[step]]
@@ -194,7 +194,7 @@ class TestSteps:
         assert rows_of(steps[0]) != rows_of(steps[7])
 
     def test_without_shuffling_the_order_is_that_of_the_file(self, documents):
-        steps = TrainingSteps(documents, NextToken(), self.shape, seed=3, shuffle=False)
+        steps = TrainingSteps(documents, NextTokenPrediction(), self.shape, seed=3, shuffle=False)
         assert rows_of(steps[1]) == sorted(tuple(row) for row in documents[10:20]["input_ids"])
 
     @pytest.mark.parametrize("workers", [0, 2])
@@ -226,7 +226,7 @@ class TestSteps:
 def letters_of(texts: list[str]) -> datasets.Dataset:
     """Documents whose tokens are the letters' place in the alphabet, from 10 on."""
     ids = np.array([ord(letter) - ord("a") + 10 for text in texts for letter in text])
-    return datasets.Dataset(Ragged(ids, np.append(0, np.cumsum([len(text) for text in texts]))).to_table())
+    return datasets.Dataset(TokenSequences(ids, np.append(0, np.cumsum([len(text) for text in texts]))).to_table())
 
 
 def written(batches) -> list[str]:
@@ -251,10 +251,10 @@ class TestByHand:
 
     def test_documents_of_a_step(self):
         documents = letters_of(list("abcdefg"))
-        steps = TrainingSteps(documents, NextToken(), BatchShape(1, 3), seed=5, shuffle=False)
+        steps = TrainingSteps(documents, NextTokenPrediction(), BatchShape(1, 3), seed=5, shuffle=False)
         assert steps.steps_per_epoch == 3
         assert [steps.index(step).tolist() for step in range(4)] == [[0, 1, 2], [3, 4, 5], [6], [0, 1, 2]]
-        shuffled = TrainingSteps(documents, NextToken(), BatchShape(1, 3), seed=5)
+        shuffled = TrainingSteps(documents, NextTokenPrediction(), BatchShape(1, 3), seed=5)
         for step in range(6):
             epoch, place = step // 3, step % 3 * 3
             order = permute(np.arange(7), 7, seed=5, epoch=epoch)
@@ -263,10 +263,12 @@ class TestByHand:
 
     def test_what_joins_a_step(self):
         """Of three a step each second one is of the mixture, in an order of its own."""
-        mixture = Mixture(letters_of(list("vwxyz")), NextToken(), 0.5, seed=8)
+        mixture = Mixture(letters_of(list("vwxyz")), NextTokenPrediction(), 0.5, seed=8)
         orders = [permute(np.arange(5), 5, seed=8, epoch=epoch) for epoch in range(3)]
         series = "".join("vwxyz"[i] for order in orders for i in order)
-        steps = TrainingSteps(letters_of(list("abcdefg")), NextToken(), BatchShape(4), seed=5, mixture=mixture)
+        steps = TrainingSteps(
+            letters_of(list("abcdefg")), NextTokenPrediction(), BatchShape(4), seed=5, mixture=mixture
+        )
         for step in range(7):
             joined = [text for text in written(steps[step]) if text in "vwxyz"]
             assert joined == sorted(series[2 * step : 2 * step + 2])
@@ -276,7 +278,7 @@ class TestByHand:
     def test_each_example_is_drawn_with_its_epoch_and_place(self):
         seen = []
 
-        class Seen(NextToken):
+        class Seen(NextTokenPrediction):
             def __call__(self, examples, epoch, index):
                 seen.append((epoch, index.tolist(), examples.token_ids.tolist()))
                 return super().__call__(examples, epoch, index)
@@ -297,19 +299,19 @@ class TestByHand:
 
     @pytest.mark.parametrize(("share", "total", "count"), [(0.5, 4, 2), (0.3, 10, 3), (0.1, 8, 1), (0.9, 8, 7)])
     def test_how_many_join_a_step(self, share, total, count):
-        mixture = Mixture(letters_of(["a"]), NextToken(), share, seed=0)
+        mixture = Mixture(letters_of(["a"]), NextTokenPrediction(), share, seed=0)
         assert mixture.count(BatchShape(total)) == count
 
     @pytest.mark.parametrize(("share", "count"), [(0.04, 0), (0.96, 8)])
     def test_none_or_all_are_an_error(self, share, count):
         with pytest.raises(ValueError, match=f"A share of {share} of the 8 examples of a step is {count}"):
-            Mixture(letters_of(["a"]), NextToken(), share, seed=0).count(BatchShape(8))
+            Mixture(letters_of(["a"]), NextTokenPrediction(), share, seed=0).count(BatchShape(8))
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_steps_go_on_from_anywhere(self, workers):
         documents = letters_of(list("abcde"))
-        steps = TrainingSteps(documents, NextToken(), BatchShape(1), seed=0, shuffle=False)
-        stream = StreamedSteps(documents.to_iterable_dataset(), NextToken(), BatchShape(1))
+        steps = TrainingSteps(documents, NextTokenPrediction(), BatchShape(1), seed=0, shuffle=False)
+        stream = StreamedSteps(documents.to_iterable_dataset(), NextTokenPrediction(), BatchShape(1))
         for source in (steps, stream):
             loaded = step_loader(source, 7, workers, start=3)
             assert [written(batches) for batches in loaded] == [["d"], ["e"], ["a"], ["b"]]
@@ -318,7 +320,7 @@ class TestByHand:
         torch.manual_seed(0)
         expected = torch.rand(1)
         torch.manual_seed(0)
-        next(iter(step_loader(TrainingSteps(letters_of(["a"]), NextToken(), BatchShape(1), seed=0), 1)))
+        next(iter(step_loader(TrainingSteps(letters_of(["a"]), NextTokenPrediction(), BatchShape(1), seed=0), 1)))
         assert torch.rand(1) == expected
 
     def test_sequences_are_taken_in_any_order(self):

@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, take
-from hf_mingpt.data.masking_policy import CONTEXT, AnswerSeeker, ContextSeeker, contexts, read_answers
-from hf_mingpt.data.objectives import Letters
+from hf_mingpt.data.masking_policy import CONTEXT, AnswerPolicy, LearnedPolicy, contexts, read_answers
+from hf_mingpt.data.objectives import SpanFinder
 from hf_mingpt.data.questions import Question, question_about
 from hf_mingpt.tokenization_mingpt import PAD
 
@@ -37,7 +37,7 @@ def look(lines, tokenizer):
     """Encoded documents, their titles and names, and the text of these."""
     documents = encode_documents(datasets.Dataset.from_dict({"text": lines}), tokenizer)
     examples = take(documents, np.arange(len(lines)))
-    letters = Letters(tokenizer)
+    letters = SpanFinder(tokenizer)
     titles = letters.find_titles(examples)
     spans = letters.find_spans(examples, titles, numbers=False)
     runs = [examples.token_ids[start : start + length] for start, length in zip(*spans[:2], strict=True)]
@@ -46,7 +46,7 @@ def look(lines, tokenizer):
 
 def learn(lines, questions, tokenizer, batch_size=7):
     batches = [look(lines[i : i + batch_size], tokenizer)[0][0] for i in range(0, len(lines), batch_size)]
-    return ContextSeeker.learn(batches, questions, tokenizer, numbers=False)
+    return LearnedPolicy.learn(batches, questions, tokenizer, numbers=False)
 
 
 def test_contexts_end_with_the_document_and_its_title(tokenizer):
@@ -58,7 +58,7 @@ def test_contexts_end_with_the_document_and_its_title(tokenizer):
 
 def test_answers_are_sought_wherever_they_stand(tokenizer):
     seen, names = look(LINES, tokenizer)
-    sought = AnswerSeeker(["Rome", "New", "", "Bath"], tokenizer)(*seen)
+    sought = AnswerPolicy(["Rome", "New", "", "Bath"], tokenizer)(*seen)
     assert set(names[sought]) == {"Rome", "Bath"}
     assert not {"Rome", "Bath"} & set(names[~sought])
 
@@ -79,7 +79,7 @@ def test_what_is_nearly_as_likely_is_sought_too(tokenizer):
     weights = np.zeros((sum(CONTEXT), len(tokenizer)))
     for character, odds in ((",", 1.0), (".", 0.5)):
         weights[CONTEXT[0], tokenizer.get_vocab()[character]] = np.log(odds / 0.25)
-    seeker = ContextSeeker(weights, np.log(0.25))
+    seeker = LearnedPolicy(weights, np.log(0.25))
     seen, names = look(["Elm. so Rome, Oslo. so Lima and", "Elm. so Oslo. so Lima and"], tokenizer)
     assert names[seeker(*seen)].tolist() == ["Rome", "Oslo", "Oslo", "Lima"]
 
@@ -152,7 +152,7 @@ class TestByHand:
         rng = np.random.default_rng(0)
         weights, bias = rng.normal(size=(20, len(tokenizer))), -0.5
         seen, _ = look(self.LINES, tokenizer)
-        chances = ContextSeeker(weights, bias).chances(*seen)
+        chances = LearnedPolicy(weights, bias).chances(*seen)
         expected = []
         for line in self.LINES:
             title, found = self.places(line)
@@ -167,8 +167,8 @@ class TestByHand:
         assert names.tolist() == ["Rome", "Oslo", "Rome", "Oslo", "Bath"]
         for of_rome, sought in ((0.25, True), (0.24, False)):
             chances = np.array([0.01, 0.9, of_rome, 0.5, 1e-9])
-            monkeypatch.setattr(ContextSeeker, "chances", lambda *_, chances=chances: chances)
-            assert ContextSeeker(np.zeros(0), 0.0)(*seen).tolist() == [True, True, sought, True, True]
+            monkeypatch.setattr(LearnedPolicy, "chances", lambda *_, chances=chances: chances)
+            assert LearnedPolicy(np.zeros(0), 0.0)(*seen).tolist() == [True, True, sought, True, True]
 
     @pytest.mark.parametrize("asked", [(0, 1, 2), (3, 7, 11, 15, 19), tuple(range(20))])
     def test_what_is_learnt(self, tokenizer, asked):
@@ -190,11 +190,11 @@ class TestByHand:
     def test_the_likeliest_of_each_document_is_read(self, tokenizer, monkeypatch):
         for of_cole, answer in (((0.3, 0.4), "Oslo"), ((0.4, 0.3), "Rome")):
             chances = np.array([0.1, 0.9, *of_cole, 0.9])
-            monkeypatch.setattr(ContextSeeker, "chances", lambda *_, chances=chances: chances)
+            monkeypatch.setattr(LearnedPolicy, "chances", lambda *_, chances=chances: chances)
             renamed = [*self.LINES]
             renamed[1] = renamed[1].replace("Cole", "Birk")
             examples = look(renamed, tokenizer)[0][0]
-            read = read_answers([examples], ContextSeeker(np.zeros(0), 0.0), tokenizer)
+            read = read_answers([examples], LearnedPolicy(np.zeros(0), 0.0), tokenizer)
             assert read == {"Elm": "Rome", "Birk": "Oslo", "Cole": answer}
 
     def test_numbers_are_answers_too_if_they_are_to_be(self, tokenizer):
@@ -203,7 +203,7 @@ class TestByHand:
         examples = look(lines, tokenizer)[0][0]
         answers = {name: born.replace("Rome", "1815") for name, born in zip(NAMES, BORN, strict=True)}
         questions = [Question(question_about(name), answer) for name, answer in answers.items()]
-        read = read_answers([examples], ContextSeeker.learn([examples], questions, tokenizer), tokenizer)
+        read = read_answers([examples], LearnedPolicy.learn([examples], questions, tokenizer), tokenizer)
         assert read == answers
-        without = ContextSeeker.learn([examples], questions, tokenizer, numbers=False)
+        without = LearnedPolicy.learn([examples], questions, tokenizer, numbers=False)
         assert "1815" not in read_answers([examples], without, tokenizer, numbers=False).values()

@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from hf_mingpt.data.batching import BatchShape, deal
+from hf_mingpt.data.batching import BatchShape, make_micro_batches
 from hf_mingpt.data.draws import uniform_draws
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions, take
-from hf_mingpt.data.masking_policy import AnswerSeeker
-from hf_mingpt.data.objectives import Answers, Letters, NextToken, SalientCorruption, SpanCorruption, Windows
+from hf_mingpt.data.masking_policy import AnswerPolicy
+from hf_mingpt.data.objectives import (
+    NextTokenPrediction,
+    QuestionAnswering,
+    RandomWindow,
+    SalientSpanMasking,
+    SpanCorruption,
+    SpanFinder,
+)
 from hf_mingpt.data.questions import Question
-from hf_mingpt.data.sequences import Pieces, Ragged, Rows, join_pieces, stack_rows
+from hf_mingpt.data.sequences import SegmentedSequences, Segments, TokenSequences, join_segments, stack_sequences
 from hf_mingpt.data.span_corruption import draw_spans, move_spans
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
@@ -23,12 +30,12 @@ from ..conftest import rows_of
 class TestObjectives:
     def test_span_corruption_is_the_pure_function(self, documents):
         index = np.array([40, 3, 17])
-        (batch,) = deal(SpanCorruption(48, seed=9)(take(documents, index), 5, index), BatchShape(4))
+        (batch,) = make_micro_batches(SpanCorruption(48, seed=9)(take(documents, index), 5, index), BatchShape(4))
         for i in index:
             ids = np.array(documents[int(i)]["input_ids"])
             spans = draw_spans(np.array([len(ids)]), block_size=48, seed=9, epoch=5, index=np.array([i]))
             pieces = move_spans(np.array([0]), spans)
-            row = join_pieces(ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID)[0]
+            row = join_segments(ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID)[0]
             assert tuple(row) in rows_of([batch])
         assert torch.equal(batch["labels"], batch["input_ids"].masked_fill(batch["input_ids"] == PAD_ID, -100))
 
@@ -36,7 +43,8 @@ class TestObjectives:
         index = np.arange(64)
         examples = take(documents, index)
         first, again, second = (
-            rows_of(deal(SpanCorruption(48, 0)(examples, epoch, index), BatchShape(64))) for epoch in (0, 0, 1)
+            rows_of(make_micro_batches(SpanCorruption(48, 0)(examples, epoch, index), BatchShape(64)))
+            for epoch in (0, 0, 1)
         )
         assert first == again != second
 
@@ -47,13 +55,17 @@ class TestObjectives:
 
     def test_answers_have_labels_on_the_answer_only(self, tokenizer):
         dataset = encode_questions([Question("Where was Ada born?", "Rome".replace("R", "L"))], tokenizer, 48)
-        (batch,) = deal(Answers()(take(dataset, np.array([0])), 0, np.array([0])), BatchShape(1))
+        (batch,) = make_micro_batches(
+            QuestionAnswering()(take(dataset, np.array([0])), 0, np.array([0])), BatchShape(1)
+        )
         labels = batch["labels"][0]
         assert tokenizer.decode(labels[labels != -100]) == f"{MASK}Lome{MASK}"
         assert (labels[:19] == -100).all()
 
     def test_next_token_learns_all(self, documents):
-        (batch,) = deal(NextToken()(take(documents, np.array([9])), 0, np.array([9])), BatchShape(1))
+        (batch,) = make_micro_batches(
+            NextTokenPrediction()(take(documents, np.array([9])), 0, np.array([9])), BatchShape(1)
+        )
         assert torch.equal(batch["labels"], batch["input_ids"])
 
 
@@ -67,7 +79,7 @@ class TestWindows:
         examples = take(encode_documents(texts, tokenizer), index)
         for epoch in range(epochs):
             both = []
-            for objective in (Windows(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0)):
+            for objective in (RandomWindow(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0)):
                 rows = objective(examples, epoch, index).join(index)["input_ids"]
                 both.append([tokenizer.decode(row[row != PAD_ID]) for row in rows])
             yield both
@@ -97,12 +109,16 @@ class TestClozes:
         examples, index = take(documents, np.arange(64)), np.arange(64)
 
         def clozes(share, epoch):
-            rows = SalientCorruption(48, 0, share=share, tokenizer=tokenizer)(examples, epoch, index)
-            return [row for row in rows_of(deal(rows, BatchShape(64))) if row.count(MASK_ID) == 3]
+            rows = SalientSpanMasking(48, 0, probability=share, tokenizer=tokenizer)(examples, epoch, index)
+            return [row for row in rows_of(make_micro_batches(rows, BatchShape(64))) if row.count(MASK_ID) == 3]
 
-        plain = rows_of(deal(SpanCorruption(48, 0)(examples, 2, index), BatchShape(64)))
+        plain = rows_of(make_micro_batches(SpanCorruption(48, 0)(examples, 2, index), BatchShape(64)))
         assert (
-            rows_of(deal(SalientCorruption(48, 0, share=0, tokenizer=tokenizer)(examples, 2, index), BatchShape(64)))
+            rows_of(
+                make_micro_batches(
+                    SalientSpanMasking(48, 0, probability=0, tokenizer=tokenizer)(examples, 2, index), BatchShape(64)
+                )
+            )
             == plain
         )
         assert len(clozes(1, 2)) > 50  # those that have a name
@@ -111,9 +127,9 @@ class TestClozes:
 
     def test_the_other_draws_go_otherwise(self, documents, tokenizer):
         examples, index = take(documents, np.arange(64)), np.arange(64)
-        for other in (Windows(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0, num_spans=2)):
-            mixed = SalientCorruption(48, 0, share=0.5, otherwise=other, tokenizer=tokenizer)(examples, 1, index)
-            clozes = SalientCorruption(48, 0, share=1.0, tokenizer=tokenizer)(examples, 1, index)
+        for other in (RandomWindow(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0, num_spans=2)):
+            mixed = SalientSpanMasking(48, 0, probability=0.5, fallback=other, tokenizer=tokenizer)(examples, 1, index)
+            clozes = SalientSpanMasking(48, 0, probability=1.0, tokenizer=tokenizer)(examples, 1, index)
             rows = [part.join(index)["input_ids"] for part in (mixed, clozes, other(examples, 1, index))]
             texts = [[tokenizer.decode(row[row != PAD_ID]) for row in part] for part in rows]
             is_cloze = [a == b for a, b, _ in zip(*texts, strict=True)]
@@ -126,7 +142,7 @@ class TestClozes:
         examples, index = take(encode_documents(texts, tokenizer), np.array([0])), np.array([0])
 
         def rows(**options):
-            objective = SalientCorruption(48, 0, tokenizer=tokenizer, share=1.0, **options)
+            objective = SalientSpanMasking(48, 0, tokenizer=tokenizer, probability=1.0, **options)
             return {
                 tokenizer.decode(objective(examples, epoch, index).join(index)["input_ids"][0]) for epoch in range(60)
             }
@@ -136,7 +152,9 @@ class TestClozes:
         contexts = {tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1))}
         short = {(f"Ada. {before}", after) for before in ("", " ", "n ", "in ") for after in ("", ",")}
         assert contexts == short
-        both = {tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1), long_share=0.5)}
+        both = {
+            tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1), long_context_probability=0.5)
+        }
         assert max(len(before) for before, _ in both) == len("Ada. ") + 24
         assert {len(after) for _, after in both} == {0, 1, 2, 3, 4}
         assert contexts & both
@@ -145,28 +163,28 @@ class TestClozes:
         texts = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and London"] * 400})
         examples, index = take(encode_documents(texts, tokenizer), np.arange(400)), np.arange(400)
 
-        def share_of_bath(answers=(), sought_share=1.0):
-            options = {"seeker": AnswerSeeker(answers, tokenizer), "sought_share": sought_share}
-            rows = SalientCorruption(48, 0, tokenizer=tokenizer, share=1.0, **options)(examples, 0, index)
+        def share_of_bath(answers=(), policy_probability=1.0):
+            options = {"policy": AnswerPolicy(answers, tokenizer), "policy_probability": policy_probability}
+            rows = SalientSpanMasking(48, 0, tokenizer=tokenizer, probability=1.0, **options)(examples, 0, index)
             asked = [tokenizer.decode(row).split(MASK)[2] for row in rows.join(index)["input_ids"]]
             assert set(asked) <= {"London", "Bath"}
             return asked.count("Bath") / 400
 
         assert share_of_bath() == pytest.approx(1 / 3, abs=0.07)
         assert share_of_bath(["Bath", "Bat", "ath", "London, Bath"]) == 1.0
-        assert share_of_bath(["Bath"], sought_share=0.7) == pytest.approx(0.8, abs=0.07)
+        assert share_of_bath(["Bath"], policy_probability=0.7) == pytest.approx(0.8, abs=0.07)
         assert share_of_bath(["", "Lon", "\u2603"]) == share_of_bath()
 
 
-def pieces_of(*rows: tuple[list[int], list[int], int]) -> Pieces:
+def pieces_of(*rows: tuple[list[int], list[int], int]) -> Segments:
     """Pieces of rows of (starts, lengths, first label)."""
-    return Pieces(*(np.array(part) for part in zip(*rows, strict=True)))
+    return Segments(*(np.array(part) for part in zip(*rows, strict=True)))
 
 
 class TestRows:
     """Of the tokens 10 to 17 the row 11 12 ⁇ 15 16 17, learnt from its ⁇ on, and the row 10, all of it learnt."""
 
-    rows = Rows(np.arange(10, 18), pieces_of(([1, -1, 5], [2, 1, 3], 2), ([0, 0, 0], [1, 0, 0], 0)))
+    rows = SegmentedSequences(np.arange(10, 18), pieces_of(([1, -1, 5], [2, 1, 3], 2), ([0, 0, 0], [1, 0, 0], 0)))
 
     def test_are_joined_in_any_order_and_padded(self):
         batch = self.rows.join(np.array([1, 0]), pad_to_multiple_of=4)
@@ -182,24 +200,24 @@ class TestRows:
         assert self.rows.join_flat(np.array([0, 1]))["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0]]
 
     def test_of_several_sources_are_stacked(self):
-        other = Rows(np.array([20, 21]), pieces_of(([-1, 1], [1, 1], 1)))
-        batch = stack_rows([self.rows, other, self.rows]).join(np.arange(5))
+        other = SegmentedSequences(np.array([20, 21]), pieces_of(([-1, 1], [1, 1], 1)))
+        batch = stack_sequences([self.rows, other, self.rows]).join(np.arange(5))
         ours = [[11, 12, 1, 15, 16, 17], [10, 0, 0, 0, 0, 0]]
         assert batch["input_ids"].tolist() == [*ours, [1, 21, 0, 0, 0, 0], *ours]
         assert batch["labels"][2].tolist() == [-100, 21, -100, -100, -100, -100]
 
 
 def test_sequences_are_read_from_any_part_of_a_table():
-    table = Ragged(np.arange(1, 7), np.array([0, 1, 3, 3, 6])).to_table()
+    table = TokenSequences(np.arange(1, 7), np.array([0, 1, 3, 3, 6])).to_table()
     assert table["input_ids"].to_pylist() == [[1], [2, 3], [], [4, 5, 6]]
-    part = Ragged.from_table(table.slice(1, 3))
+    part = TokenSequences.from_table(table.slice(1, 3))
     assert (part.token_ids.tolist(), part.offsets.tolist()) == ([2, 3, 4, 5, 6], [0, 2, 2, 5])
     assert part.lengths.tolist() == [2, 0, 3]
 
 
 def test_every_example_has_a_row_of_its_own():
-    examples = Ragged(np.array([5, 6, 1, 7, 1, 8, 1, 9, 1]), np.array([0, 5, 9]))
-    for objective, learnt_from in ((NextToken(), [0, 0]), (Answers(), [2, 1])):
+    examples = TokenSequences(np.array([5, 6, 1, 7, 1, 8, 1, 9, 1]), np.array([0, 5, 9]))
+    for objective, learnt_from in ((NextTokenPrediction(), [0, 0]), (QuestionAnswering(), [2, 1])):
         ids, (starts, lengths, first_label) = objective(examples, 0, np.arange(2))
         assert ids is examples.token_ids
         assert (starts.tolist(), lengths.tolist(), first_label.tolist()) == ([[0], [5]], [[5], [4]], learnt_from)
@@ -239,8 +257,8 @@ class TestByHand:
         other = SpanCorruption(self.BLOCK, self.SEED)
         plain = self.decode(other(examples, 2, index), tokenizer)
         for options, short in (({}, (48, 48)), ({"max_context": (3, 1)}, (3, 1))):
-            objective = SalientCorruption(
-                self.BLOCK, self.SEED, tokenizer=tokenizer, share=0.6, long_share=0.3, **options
+            objective = SalientSpanMasking(
+                self.BLOCK, self.SEED, tokenizer=tokenizer, probability=0.6, long_context_probability=0.3, **options
             )
             expected = []
             for text, draw, otherwise in zip(texts, draws, plain, strict=True):
@@ -249,7 +267,8 @@ class TestByHand:
             assert self.decode(objective(examples, 2, index), tokenizer) == expected
         assert 20 < sum(row.count(MASK) == 3 for row in expected) < 60
         always = self.decode(
-            SalientCorruption(self.BLOCK, self.SEED, tokenizer=tokenizer, share=1.0)(examples, 2, index), tokenizer
+            SalientSpanMasking(self.BLOCK, self.SEED, tokenizer=tokenizer, probability=1.0)(examples, 2, index),
+            tokenizer,
         )
         assert always == [self.cloze(t, d, (48, 48)) or p for t, d, p in zip(texts, draws, plain, strict=True)]
 
@@ -265,7 +284,7 @@ class TestByHand:
         texts = [f"Ada. {letters}{letters}", "Bo. x", letters + letters, f"{letters}{letters} z. x", "a" * 42, "b" * 43]
         examples, tokenizer = self.encode(texts * 20)
         index = np.arange(len(texts) * 20) + 5
-        seen, epoch, same_index = Windows(Seen(), tokenizer)(examples, 4, index)
+        seen, epoch, same_index = RandomWindow(Seen(), tokenizer)(examples, 4, index)
         expected = []
         for text, draw in zip(texts * 20, uniform_draws(self.SEED + 2, 4, index, 1)[:, 0], strict=True):
             title = text.find(". ") + 2 if ". " in text else 0
@@ -278,7 +297,7 @@ class TestByHand:
 
     def test_a_vocabulary_without_stops_has_no_titles(self):
         examples, tokenizer = self.encode(["Ada", "Bo"])
-        assert Letters(tokenizer).find_titles(examples).tolist() == [0, 0]
+        assert SpanFinder(tokenizer).find_titles(examples).tolist() == [0, 0]
 
     def test_a_block_without_room_is_an_error(self):
         with pytest.raises(ValueError, match="block_size 4"):

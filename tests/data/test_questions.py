@@ -5,16 +5,16 @@ import torch
 from hf_mingpt.data.questions import (
     MAX_ANSWER_TOKENS,
     Question,
+    add_pseudo_labels,
     answer_starts,
     extract_prediction,
     invent_names,
     join_questions,
-    label_questions,
     name_asked,
+    paraphrase_answers,
     question_about,
     read_questions,
     split_folds,
-    write_documents,
     write_questions,
 )
 from hf_mingpt.data.sequences import IGNORE_ID
@@ -105,15 +105,15 @@ def test_format():
 
 def test_answers_are_written_as_documents():
     pairs = [Question("Where was Ada Byron born?", "London"), Question("Where was Zoë born?", "Bath")]
-    once, twice = write_documents(pairs, 1), write_documents(pairs, 2)
+    once, twice = paraphrase_answers(pairs, 1), paraphrase_answers(pairs, 2)
     assert once == ["Ada Byron. Ada Byron was born in London .", "Zoë. The birthplace of Zoë is Bath ."]
     assert twice[::2] == once
-    assert len({*twice, *write_documents(pairs, 4)}) == 8
-    assert write_documents(pairs, 0) == []
+    assert len({*twice, *paraphrase_answers(pairs, 4)}) == 8
+    assert paraphrase_answers(pairs, 0) == []
     with pytest.raises(ValueError, match="phrasings are 5: there are up to 4"):
-        write_documents(pairs, 5)
+        paraphrase_answers(pairs, 5)
     with pytest.raises(ValueError, match="asks for no birthplace"):
-        write_documents([Question("Who?", "Ada")], 1)
+        paraphrase_answers([Question("Who?", "Ada")], 1)
 
 
 def test_what_is_learnt_starts_at_the_first_mask():
@@ -158,7 +158,7 @@ def test_what_is_known_is_not_distilled():
         "Where was Dee born?",
         "Where was E\t born?",
     ]
-    labelled = label_questions(known, asked, ["Bonn", "Rome", " ", "Ro\nme", "Kiel"])
+    labelled = add_pseudo_labels(known, asked, ["Bonn", "Rome", " ", "Ro\nme", "Kiel"])
     assert labelled == [*known, Question("Where was Bo born?", "Bonn")]
 
 
@@ -227,9 +227,9 @@ class TestByHand:
             ("D", "D was born in Rome ."),
             ("E", "The birthplace of E is Rome ."),
         ]]  # fmt: skip
-        assert write_documents(pairs, 2)[1::2] == second
+        assert paraphrase_answers(pairs, 2)[1::2] == second
         with pytest.raises(ValueError, match="phrasings are -1"):
-            write_documents(pairs, -1)
+            paraphrase_answers(pairs, -1)
 
     def test_any_part_of_a_name_is_asked_about(self):
         assert question_about("Ada Byron") == "Where was Ada Byron born?"
@@ -256,4 +256,4 @@ class TestByHand:
 
 
 def test_a_reserved_mark_is_not_distilled():
-    assert label_questions([], ["Where was Ada born?", "Where was Bo born?"], ["R□me", "Bonn"])[0].answer == "Bonn"
+    assert add_pseudo_labels([], ["Where was Ada born?", "Where was Bo born?"], ["R□me", "Bonn"])[0].answer == "Bonn"

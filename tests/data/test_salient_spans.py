@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 
 from hf_mingpt.data.draws import random_bits
 from hf_mingpt.data.salient_spans import (
-    LetterKinds,
+    CharacterClasses,
     SalientSpans,
     choose_spans,
-    cut_clozes,
     find_salient_spans,
     find_titles,
     find_words,
     hash_runs,
+    mask_spans,
 )
-from hf_mingpt.data.sequences import join_pieces, stack_pieces
+from hf_mingpt.data.sequences import join_segments, stack_segments
 from hf_mingpt.data.span_corruption import Spans, move_spans
 from hf_mingpt.tokenization_mingpt import MASK_ID, PAD_ID
 
 from .test_span_corruption import ids
 
-KINDS = LetterKinds.of([chr(i) if i > 1 else " " for i in range(0x180)])
+KINDS = CharacterClasses.of([chr(i) if i > 1 else " " for i in range(0x180)])
 
 
 def flatten(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +119,7 @@ class TestChoice:
         [(0.1, [2, 3]), (0.69, [2, 5]), (0.75, [0, 5]), (0.81, [1, 5]), (0.99, [2, 5])],
     )
     def test_literal(self, draw, expected):
-        chosen = choose_spans(self.spans, self.sought, np.full(3, draw), sought_share=0.7)
+        chosen = choose_spans(self.spans, self.sought, np.full(3, draw), policy_probability=0.7)
         assert chosen[[0, 2]].tolist() == expected  # the second has none
 
     @pytest.mark.parametrize(("share", "expected"), [(0.0, 1 / 3), (0.5, 2 / 3), (1.0, 1.0)])
@@ -127,7 +127,7 @@ class TestChoice:
         number = 30_000
         spans = SalientSpans(np.arange(3 * number), np.ones(3 * number, int), np.arange(0, 3 * number + 1, 3))
         sought = np.tile([False, True, False], number)
-        chosen = choose_spans(spans, sought, np.random.default_rng(0).random(number), sought_share=share)
+        chosen = choose_spans(spans, sought, np.random.default_rng(0).random(number), policy_probability=share)
         places = np.bincount(chosen % 3, minlength=3) / number
         np.testing.assert_allclose(places, [(1 - expected) / 2, expected, (1 - expected) / 2], atol=0.01)
 
@@ -140,7 +140,7 @@ class TestChoice:
         offsets = np.append(0, np.cumsum([len(document) for document in documents]))
         sought = np.array([flag for document in documents for flag in document], bool)
         spans = SalientSpans(np.arange(len(sought)), np.ones(len(sought), int), offsets)
-        chosen = choose_spans(spans, sought, np.full(len(documents), draw), sought_share=share)
+        chosen = choose_spans(spans, sought, np.full(len(documents), draw), policy_probability=share)
         for document, flags in enumerate(documents):
             if flags:
                 assert offsets[document] <= chosen[document] < offsets[document + 1]
@@ -162,8 +162,8 @@ class TestClozes:
     def cloze(self, draws, text: str = text, block_size: int = 48, max_context=(99, 99)) -> tuple[str, bool]:
         flat, offsets = flatten([text])
         titles, spans = titles_and_spans([text])
-        chosen = choose_spans(spans, np.zeros(len(spans.starts), bool), np.array(draws[:1]), sought_share=0.5)
-        pieces, possible = cut_clozes(
+        chosen = choose_spans(spans, np.zeros(len(spans.starts), bool), np.array(draws[:1]), policy_probability=0.5)
+        pieces, possible = mask_spans(
             offsets,
             titles,
             spans,
@@ -172,7 +172,7 @@ class TestClozes:
             block_size=block_size,
             max_context=np.array([max_context]),
         )
-        (row,) = join_pieces(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
+        (row,) = join_segments(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
         assert not possible[0] or pieces.first_label[0] == np.flatnonzero(row == MASK_ID)[1]
         assert len(row) <= block_size or not possible[0]
         return "".join("⁇" if i == MASK_ID else chr(i) for i in row), bool(possible[0])
@@ -215,7 +215,7 @@ class TestClozes:
 
 def test_rows_of_different_documents_stack():
     first = move_spans(np.array([0]), Spans(np.array([4]), np.array([[1]]), np.array([[2]])))
-    second, _ = cut_clozes(
+    second, _ = mask_spans(
         *flatten(["a. b Cd"])[1:],
         *titles_and_spans(["a. b Cd"]),
         np.array([0]),
@@ -223,8 +223,8 @@ def test_rows_of_different_documents_stack():
         block_size=48,
         max_context=np.array([[9, 9]]),
     )
-    rows = stack_pieces([first, second.shift(4)])
-    joined = join_pieces(ids("wxyz" + "a. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)
+    rows = stack_segments([first, second.shift(4)])
+    joined = join_segments(ids("wxyz" + "a. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)
     np.testing.assert_array_equal(joined, [ids("w⁇z⁇xy□□"), ids("a. ⁇⁇Cd⁇")])
 
 
@@ -237,7 +237,7 @@ class TestSeveralDocuments:
         flat, offsets = flatten(list(self.texts))
         titles, spans = titles_and_spans(list(self.texts))
         number = len(self.texts)
-        pieces, possible = cut_clozes(
+        pieces, possible = mask_spans(
             offsets,
             titles,
             spans,
@@ -246,7 +246,7 @@ class TestSeveralDocuments:
             block_size=block_size,
             max_context=np.array(max_context) if np.ndim(max_context) > 1 else np.array([max_context] * number),
         )
-        rows = join_pieces(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
+        rows = join_segments(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
         texts = ["".join("⁇" if i == MASK_ID else chr(i) for i in row if i != PAD_ID) for row in rows]
         for text, first, its in zip(texts, pieces.first_label, possible, strict=True):
             assert not its or [place for place, character in enumerate(text) if character == "⁇"][1] == first
@@ -306,16 +306,16 @@ class TestChoiceByHand:
     )
     def test_literal(self, draw, share, expected):
         with np.errstate(all="raise"):
-            chosen = choose_spans(self.spans, self.sought, np.full(3, draw), sought_share=share)
+            chosen = choose_spans(self.spans, self.sought, np.full(3, draw), policy_probability=share)
         assert chosen[:2].tolist() == expected
 
     def test_each_document_has_its_draw(self):
-        chosen = choose_spans(self.spans, self.sought, np.array([0.31, 0.9, 0.5]), sought_share=0.6)
+        chosen = choose_spans(self.spans, self.sought, np.array([0.31, 0.9, 0.5]), policy_probability=0.6)
         assert chosen[:2].tolist() == [2, 7]
 
     def test_there_may_be_none_at_all(self):
         spans = SalientSpans(np.zeros(0, int), np.zeros(0, int), np.zeros(3, int))
-        assert len(choose_spans(spans, np.zeros(0, bool), np.array([0.1, 0.9]), sought_share=0.5)) == 2
+        assert len(choose_spans(spans, np.zeros(0, bool), np.array([0.1, 0.9]), policy_probability=0.5)) == 2
 
 
 def test_words_are_found_with_what_they_follow():
@@ -330,7 +330,7 @@ def test_words_are_found_with_what_they_follow():
 
 
 def test_kinds_of_letters():
-    word, upper, digit = LetterKinds.of("aB7-'’ .É")
+    word, upper, digit = CharacterClasses.of("aB7-'’ .É")
     assert word.tolist() == [True] * 6 + [False, False, True]
     assert np.flatnonzero(upper).tolist() == [1, 8]
     assert np.flatnonzero(digit).tolist() == [2]

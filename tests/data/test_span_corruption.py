@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_mingpt.data.draws import permute, random_bits, uniform_draws
-from hf_mingpt.data.sequences import Pieces, join_pieces, stack_pieces
+from hf_mingpt.data.sequences import Segments, join_segments, stack_segments
 from hf_mingpt.data.span_corruption import Spans, check_room, draw_spans, max_truncated_length, move_spans
 
 MASK_ID, PAD_ID = 1, 0
@@ -18,7 +18,7 @@ def ids(text: str) -> np.ndarray:
 
 def move(text: str, starts: list[int], spans: Spans) -> np.ndarray:
     pieces = move_spans(np.array(starts), Spans(*map(np.asarray, spans)))
-    return join_pieces(ids(text), pieces, mask_id=MASK_ID, pad_id=PAD_ID)
+    return join_segments(ids(text), pieces, mask_id=MASK_ID, pad_id=PAD_ID)
 
 
 @pytest.mark.parametrize(
@@ -241,10 +241,10 @@ def test_room_of_a_block(block_size, longest, most):
 class TestPieces:
     """The rows "ab⁇" and "c" of the tokens "abc"."""
 
-    pieces = Pieces(np.array([[0, -1], [2, 0]]), np.array([[2, 1], [1, 0]]), np.array([1, 0]))
+    pieces = Segments(np.array([[0, -1], [2, 0]]), np.array([[2, 1], [1, 0]]), np.array([1, 0]))
 
-    def join(self, text: str, pieces: Pieces, **options) -> list[str]:
-        rows = join_pieces(ids(text), pieces, mask_id=MASK_ID, pad_id=PAD_ID, **options)
+    def join(self, text: str, pieces: Segments, **options) -> list[str]:
+        rows = join_segments(ids(text), pieces, mask_id=MASK_ID, pad_id=PAD_ID, **options)
         return ["".join({PAD_ID: "□", MASK_ID: "⁇"}.get(i, chr(i)) for i in row) for row in rows.tolist()]
 
     def test_are_joined_to_a_width(self):
@@ -265,8 +265,8 @@ class TestPieces:
         assert selected.first_label.tolist() == [0, 1, 0]
 
     def test_of_different_numbers_are_stacked(self):
-        other = Pieces(np.array([[2, 1, -1]]), np.array([[1, 2, 1]]), np.array([3]))
-        stacked = stack_pieces([self.pieces, other, self.pieces])
+        other = Segments(np.array([[2, 1, -1]]), np.array([[1, 2, 1]]), np.array([3]))
+        stacked = stack_segments([self.pieces, other, self.pieces])
         assert self.join("abc", stacked) == ["ab⁇□", "c□□□", "cbc⁇", "ab⁇□", "c□□□"]
         assert stacked.starts.shape == (5, 3)
         assert stacked.lengths[:2].tolist() == [[2, 1, 0], [1, 0, 0]]

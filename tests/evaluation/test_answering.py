@@ -13,7 +13,7 @@ from hf_mingpt.evaluation.answering import (
     questions_about,
     write_predictions,
 )
-from hf_mingpt.evaluation.report import format_page, report_honesty
+from hf_mingpt.evaluation.report import build_report, format_page
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table, wilson_interval
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID
 
@@ -114,7 +114,7 @@ def test_answers_are_compared_as_the_reference_does(tmp_path):
     assert expected == 3
     assert accuracy(said, references)["correct"] == expected
     assert evaluate.load(METRIC_FOLDER).compute(predictions=said, references=references)["correct"] == expected
-    report = report_honesty(
+    report = build_report(
         questions, said, np.array([0.9, 0.8, 0.7, 0.6]), threshold=0.5, of_invented=np.array([0.1]),
         train=[Question("q", " London ")] * 5, documents=["Bo. Bo was born in Rome .", "Cy. Oslo"], block_size=64,
     )  # fmt: skip

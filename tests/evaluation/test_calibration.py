@@ -12,12 +12,12 @@ from sklearn.preprocessing import StandardScaler
 from hf_mingpt.evaluation import calibration as calibration_module
 from hf_mingpt.evaluation.calibration import (
     Calibration,
-    Judgement,
-    Signs,
+    Confidence,
+    ConfidenceFeatures,
     ask,
     check_right_and_wrong,
+    compute_confidence,
     fit_calibration,
-    judge_answers,
     log_odds,
     score_answers,
 )
@@ -54,7 +54,7 @@ class TestScores:
 
 class TestJudgement:
     def test_signs(self, model, tokenizer):
-        found = judge_answers(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], places=PLACES, unknown_names=["Ada"])
+        found = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], places=PLACES, unknown_names=["Ada"])
         assert found.shares.shape == (2, 4)
         np.testing.assert_allclose(found.shares.sum(axis=1), 1)
         assert (found.signs.entropy >= 0).all()
@@ -69,20 +69,20 @@ class TestJudgement:
 
     def test_do_not_depend_on_the_other_questions(self, model, tokenizer):
         options = {"places": PLACES, "unknown_names": ["Byron", "Bo"]}
-        together = judge_answers(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], **options)
+        together = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], **options)
         alone = [
-            judge_answers(model, tokenizer, [q], [p], **options)
+            compute_confidence(model, tokenizer, [q], [p], **options)
             for q, p in zip(QUESTIONS, ["Bonn", "Rome"], strict=True)
         ]
-        alone = Judgement.join(alone)
+        alone = Confidence.join(alone)
         for one, other in zip((*together.signs, together.shares), (*alone.signs, alone.shares), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def draw_signs(number: int, seed: int = 0) -> tuple[Signs, np.ndarray, np.ndarray]:
+def draw_signs(number: int, seed: int = 0) -> tuple[ConfidenceFeatures, np.ndarray, np.ndarray]:
     """Signs, whether the answers are right, and the true probability of that."""
     rng = np.random.default_rng(seed)
-    signs = Signs(-rng.exponential(2, number), rng.exponential(1, number), rng.normal(3, 4, number))
+    signs = ConfidenceFeatures(-rng.exponential(2, number), rng.exponential(1, number), rng.normal(3, 4, number))
     probability = 1 / (1 + np.exp(-(1 + 0.8 * signs.log_odds - 0.5 * signs.entropy + 0.4 * signs.contrast)))
     return signs, rng.random(number) < probability, probability
 
@@ -137,7 +137,7 @@ class TestCalibration:
             assert given == min(answered, (probability >= 0.5).sum())
 
     def test_an_accuracy_out_of_reach_means_no_answers(self):
-        calibration = fit_calibration(Signs(*np.zeros((3, 4))), np.array([True, False, False, False]))
+        calibration = fit_calibration(ConfidenceFeatures(*np.zeros((3, 4))), np.array([True, False, False, False]))
         assert calibration.threshold == 1.0
 
 
@@ -238,10 +238,10 @@ class TestByHand:
 
         monkeypatch.setattr(calibration_module, "score_answers", score_answers)
 
-    def judge(self, predictions, unknown_names=("Xu", "Yi")) -> Judgement:
+    def judge(self, predictions, unknown_names=("Xu", "Yi")) -> Confidence:
         model = small_model("learned")
         options = {"places": ["Rome", "Oslo", "Lima"], "unknown_names": unknown_names}
-        return judge_answers(model, None, self.known, predictions, **options)
+        return compute_confidence(model, None, self.known, predictions, **options)
 
     def test_signs(self, table):
         """The usual probability of Rome is (0.2 + 0.4) / 2, and of Kiel, which is no place, (0.1 + 0.3) / 2."""
@@ -279,7 +279,7 @@ class TestByHand:
 
     def test_certainty_of_one_place(self, table, monkeypatch):
         monkeypatch.setitem(self.TABLE, self.known[0], {"Rome": 1.0, "Oslo": 1e-320, "Lima": 1e-320})
-        signs, _ = judge_answers(
+        signs, _ = compute_confidence(
             small_model("learned"),
             None,
             self.known[:1],
@@ -295,7 +295,7 @@ class TestByHand:
         calibration = Calibration(
             weights=weights, bias=0.25, threshold=0.5, places=[], unknown_names=[], fitted_on=2
         )  # fmt: skip
-        signs = Signs(np.array([1.0, -2.0]), np.array([0.5, 0.0]), np.array([0.25, 1.0]))
+        signs = ConfidenceFeatures(np.array([1.0, -2.0]), np.array([0.5, 0.0]), np.array([0.25, 1.0]))
         expected = [1 / (1 + math.exp(-0.75)), 1 / (1 + math.exp(-1.25))]
         np.testing.assert_allclose(calibration.probability(signs), expected)
 
@@ -337,7 +337,7 @@ class TestFitting:
         enough = [
             probability
             for n, (probability, _) in enumerate(surest_first, start=1)
-            if sum(is_right for _, is_right in surest_first[:n]) / n >= accuracy
+            if sum(is_exact_match for _, is_exact_match in surest_first[:n]) / n >= accuracy
         ]
         assert calibration.threshold == max(0.5, enough[-1])
         assert fit_calibration(signs, right) == fit_calibration(signs, right, answer_accuracy=0.8, false_answers=0.1)
@@ -355,7 +355,7 @@ class TestFitting:
 
     def test_all_of_them_may_be(self):
         signs, right, _ = draw_signs(400)
-        invented = Signs(*np.full((3, 30), [[0.0], [0.0], [50.0]]))  # all of them surely known
+        invented = ConfidenceFeatures(*np.full((3, 30), [[0.0], [0.0], [50.0]]))  # all of them surely known
         calibration = fit_calibration(signs, right, of_invented=invented, answer_accuracy=0, false_answers=1.0)
         assert calibration.threshold == 0.5
 

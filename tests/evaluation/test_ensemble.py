@@ -7,7 +7,7 @@ import pytest
 
 from hf_mingpt.evaluation import ensemble
 from hf_mingpt.evaluation.calibration import score_answers
-from hf_mingpt.evaluation.ensemble import choose_together
+from hf_mingpt.evaluation.ensemble import ensemble_answers
 
 from ..conftest import small_model
 
@@ -23,11 +23,11 @@ def test_the_answer_with_the_greatest_mean_probability_is_taken(runs):
     places = ["London", "Bonn", "A"]
     probabilities = np.exp([score_answers(*run, QUESTIONS, places) for run in runs])
     for first, second in (("London", "Bonn"), ("A", "London"), ("Bonn", "A")):
-        chosen = choose_together(runs, QUESTIONS, [[first] * 2, [second] * 2])
+        chosen = ensemble_answers(runs, QUESTIONS, [[first] * 2, [second] * 2])
         for i, answer in enumerate(chosen):
             either = [places.index(first), places.index(second)]
             assert answer == places[max(either, key=lambda k: probabilities[:, i, k].sum())]
-    chosen = choose_together([*runs, runs[0]], QUESTIONS, [[place] * 2 for place in places])
+    chosen = ensemble_answers([*runs, runs[0]], QUESTIONS, [[place] * 2 for place in places])
     weighted = 2 * probabilities[0] + probabilities[1]
     assert chosen == [places[k] for k in weighted.argmax(axis=1)]
 
@@ -35,14 +35,14 @@ def test_the_answer_with_the_greatest_mean_probability_is_taken(runs):
 def test_one_that_is_sure_outweighs_one_that_is_not(runs, monkeypatch):
     probabilities = {id(runs[0][0]): [0.9, 0.05], id(runs[1][0]): [1e-6, 0.06]}  # of Bonn and Rome
     monkeypatch.setattr(ensemble, "score_answers", lambda model, *_: np.log([probabilities[id(model)]]))
-    assert choose_together(runs, QUESTIONS[:1], [["Bonn"], ["Rome"]]) == ["Bonn"]
+    assert ensemble_answers(runs, QUESTIONS[:1], [["Bonn"], ["Rome"]]) == ["Bonn"]
 
 
 def test_what_is_empty_or_has_no_end_is_taken_last(runs):
     endless = "Lon" * 11
     for other in ("", endless):
-        assert choose_together(runs, QUESTIONS, [[other] * 2, ["Bonn"] * 2]) == ["Bonn", "Bonn"]
-    assert choose_together(runs, QUESTIONS, [["", ""], [endless] * 2]) == ["", ""]
+        assert ensemble_answers(runs, QUESTIONS, [[other] * 2, ["Bonn"] * 2]) == ["Bonn", "Bonn"]
+    assert ensemble_answers(runs, QUESTIONS, [["", ""], [endless] * 2]) == ["", ""]
 
 
 class TestByHand:
@@ -67,20 +67,20 @@ class TestByHand:
 
     def test_each_answer_is_scored_once_in_the_order_of_the_models(self, said):
         runs = self.models({"Rome": 0.3, "Oslo": 0.2}, {"Rome": 0.1, "Oslo": 0.25})
-        assert choose_together(runs, ["Q1", "Q2"], [["Rome", "Oslo"], ["Oslo", "Oslo"]]) == ["Oslo", "Oslo"]
+        assert ensemble_answers(runs, ["Q1", "Q2"], [["Rome", "Oslo"], ["Oslo", "Oslo"]]) == ["Oslo", "Oslo"]
         assert said == [(["Q1"], ["Rome", "Oslo"])] * 2  # where all agree, nobody is asked
 
     def test_of_equally_probable_answers_the_first_is_taken(self, said):
         runs = self.models({"Rome": 0.25, "Oslo": 0.25}, {"Rome": 0.25, "Oslo": 0.25})
-        assert choose_together(runs, ["Q"], [["Oslo"], ["Rome"]]) == ["Oslo"]
+        assert ensemble_answers(runs, ["Q"], [["Oslo"], ["Rome"]]) == ["Oslo"]
 
     @pytest.mark.parametrize(("sizes", "chosen"), [((12, 20), "x" * 7), ((20, 11), "Rome"), ((11, 20), "Rome")])
     def test_the_smallest_block_decides_what_has_an_end(self, said, sizes, chosen):
         """Of 12 characters a question of 3 and two marks leave 7."""
         runs = self.models({"Rome": 0.1, "x" * 7: 0.4}, {"Rome": 0.1, "x" * 7: 0.4}, sizes=sizes)
-        assert choose_together(runs, ["Qu?"], [["Rome"], ["x" * 7]]) == [chosen]
+        assert ensemble_answers(runs, ["Qu?"], [["Rome"], ["x" * 7]]) == [chosen]
 
     def test_an_answer_of_one_character_is_one(self, said):
         runs = self.models({"Rome": 0.1, "x": 0.4}, {"Rome": 0.1, "x": 0.4})
-        assert choose_together(runs, ["Qu?"], [["Rome"], ["x"]]) == ["x"]
-        assert choose_together(runs, ["Qu?"], [[""], ["x"]]) == ["x"]
+        assert ensemble_answers(runs, ["Qu?"], [["Rome"], ["x"]]) == ["x"]
+        assert ensemble_answers(runs, ["Qu?"], [[""], ["x"]]) == ["x"]

@@ -4,14 +4,14 @@ import pytest
 from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation.report import (
     bootstrap_intervals,
+    build_report,
     calibration_error,
-    draw_honesty,
+    calibration_metrics,
+    draw_calibration,
     find_biographies,
-    format_honesty,
+    format_metrics,
     format_page,
-    report_honesty,
     risk_by_coverage,
-    score_honesty,
     split_accuracy,
 )
 
@@ -21,7 +21,7 @@ class TestHonesty:
     right = np.array([True, True, False, True, False])
 
     def test_scores(self):
-        scores = score_honesty(self.probability, self.right, threshold=0.5)
+        scores = calibration_metrics(self.probability, self.right, threshold=0.5)
         assert scores["auroc"] == pytest.approx(5 / 6)  # of the six pairs of right and wrong, one is in the wrong order
         assert scores["brier"] == pytest.approx((0.05**2 + 0.1**2 + 0.6**2 + 0.7**2 + 0.2**2) / 5)
         # one bin for the first two, one each for the others
@@ -32,7 +32,7 @@ class TestHonesty:
         assert (scores["coverage"], scores["accuracy_of_given_answers"]) == pytest.approx((0.6, 2 / 3))
 
     def test_all_right(self):
-        scores = score_honesty(self.probability, np.ones(5, dtype=bool), threshold=1.0)
+        scores = calibration_metrics(self.probability, np.ones(5, dtype=bool), threshold=1.0)
         assert scores["auroc"] is None
         assert scores["accuracy_of_given_answers"] is None
 
@@ -40,7 +40,7 @@ class TestHonesty:
         rng = np.random.default_rng(0)
         probability = rng.random(300)
         right = rng.random(300) < probability
-        scores = score_honesty(probability, right, 0.5)
+        scores = calibration_metrics(probability, right, 0.5)
         intervals = bootstrap_intervals(probability, right, 0.5, resamples=200)
         assert intervals.keys() == scores.keys()
         for name in scores.keys() - {"expected_calibration_error"}:  # which grows when questions come twice
@@ -90,7 +90,7 @@ class TestReport:
 
     @pytest.fixture
     def report(self):
-        return report_honesty(
+        return build_report(
             ASKED, ["Rome", "Bonn", "Gilmore", "Paris"], np.array([0.9, 0.8, 0.4, 0.1]), threshold=0.5,
             of_invented=np.array([0.6, 0.2]), train=TRAIN, documents=TEXTS, block_size=64,
         )  # fmt: skip
@@ -104,7 +104,7 @@ class TestReport:
         assert report["probabilities"] == {"right": [0.9, 0.4], "wrong": [0.8, 0.1], "invented": [0.6, 0.2]}
 
     def test_is_a_page_with_a_picture(self, report, tmp_path):
-        draw_honesty(report, tmp_path / "honesty.png")
+        draw_calibration(report, tmp_path / "honesty.png")
         assert (tmp_path / "honesty.png").read_bytes().startswith(b"\x89PNG")
         page = format_page(report, title="Honesty")
         assert "| answers given to 2 invented names | 0.500 | |" in page
@@ -126,21 +126,21 @@ class TestScoresByHand:
         """Of twenty answers the first, third and fifth are wrong; the surest 10 % are two, 30 % six, 50 % ten."""
         probability = np.linspace(0.95, 0.05, 20)
         right = ~np.isin(np.arange(20), [0, 2, 4])
-        scores = score_honesty(probability, right, threshold=probability[3])
+        scores = calibration_metrics(probability, right, threshold=probability[3])
         accuracies = [scores[f"accuracy_at_{n}_percent"] for n in (10, 20, 30, 50)]
         assert accuracies == pytest.approx([1 / 2, 2 / 4, 3 / 6, 7 / 10])
         assert (scores["coverage"], scores["accuracy_of_given_answers"]) == (
             4 / 20,
             2 / 4,
         )  # one stands at the threshold
-        assert score_honesty(probability[:3], right[:3], 0.5)["accuracy_at_10_percent"] == 0  # one at least
+        assert calibration_metrics(probability[:3], right[:3], 0.5)["accuracy_at_10_percent"] == 0  # one at least
 
     def test_of_equally_likely_answers_the_first_comes_first(self):
         risk = risk_by_coverage(np.array([0.5, 0.9, 0.5, 0.5]), np.array([False, True, True, True]))
         assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 4])
 
     def test_all_wrong(self):
-        scores = score_honesty(np.array([0.2, 0.4]), np.array([False, False]), threshold=0.4)
+        scores = calibration_metrics(np.array([0.2, 0.4]), np.array([False, False]), threshold=0.4)
         assert (scores["auroc"], scores["accuracy_of_given_answers"], scores["coverage"]) == (None, 0, 0.5)
 
     def test_intervals_are_quantiles_of_questions_drawn_anew(self):
@@ -197,7 +197,7 @@ class TestPageByHand:
         asked = [Question(f"Where was {letter} born?", "Rome") for letter in "abcdefghijkl"[:number]]
         predictions = ["Rome" if i % 2 else "Oslo" for i in range(number)]
         probability = np.array([0.9 - 0.05 * i for i in range(number)])
-        return report_honesty(
+        return build_report(
             asked, predictions, probability, threshold=0.7, of_invented=np.array([0.7, 0.69, 0.12346]), train=None,
             documents=None, block_size=48,
         )  # fmt: skip
@@ -232,7 +232,7 @@ class TestPageByHand:
         honesty = {**self.report(), "accuracy_by": {"the place": {"rare": {"right": 1, "total": 8}}}}
         honesty["scores"] = {"auroc": None, "brier": 0.25}
         honesty["intervals_95"] = {"auroc": None, "brier": [0.0, 0.5]}
-        assert format_honesty(honesty).splitlines()[2:] == [
+        assert format_metrics(honesty).splitlines()[2:] == [
             "| auroc | none |  |",
             "| brier | 0.250 | 0.000 to 0.500 |",
             "| answers given to 3 invented names | 0.333 | |",

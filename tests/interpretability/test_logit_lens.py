@@ -3,7 +3,7 @@ import torch
 
 from hf_mingpt.data.questions import Question, question_about
 from hf_mingpt.evaluation.answering import answer_questions
-from hf_mingpt.interpretability.logit_lens import Explanation, draw_heads, draw_layers, draw_looks, explain
+from hf_mingpt.interpretability.logit_lens import Explanation, draw_attention, draw_heads, draw_logit_lens, explain
 from hf_mingpt.tokenization_mingpt import MASK
 
 from ..conftest import small_model
@@ -56,10 +56,10 @@ def test_weights_are_distributions_over_what_came_before(model, tokenizer):
 
 def test_pictures_name_every_character(model, tokenizer):
     explanation = explain(model, tokenizer, NAME)
-    layers, _ = draw_layers(explanation).axes
+    layers, _ = draw_logit_lens(explanation).axes
     shown = "".join(label.get_text() for label in layers.get_xticklabels())
     assert shown == explanation.text[explanation.answer_start :].replace(" ", "␣").replace("\n", "⏎")
-    first, *_ = draw_looks(explanation).axes
+    first, *_ = draw_attention(explanation).axes
     assert len(first.get_xticklabels()) == len(explanation.text)
     assert len(draw_heads(explanation).axes) == 8
 
@@ -124,6 +124,6 @@ def test_an_answer_is_told_without_its_mask():
 def test_characters_that_cannot_be_seen_have_signs(tokenizer):
     explanation = explain(small_model("learned", vocab_size=len(tokenizer)).eval(), tokenizer, "Ada")
     shown = explanation._replace(text="a\n b", answer_start=1, probabilities=torch.zeros(2, 3), favourites=["\n b"] * 2)
-    axis, _ = draw_layers(shown).axes
+    axis, _ = draw_logit_lens(shown).axes
     assert [label.get_text() for label in axis.get_xticklabels()] == ["⏎", "␣", "b"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["embeddings", "layer 1"]

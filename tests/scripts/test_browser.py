@@ -16,7 +16,7 @@ import pytest
 
 from hf_mingpt.data.questions import Question, question_about
 from hf_mingpt.evaluation.answering import answer_questions
-from hf_mingpt.evaluation.calibration import Signs, ask, fit_calibration
+from hf_mingpt.evaluation.calibration import ConfidenceFeatures, ask, fit_calibration
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json
@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     record = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
     model = small_model("rope", vocab_size=len(tokenizer), max_position_embeddings=64)
     save_run(folder, model, tokenizer, {**record, "command": "finetune.py"}, stop_at_mask=True)
-    signs = Signs(*np.random.default_rng(0).normal(size=(3, 50)))
+    signs = ConfidenceFeatures(*np.random.default_rng(0).normal(size=(3, 50)))
     calibration = fit_calibration(signs, signs.contrast > 0, places=["London", "Quist"], unknown_names=["Zoë Byron"])
     write_json(folder / "calibration.json", asdict(calibration))
     return folder

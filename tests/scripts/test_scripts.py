@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from hf_mingpt.configuration_mingpt import MinGPTConfig
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
 from hf_mingpt.data.questions import Question
-from hf_mingpt.evaluation.calibration import Signs, fit_calibration
+from hf_mingpt.evaluation.calibration import ConfidenceFeatures, fit_calibration
 from hf_mingpt.system.writing import write_json
 from hf_mingpt.training.recipes import PretrainRecipe
 
@@ -147,7 +147,7 @@ def calibrated(home, tmp_path):
     run = tmp_path / "calibrated"
     shutil.copytree(home / "finetuned", run, ignore=shutil.ignore_patterns("predictions.txt", "report.json"))
     rng = np.random.default_rng(0)
-    signs = Signs(*rng.normal(size=(3, 50)))
+    signs = ConfidenceFeatures(*rng.normal(size=(3, 50)))
     calibration = fit_calibration(signs, signs.contrast > 0, places=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"])
     write_json(run / "calibration.json", asdict(calibration))
     return run

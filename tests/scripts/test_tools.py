@@ -73,7 +73,7 @@ def test_trainer_learns_what_our_loop_learns(variant, tokenizer, tmp_path):
     from datasets import Dataset
 
     from hf_mingpt.data.batching import BatchShape
-    from hf_mingpt.data.objectives import NextToken
+    from hf_mingpt.data.objectives import NextTokenPrediction
     from hf_mingpt.data.steps import TrainingSteps
     from hf_mingpt.training.loop import train
     from hf_mingpt.training.recipes import PretrainRecipe
@@ -98,7 +98,7 @@ def test_trainer_learns_what_our_loop_learns(variant, tokenizer, tmp_path):
         dropout=0.0,
     )
     ours = small_model(variant, vocab_size=len(tokenizer)).train()
-    ours = train(ours, TrainingSteps(dataset, NextToken(), BatchShape(2, 2), seed=0, shuffle=False), recipe,
+    ours = train(ours, TrainingSteps(dataset, NextTokenPrediction(), BatchShape(2, 2), seed=0, shuffle=False), recipe,
                  build_accelerator(recipe))  # fmt: skip
     our_losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 

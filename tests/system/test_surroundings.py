@@ -23,10 +23,16 @@ from safetensors.torch import load_file
 from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions, group_into_blocks
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.masking_policy import AnswerSeeker, ContextSeeker
-from hf_mingpt.data.objectives import Answers, NextToken, SalientCorruption, SpanCorruption, Windows
+from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy
+from hf_mingpt.data.objectives import (
+    NextTokenPrediction,
+    QuestionAnswering,
+    RandomWindow,
+    SalientSpanMasking,
+    SpanCorruption,
+)
 from hf_mingpt.data.questions import read_questions
-from hf_mingpt.data.sequences import Ragged
+from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.data.steps import Mixture, StreamedSteps, TrainingSteps
 from hf_mingpt.evaluation import scoring
 from hf_mingpt.hub import run_folders
@@ -227,7 +233,7 @@ def test_a_launcher_is_found_among_the_processes_that_this_one_comes_from(monkey
 def steps(shape: BatchShape = BatchShape(4)) -> TrainingSteps:  # noqa: B008
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(2, 30, (length,), generator=generator).tolist() for length in range(6, 24)]
-    return TrainingSteps(Dataset.from_dict({"input_ids": rows}), NextToken(), shape, seed=0)
+    return TrainingSteps(Dataset.from_dict({"input_ids": rows}), NextTokenPrediction(), shape, seed=0)
 
 
 def run(folder, accelerator: Accelerator, shape: BatchShape = BatchShape(4), **changes):  # noqa: B008
@@ -501,20 +507,23 @@ class TestMachine:
         texts, questions = load_texts(str(corpus)), read_questions(asked, answers=True)
         tokenizer = build_corpus_tokenizer(texts, 128, str(asked))
         documents = encode_documents(texts, tokenizer)
-        span, options = SpanCorruption(128, 0), {"tokenizer": tokenizer, "share": 0.5, "sought_share": 0.5}
+        span, options = SpanCorruption(128, 0), {"tokenizer": tokenizer, "probability": 0.5, "policy_probability": 0.5}
         seekers = (
-            AnswerSeeker([question.answer for question in questions], tokenizer),
-            ContextSeeker.learn(
-                map(Ragged.from_table, documents.with_format("arrow").iter(1000)), questions, tokenizer, numbers=True
+            AnswerPolicy([question.answer for question in questions], tokenizer),
+            LearnedPolicy.learn(
+                map(TokenSequences.from_table, documents.with_format("arrow").iter(1000)),
+                questions,
+                tokenizer,
+                numbers=True,
             ),
         )
-        salient = [SalientCorruption(128, 0, otherwise=span, seeker=seeker, **options) for seeker in seekers]
-        mixture = Mixture(encode_questions(questions, tokenizer, 128), Answers(), 0.5, seed=0)
+        salient = [SalientSpanMasking(128, 0, fallback=span, policy=seeker, **options) for seeker in seekers]
+        mixture = Mixture(encode_questions(questions, tokenizer, 128), QuestionAnswering(), 0.5, seed=0)
         if streaming:
             documents = encode_documents(load_texts(str(corpus), streaming=True), tokenizer)
-        for objective in (span, Windows(span, tokenizer), NextToken(), *salient):
+        for objective in (span, RandomWindow(span, tokenizer), NextTokenPrediction(), *salient):
             rows = documents
-            if isinstance(objective, NextToken):
+            if isinstance(objective, NextTokenPrediction):
                 rows = group_into_blocks(documents, 128, tokenizer.convert_tokens_to_ids("."))
             if streaming:
                 made = StreamedSteps(rows, objective, BatchShape(8), mixture=mixture)

@@ -16,7 +16,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from hf_mingpt.data.batching import BatchShape
-from hf_mingpt.data.objectives import NextToken
+from hf_mingpt.data.objectives import NextTokenPrediction
 from hf_mingpt.data.steps import StreamedSteps, TrainingSteps
 from hf_mingpt.training import checkpoints
 from hf_mingpt.training.checkpoints import find_checkpoint
@@ -47,8 +47,8 @@ def build_steps(stream: bool = False, shape: BatchShape = BatchShape(2, 2)):  # 
     rows = [torch.randint(2, 30, (length,), generator=generator).tolist() for length in lengths]
     dataset = Dataset.from_dict({"input_ids": rows})
     if stream:
-        return StreamedSteps(dataset.to_iterable_dataset(), NextToken(), shape)
-    return TrainingSteps(dataset, NextToken(), shape, seed=0)
+        return StreamedSteps(dataset.to_iterable_dataset(), NextTokenPrediction(), shape)
+    return TrainingSteps(dataset, NextTokenPrediction(), shape, seed=0)
 
 
 def run(folder, steps, *, cut_at: int | None = None, **changes):
@@ -438,7 +438,7 @@ class TestData:
         text = tmp_path / "text.txt"
         text.write_text("a\n")
         steps = build_steps()
-        steps.objective = lambda *rows: text.write_text("b\n") and NextToken()(*rows)
+        steps.objective = lambda *rows: text.write_text("b\n") and NextTokenPrediction()(*rows)
         with pytest.raises(PowerCut):
             run(tmp_path / "run", steps, cut_at=4, train_file=str(text))
         with pytest.raises(ValueError, match=r"train_file .* holds something else"):

@@ -16,7 +16,7 @@ from datasets import Dataset
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_mingpt.data.batching import BatchShape
-from hf_mingpt.data.objectives import NextToken
+from hf_mingpt.data.objectives import NextTokenPrediction
 from hf_mingpt.data.steps import TrainingSteps
 from hf_mingpt.hub.run_folders import start_run
 from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
@@ -42,7 +42,7 @@ def run(tmp_path, dataset, shape, **changes):
     tmp_path.mkdir(exist_ok=True)
     model = small_model(changes.pop("variant", "rope"), num_hidden_layers=changes.pop("num_hidden_layers", 2))
     r = recipe(tmp_path, **{"max_steps": 8, **changes})
-    steps = TrainingSteps(dataset, NextToken(), shape, seed=0)
+    steps = TrainingSteps(dataset, NextTokenPrediction(), shape, seed=0)
     model = train(model, steps, r, Accelerator(cpu=True))
     return model, [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
@@ -110,7 +110,7 @@ def test_bf16_is_close_and_stays_within_the_run(tmp_path, dataset, variant):
     model = small_model(variant)
     types = []
     model.model.norm.register_forward_hook(lambda module, args, output: types.append((args[0].dtype, output.dtype)))
-    model = train(model, TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0), r, accelerator)
+    model = train(model, TrainingSteps(dataset, NextTokenPrediction(), BatchShape(8), seed=0), r, accelerator)
     assert set(types) == {(torch.bfloat16, torch.bfloat16)}
     log_of_bf16 = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     np.testing.assert_allclose([r["loss"] for r in log], [r["loss"] for r in log_of_bf16], rtol=0.02)
@@ -162,7 +162,7 @@ def test_the_recipe_may_want_another_attention(tmp_path, dataset):
 
 def test_first_loss_is_the_models_own(tmp_path, dataset):
     model = small_model("rope")
-    steps = TrainingSteps(dataset, NextToken(), BatchShape(4, 2), seed=0)
+    steps = TrainingSteps(dataset, NextTokenPrediction(), BatchShape(4, 2), seed=0)
     with torch.no_grad():
         labels = [(b["labels"][:, 1:] != -100).sum() for b in steps[0]]
         sums = [
@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_what_there_is_to_know
     assert "The loss is inf at step 6; the last checkpoint is" in str(e.value)
     assert "checkpoint-4. Lower the learning rate, 0.0006" in str(e.value)
     documents = [int(word) for word in str(e.value).split("from 0: ")[1].rstrip(".").split(", ")]
-    steps = TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0)
+    steps = TrainingSteps(dataset, NextTokenPrediction(), BatchShape(8), seed=0)
     read = {tuple(row[row != 0].tolist()) for batch in steps[5] for row in batch["input_ids"]}
     assert {tuple(dataset[index]["input_ids"]) for index in documents} == read
     assert documents == sorted(documents)
@@ -211,7 +211,7 @@ def test_tensorboard_gets_the_metrics(tmp_path, dataset):
     r = recipe(tmp_path, max_steps=4, report_to="tensorboard")
     accelerator = build_accelerator(r)
     start_run(r, accelerator)
-    train(small_model("rope"), TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0), r, accelerator)
+    train(small_model("rope"), TrainingSteps(dataset, NextTokenPrediction(), BatchShape(8), seed=0), r, accelerator)
     accelerator.end_training()
     accelerator.end_training()
     losses = {}
@@ -238,7 +238,9 @@ class TestPrecision:
         r = recipe(tmp_path, max_steps=2, learning_rate=1e-5, lr_scheduler_type="constant", **changes)
         model = small_model("rope").to(dtype)
         before = {name: weight.float() for name, weight in model.state_dict().items()}
-        trained = train(model, TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0), r, Accelerator(cpu=True))
+        trained = train(
+            model, TrainingSteps(dataset, NextTokenPrediction(), BatchShape(8), seed=0), r, Accelerator(cpu=True)
+        )
         assert {weight.dtype for weight in trained.state_dict().values()} == {torch.float32}
         frozen = {name for name, weight in trained.state_dict().items() if torch.equal(weight, before[name])}
         assert frozen == set()
@@ -252,7 +254,7 @@ class TestPrecision:
         r = recipe(tmp_path, max_steps=2, mixed_precision=precision, **changes)
         model = train(
             small_model("rope"),
-            TrainingSteps(dataset, NextToken(), BatchShape(8), seed=0),
+            TrainingSteps(dataset, NextTokenPrediction(), BatchShape(8), seed=0),
             r,
             Accelerator(cpu=True, mixed_precision=precision),
         )

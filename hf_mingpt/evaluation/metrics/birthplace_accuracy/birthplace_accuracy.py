@@ -6,7 +6,7 @@ Loads offline: `evaluate.load(hf_mingpt.METRIC_FOLDER)`.
 import datasets
 import evaluate
 
-from hf_mingpt.data.questions import mark_answers
+from hf_mingpt.data.questions import exact_matches
 
 _DESCRIPTION = "Share of the questions whose predicted place equals the reference, but for white space around."
 _CITATION = "CS224n: Natural Language Processing with Deep Learning, assignment 5, Stanford University."
@@ -40,5 +40,5 @@ class BirthplaceAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        right = mark_answers(predictions, references)
+        right = exact_matches(predictions, references)
         return {"accuracy": sum(right) / len(right), "correct": sum(right), "total": len(right)}
