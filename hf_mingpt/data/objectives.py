@@ -99,10 +99,9 @@ LONG_CONTEXT = (24, 4)
 
 
 class SalientSpanMasking:
-    """Salient span masking with some probability; other draws, and documents without a salient span, use `fallback`.
+    """Salient span masking for some draws; the others, and documents without a salient span, use `fallback`.
 
-    Short contexts teach soonest which names belong to a title; longer ones, in `long_context_probability` of the clozes, what each
-    name is to the person.
+    Short contexts teach soonest which names belong to a title. Longer ones teach what each name is to the person.
 
     Args:
         probability: of the draws that become clozes.
