@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
-from hf_mingpt.evaluation.figure_style import FIGURE_STYLE
+from hf_mingpt.evaluation.figures import FIGURE_STYLE
 from hf_mingpt.evaluation.scoring import wilson_interval
 
 DOCS = Path(__file__).parent.parent / "docs"
