@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import psutil
 import torch
+from figures import draw_scaling
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.data.batching import BatchShape
@@ -83,7 +84,8 @@ def main() -> None:
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "scaling.json", results)
-    draw(results, folder / "scaling.png")
+    with written_aside(folder / "scaling.png") as aside:
+        draw_scaling(results, aside)
 
 
 def run_point(**point) -> dict[str, float]:
@@ -191,44 +193,6 @@ def measure_processes(*, processes: int) -> dict[str, float] | None:
         if accelerator.num_processes != processes:
             raise RuntimeError(f"{accelerator.num_processes} processes were started, not {processes}.")
         return {"tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines[1:])}
-
-
-def draw(results: dict, path: Path) -> None:
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-    labels = {
-        "hidden_size": "width",
-        "num_hidden_layers": "layers",
-        "rows": "rows of a micro-batch",
-        "length": "tokens of a row",
-    }
-    figure, axes = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
-    for (time_axis, memory_axis), (name, label) in zip(axes.T, labels.items(), strict=True):
-        curves = {"eager": (results[name], "o-")}
-        if name == "length":
-            curves["sdpa"] = (results["length with sdpa"], "s--")
-        for axis, measured, unit in (
-            (time_axis, "milliseconds", "forward and backward pass (ms)"),
-            (memory_axis, "megabytes_of_the_passes", "memory of the passes (MB)"),
-        ):
-            for attention, (points, style) in curves.items():
-                axis.plot(
-                    [point[name] for point in points], [point[measured] for point in points], style, label=attention
-                )
-            axis.set(xscale="log", yscale="log", xlabel=label, ylabel=unit if name == "hidden_size" else None)
-            axis.set_xticks(CURVES[name], [str(value) for value in CURVES[name]], minor=False)
-            axis.minorticks_off()
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_major_formatter(ScalarFormatter())
-            axis.yaxis.set_minor_formatter(NullFormatter())
-            axis.grid(alpha=0.3)
-    axes[0, -1].legend(frameon=False)
-    figure.suptitle(
-        "Width 256, 4 layers, 32 rows of 64 tokens where not varied (2048 tokens where length is); bf16, two cores"
-    )
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=110)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from figures import Bar, draw_accuracies
 
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, exact_matches, read_questions, split_folds, write_questions
@@ -279,26 +280,36 @@ def render(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, i
 
 
 def draw(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, int], dict[str, Any]], path: Path) -> None:
-    """Draws the share of right answers of every arm: the mean, and a point for each seed."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
-    names = [(axis, name) for axis, named in study.items() for name in named]
-    figure = Figure(figsize=(9, 1 + 0.34 * len(names)), layout="constrained", dpi=120)
-    plot = figure.subplots()
-    for place, (axis, name) in enumerate(names):
-        shares = [row["right"] / row["total"] for row in of_seeds(study[axis][name], results)]
-        plot.barh(place, statistics.mean(shares), color=f"C{list(study).index(axis) % 2 * 7}")  # blue, grey by turns
-        plot.plot(shares, [place] * len(shares), "o", color="k", markersize=4)
-    plot.set_yticks(range(len(names)), [f"{axis}: {name}" if len(study) > 1 else name for axis, name in names])
-    plot.invert_yaxis()
-    plot.set(xlabel="exact match on unseen questions (points: seeds)", xlim=(0, None))
-    plot.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    plot.grid(axis="x", alpha=0.3)
-    plot.set_axisbelow(True)
-    plot.spines[["top", "right"]].set_visible(False)
+    """Draws the accuracy of every variant, the one that most axes share (else the first) once, as the baseline."""
+    arms = [(axis, name, arm) for axis, named in study.items() for name, arm in named.items()]
+    runs = {key_of(arm): of_seeds(arm, results) for _, _, arm in arms}
+    ((baseline, _),) = Counter(key_of(arm) for _, _, arm in arms).most_common(1)
+    shared = {axis: name for axis, name, arm in arms if key_of(arm) == baseline}
+    label = next(iter(shared.values())) if len(shared) == 1 else "baseline"
+    groups: dict[str, dict[str, Bar]] = {"Baseline": {}}
+    for axis, name, arm in arms:
+        rows = runs[key_of(arm)]
+        bar = Bar([row["right"] / row["total"] for row in rows], total=rows[0]["total"])
+        if key_of(arm) == baseline:
+            groups["Baseline"][label] = bar
+        else:
+            heading = f"{axis} (baseline: {shared[axis]})" if axis in shared else axis
+            groups.setdefault(heading, {})[name] = bar
+    questions, steps = (
+        " to ".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)}))
+        for numbers in (
+            [row["total"] for rows in runs.values() for row in rows],
+            [arm.pretrain["max_steps"] for _, _, arm in arms if "max_steps" in arm.pretrain] or [0],
+        )
+    )
     with written_aside(path) as aside:
-        figure.savefig(aside)
+        draw_accuracies(
+            groups,
+            aside,
+            title="One change at a time",
+            subtitle=f"Exact match on {questions} held-out questions; {steps} steps of pretraining",
+            baseline=label,
+        )
 
 
 if __name__ == "__main__":
