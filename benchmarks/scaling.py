@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +30,7 @@ from hf_mingpt.data.objectives import NextTokenPrediction, SpanCorruption
 from hf_mingpt.data.steps import StreamedSteps, TrainingSteps, step_loader
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import parse_recipe
+from hf_mingpt.system.fields import flag
 from hf_mingpt.system.writing import write_json, written_aside
 from hf_mingpt.training.loop import bf16_residual_stream, train
 from hf_mingpt.training.presets import PRETRAIN_PRESETS
@@ -52,8 +53,8 @@ DOCUMENT = (
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingRecipe:
-    output_dir: str = field(default="runs/scaling", metadata={"help": "Where scaling.json and scaling.png go."})
-    point: str | None = field(default=None, metadata={"help": "Measure this one point (JSON), as a process of ours."})
+    output_dir: str = flag("runs/scaling", "Where scaling.json and scaling.png go.")
+    point: str | None = flag(None, "Measure this one point (JSON), as a process of ours.")
 
 
 def main() -> None:
@@ -171,7 +172,11 @@ def measure_corpus(*, documents: int, streaming: bool) -> dict[str, float]:
 def measure_processes(*, processes: int) -> dict[str, float] | None:
     """Useful tokens a second with 128 documents a step on one or several processes, by the package's own loop."""
     with TemporaryDirectory() as folder:
-        flags = PRETRAIN_PRESETS["short"] | {"max_steps": 30, "logging_steps": 5, "gradient_accumulation_steps": 1}
+        flags = PRETRAIN_PRESETS["assignment_short"].values | {
+            "max_steps": 30,
+            "logging_steps": 5,
+            "gradient_accumulation_steps": 1,
+        }
         recipe = PretrainRecipe(train_file="-", output_dir=folder, use_cpu=True, **flags)
         accelerator = build_accelerator(recipe)
         rng = np.random.default_rng(0)

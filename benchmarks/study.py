@@ -5,9 +5,9 @@
         --output_dir runs/recipe-study
 
 The first asks how facts are stored and brought out, on invented people, of whom the truth is known. The second asks
-what each piece of the preset `fast` is worth on a text of yours; its answers are judged on a fifth of the questions,
-which is held out. Every run is the scripts' own work; those that results.jsonl has already are not repeated, so that a
-study can be stopped and go on. Writes study.md and study.png.
+what each piece of the preset `closed_book` is worth on a text of yours; its answers are judged on a fifth of the
+questions, which is held out. Every run is the scripts' own work; those that results.jsonl has already are not repeated,
+so that a study can be stopped and go on. Writes study.md and study.png.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ from hf_mingpt.evaluation.calibration import score_answers
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import write_json, write_text, written_aside
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -99,7 +100,7 @@ STORED: dict[str, dict[str, Arm]] = {
     },
 }
 
-_FAST = {"preset": "fast", "max_steps": 400}
+_FAST = {"preset": "closed_book", "max_steps": 400}
 _ANY_NAME = {"learned_masking_policy": False, "masking_policy_probability": 0.0}
 _ONE_THING = {
     "the preset": {},
@@ -125,15 +126,13 @@ PIECES: dict[str, dict[str, Arm]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecipe:
-    output_dir: str = field(metadata={"help": "Where the runs and the results go."})
-    train_file: str | None = field(
-        default=None, metadata={"help": "Text to study the preset on; None: invented people."}
-    )
-    questions_file: str | None = field(default=None, metadata={"help": "TSV of its training questions."})
-    num_seeds: int = field(default=3, metadata={"help": "Of each arm: 0, 1, ..."})
-    max_steps: int | None = field(default=None, metadata={"help": "Of every pretraining, to try the study itself."})
-    only: str = field(default="", metadata={"help": "Run and show only arms whose names have this in them."})
-    jobs: int = field(default=1, metadata={"help": "Runs at a time, each with its share of the cores."})
+    output_dir: str = required("Where the runs and the results go.")
+    train_file: str | None = flag(None, "Text to study the preset on; None: invented people.")
+    questions_file: str | None = flag(None, "TSV of its training questions.")
+    num_seeds: int = flag(3, "Of each arm: 0, 1, ...")
+    max_steps: int | None = flag(None, "Of every pretraining, to try the study itself.")
+    only: str = flag("", "Run and show only arms whose names have this in them.")
+    jobs: int = flag(1, "Runs at a time, each with its share of the cores.")
 
     def __post_init__(self):
         if (self.train_file is None) != (self.questions_file is None):
@@ -222,7 +221,11 @@ def measure(recipe: StudyRecipe, arm: Arm, key: str, seed: int) -> None:
     run("pretrain.py", flags)
     answers = home / "pretrained"
     if arm.finetune:
-        flags = {"preset": "demo" if arm.corpus else "short", "model_name_or_path": answers, "train_file": train}
+        flags = {
+            "preset": "demo" if arm.corpus else "assignment_short",
+            "model_name_or_path": answers,
+            "questions_file": train,
+        }
         answers = home / "finetuned"
         run("finetune.py", {**flags, **common, "output_dir": answers})
 

@@ -135,8 +135,13 @@ def test_gpu_py_runs_small_on_a_cpu(tmp_path, monkeypatch, capsys):
 
     data = Path(__file__).parents[2] / "data" / "generated"
     flags = ["--device", "cpu", "--small", "true", "--seeds", "1", "--only", "learned,two gloo"]
-    flags += ["--corpus_file", str(data / "biographies.txt"), "--output_dir", str(tmp_path)]
-    flags += ["--questions_file", str(data / "birth_places_train.tsv"), "--dev_file", str(data / "birth_dev.tsv")]
+    flags += ["--train_file", str(data / "biographies.txt"), "--output_dir", str(tmp_path)]
+    flags += [
+        "--questions_file",
+        str(data / "birth_places_train.tsv"),
+        "--dev_questions_file",
+        str(data / "birth_dev.tsv"),
+    ]
     monkeypatch.setattr("sys.argv", ["gpu.py", *flags])
     monkeypatch.setattr(gpu, "SPEEDRUNS", {"80 epochs": gpu.SPEEDRUNS["80 epochs"]})
     gpu.main()
