@@ -89,34 +89,35 @@ def _draw_coverage(axis: "Axes", report: Mapping[str, Any]) -> None:
     total, scores = len(accuracy), report["scores"]
     numbers = np.unique(np.linspace(1, total, BAND_POINTS).round().astype(int))
     band = [wilson_interval(round(accuracy[number - 1] * number), int(number)) for number in numbers]
-    axis.fill_between(numbers / total, *zip(*band, strict=True), color="C0", alpha=0.2, linewidth=0, label="95 % interval")
+    filled = {"color": "C0", "alpha": 0.2, "linewidth": 0, "label": "95 % interval"}
+    axis.fill_between(numbers / total, *zip(*band, strict=True), **filled)
     axis.plot(np.arange(1, total + 1) / total, accuracy, color="C0", label="most confident answers")
     axis.axvline(scores["coverage"], color="k", linestyle="--", linewidth=1)
-    given = scores["accuracy_of_given_answers"]
-    label = f" threshold {report['threshold']:.2f}: \n coverage {scores['coverage']:.1%} "
-    label += "" if given is None else f"\n accuracy {given:.1%} "
+    lines = [f"threshold {report['threshold']:.3g}:", f"coverage {scores['coverage']:.1%}"]
+    if scores["accuracy_of_given_answers"] is not None:
+        lines.append(f"accuracy {scores['accuracy_of_given_answers']:.1%}")
     side = "right" if scores["coverage"] > 0.5 else "left"
-    axis.text(scores["coverage"], 0.3, label, ha=side, va="bottom", fontsize=9)
-    axis.set(title="Accuracy by coverage", xlabel="coverage: answered questions, most confident first")
+    axis.text(scores["coverage"], 0.3, "\n".join(f" {line} " for line in lines), ha=side, va="bottom", fontsize=9)
+    axis.set(title="Accuracy by coverage", xlabel="coverage: questions answered, most confident first")
     axis.set(xlim=(-0.02, 1.02), ylim=(0, 1.05), ylabel="accuracy of the answers")
-    axis.legend(loc="lower left", fontsize=9)
+    axis.legend(loc="lower left" if side == "right" else "lower right", fontsize=9)
 
 
 def _draw_probabilities(axis: "Axes", report: Mapping[str, Any]) -> None:
     edges, highest = np.linspace(0, 1, NUM_BARS + 1), 0.0
-    kinds = zip(("correct answers", "wrong answers", "invented names"), report["probabilities"].values(), strict=True)
-    for (kind, values), style in zip(kinds, ("-", "--", ":"), strict=True):
+    kinds = ("correct answers", "wrong answers", "invented names")
+    styles = ("-", "--", ":")
+    for i, values in enumerate(report["probabilities"].values()):
         if values:
             fractions = np.histogram(values, edges)[0] / len(values)
             highest = max(highest, fractions.max())
-            color = {"-": "C0", "--": "C1", ":": "C2"}[style]
-            axis.stairs(fractions, edges, label=f"{kind} (n = {len(values):,})", linestyle=style, color=color, linewidth=2)
-    axis.axvline(report["threshold"], color="k", linestyle="--", linewidth=1)
-    axis.text(
-        report["threshold"], highest * 0.98, f"threshold {report['threshold']:.2f} ", ha="right", va="top", fontsize=9
-    )
-    auroc = report["scores"]["auroc"]
-    title = "Confidence" if auroc is None else f"Confidence (correct or wrong: AUROC {auroc:.3f})"
+            style = {"linestyle": styles[i], "color": f"C{i}", "linewidth": 2}
+            axis.stairs(fractions, edges, label=f"{kinds[i]} (n = {len(values):,})", **style)
+    threshold, auroc = report["threshold"], report["scores"]["auroc"]
+    axis.axvline(threshold, color="k", linestyle="--", linewidth=1)
+    side = "right" if threshold > 0.5 else "left"
+    axis.text(threshold, 1.1 * highest, f" threshold {threshold:.3g} ", ha=side, va="center", fontsize=9)
+    title = "Confidence" if auroc is None else f"Confidence (AUROC {auroc:.3f})"
     axis.set(title=title, xlabel="confidence", ylabel="fraction of the answers of its kind")
     axis.set(xlim=(-0.02, 1.02), ylim=(0, highest * 1.45))
     axis.legend(loc="upper left", fontsize=9)
