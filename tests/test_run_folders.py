@@ -59,7 +59,7 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def flags(data):
     flags = ["--train_file", data / "corpus.txt", "--vocabulary_file", data / "dev.tsv", "--model_preset", "gpt-nano"]
     flags += ["--use_cpu", "--mixed_precision", "no", "--per_device_train_batch_size", 4, "--logging_steps", 1]
@@ -87,12 +87,9 @@ def refused(capsys):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, data):
+def made(tmp_path_factory, data, flags):
     """A finished run, with an evaluation, a file of the user's, and seed 0."""
     folder = tmp_path_factory.mktemp("made") / "run"
-    flags = ["--train_file", data / "corpus.txt", "--vocabulary_file", data / "dev.tsv", "--model_preset", "gpt-nano"]
-    flags += ["--use_cpu", "--mixed_precision", "no", "--per_device_train_batch_size", 4, "--logging_steps", 1]
-    flags += ["--gradient_accumulation_steps", 1, "--max_steps", 4, "--save_steps", 2]
     script("pretrain.py", *flags, "--output_dir", folder)
     questions = ["--questions_file", data / "dev.tsv", "--train_file", data / "train.tsv"]
     script("evaluate_birthplaces.py", "--model_name_or_path", folder, *questions, "--use_cpu")
@@ -106,35 +103,33 @@ def finished(made, tmp_path):
 
 
 @pytest.fixture
-def dies_at(monkeypatch):
-    """Kills the training in a step."""
-
+def pretrain_until(pretrain, monkeypatch):
+    """Pretrains, and is killed in a step."""
     real = training.MetricsLog.end_step
 
-    def at(step: int | None) -> None:
+    def run(step: int, folder: Path, *more) -> None:
         def end_step(self, number, learning_rate):
             if number == step:
                 raise Killed
             real(self, number, learning_rate)
 
-        monkeypatch.setattr(training.MetricsLog, "end_step", end_step)
+        with monkeypatch.context() as patch:
+            patch.setattr(training.MetricsLog, "end_step", end_step)
+            with pytest.raises(Killed):
+                pretrain(folder, *more)
 
-    return at
+    return run
 
 
-def test_a_fresh_run_is_written_in_place_and_its_checkpoints_are_where_they_are_looked_for(tmp_path, pretrain, dies_at):
-    dies_at(4)
-    with pytest.raises(Killed):
-        pretrain(tmp_path / "run")
+def test_a_fresh_run_is_written_in_place_and_its_checkpoints_are_where_they_are_looked_for(tmp_path, pretrain_until):
+    pretrain_until(4, tmp_path / "run")
     assert get_last_checkpoint(str(tmp_path / "run")) == str(tmp_path / "run" / "checkpoint-2")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_an_unfinished_run_says_so(tmp_path, data, pretrain, dies_at, refused, finished):
+def test_an_unfinished_run_says_so(tmp_path, data, pretrain_until, refused, finished):
     folder = tmp_path / "unfinished"
-    dies_at(4)
-    with pytest.raises(Killed):
-        pretrain(folder)
+    pretrain_until(4, folder)
     before = snapshot(folder)
     said = f"{folder} is an unfinished run: finish it first"
     for work in (load_run, push_run):
@@ -157,16 +152,13 @@ def test_an_unfinished_run_says_so(tmp_path, data, pretrain, dies_at, refused, f
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_a_run_that_is_replaced_stays_until_the_new_one_is_finished(finished, pretrain, dies_at, resumed):
+def test_a_run_that_is_replaced_stays_until_the_new_one_is_finished(finished, pretrain, pretrain_until, resumed):
     before, beside = snapshot(finished), finished.with_name("run.unfinished")
     if resumed:
-        dies_at(3)
-        with pytest.raises(Killed):
-            pretrain(finished, "--seed", 1, "--overwrite_output_dir")
+        pretrain_until(3, finished, "--seed", 1, "--overwrite_output_dir")
         assert snapshot(finished) == before
         assert [path.name for path in list_checkpoints(beside)] == ["checkpoint-2"]
         load_run(str(finished))
-        dies_at(None)
         pretrain(finished, "--seed", 1, "--resume_from_checkpoint", "latest")
     else:
         pretrain(finished, "--seed", 1, "--overwrite_output_dir")
@@ -358,17 +350,14 @@ def test_a_run_that_dies_while_it_takes_anothers_place_is_one_of_them(finished, 
 LONGER = ["--lr_scheduler_type", "constant", "--max_steps"]
 
 
-def test_a_longer_run_takes_the_place_of_the_finished_one_that_it_goes_on_with(tmp_path, pretrain, dies_at):
+def test_a_longer_run_takes_the_place_of_the_finished_one_that_it_goes_on_with(tmp_path, pretrain, pretrain_until):
     pretrain(tmp_path / "whole", *LONGER, 8)
     folder = tmp_path / "run"
     pretrain(folder, *LONGER, 4)
     (folder / "report.json").write_text("{}")
     before = snapshot(folder)
-    dies_at(7)
-    with pytest.raises(Killed):
-        pretrain(folder, *LONGER, 8, "--resume_from_checkpoint", "latest")
+    pretrain_until(7, folder, *LONGER, 8, "--resume_from_checkpoint", "latest")
     assert snapshot(folder) == before
-    dies_at(None)
     pretrain(folder, *LONGER, 8, "--resume_from_checkpoint", "latest")
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert losses(folder) == losses(tmp_path / "whole")
@@ -377,7 +366,7 @@ def test_a_longer_run_takes_the_place_of_the_finished_one_that_it_goes_on_with(t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
 
 
-def test_another_runs_checkpoint_replaces_nothing_unasked(tmp_path, finished, pretrain, refused, flags):
+def test_another_runs_checkpoint_replaces_nothing_unasked(tmp_path, finished, pretrain, refused):
     pretrain(tmp_path / "other", *LONGER, 8)
     before = snapshot(finished)
     other = ["--resume_from_checkpoint", tmp_path / "other" / "checkpoint-6", *LONGER, 8]
@@ -393,12 +382,9 @@ def test_another_runs_checkpoint_replaces_nothing_unasked(tmp_path, finished, pr
 
 
 def test_an_unfinished_run_beside_is_gone_on_with_or_replaced_but_never_passed_over(
-    finished, pretrain, dies_at, refused
+    finished, pretrain, pretrain_until, refused
 ):
-    dies_at(3)
-    with pytest.raises(Killed):
-        pretrain(finished, "--overwrite_output_dir", "--seed", 1)
-    dies_at(None)
+    pretrain_until(3, finished, "--overwrite_output_dir", "--seed", 1)
     said = "run.unfinished holds an unfinished run that is to take the place of"
     refused(said, pretrain, finished)
     refused(said, pretrain, finished, "--resume_from_checkpoint", finished / "checkpoint-2")
@@ -409,30 +395,23 @@ def test_an_unfinished_run_beside_is_gone_on_with_or_replaced_but_never_passed_o
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_a_branch_leaves_the_newer_checkpoints_and_its_own(tmp_path, pretrain, dies_at, limit):
+def test_a_branch_leaves_the_newer_checkpoints_and_its_own(tmp_path, pretrain_until, limit):
     """save_total_limit counts neither the ones that were there after the branching nor removes them."""
     folder = tmp_path / "run"
-    dies_at(10)
-    with pytest.raises(Killed):
-        pretrain(folder, *LONGER, 12, "--save_total_limit", 9)
+    pretrain_until(10, folder, *LONGER, 12, "--save_total_limit", 9)
     assert [path.name for path in list_checkpoints(folder)] == [f"checkpoint-{step}" for step in (2, 4, 6, 8)]
-    dies_at(6)
     branch = ["--resume_from_checkpoint", folder / "checkpoint-4", "--save_steps", 1, "--save_total_limit", limit]
-    with pytest.raises(Killed):
-        pretrain(folder, *LONGER, 12, *branch)
+    pretrain_until(6, folder, *LONGER, 12, *branch)
     kept = {1: (5, 6, 8), 2: (4, 5, 6, 8)}[limit]
     assert [path.name for path in list_checkpoints(folder)] == [f"checkpoint-{step}" for step in kept]
 
 
 @pytest.mark.parametrize("word", ["latest", "true", "True"])
-def test_checkpoints_of_earlier_versions_are_found(tmp_path, pretrain, dies_at, word):
+def test_checkpoints_of_earlier_versions_are_found(tmp_path, pretrain, pretrain_until, word):
     """Under their former names, in `checkpoints`."""
     pretrain(tmp_path / "whole")
     folder = tmp_path / "run"
-    dies_at(4)
-    with pytest.raises(Killed):
-        pretrain(folder)
-    dies_at(None)
+    pretrain_until(4, folder)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoint-2").rename(folder / "checkpoints" / "step-00000002")
     pretrain(folder, "--resume_from_checkpoint", word, "--save_total_limit", 1)
@@ -440,12 +419,9 @@ def test_checkpoints_of_earlier_versions_are_found(tmp_path, pretrain, dies_at, 
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-4"]
 
 
-def test_checkpoints_of_others_are_left_alone(tmp_path, pretrain, dies_at):
+def test_checkpoints_of_others_are_left_alone(tmp_path, pretrain, pretrain_until):
     """Of the Trainer, for example."""
-    dies_at(4)
-    with pytest.raises(Killed):
-        pretrain(tmp_path / "run")
-    dies_at(None)
+    pretrain_until(4, tmp_path / "run")
     foreign = tmp_path / "run" / "checkpoint-900"
     foreign.mkdir()
     (foreign / "trainer_state.json").write_text("{}")
@@ -571,13 +547,10 @@ def test_an_evaluation_without_answers_leaves_no_report_of_other_predictions(fin
     assert not (finished / "report.json").exists()
 
 
-def test_a_log_whose_last_line_is_torn_goes_on(tmp_path, pretrain, dies_at):
+def test_a_log_whose_last_line_is_torn_goes_on(tmp_path, pretrain, pretrain_until):
     pretrain(tmp_path / "whole")
     folder = tmp_path / "run"
-    dies_at(4)
-    with pytest.raises(Killed):
-        pretrain(folder)
-    dies_at(None)
+    pretrain_until(4, folder)
     with (folder / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 4, "lo')
     script("plot_run.py", "--runs", folder, "--output_file", tmp_path / "run.png")
