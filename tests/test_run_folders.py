@@ -197,13 +197,20 @@ BAD = {
     "--hub_model_id": ("a//b --push_to_hub",),
     "--resume_from_checkpoint": ("nowhere/checkpoint-2",),
 }
+# What is said where it is not the name of the flag.
+SAID = {
+    "flex_attention": "FlexAttention",
+    "a//b --push_to_hub": "'a//b'",
+    "nowhere/checkpoint-2": "No checkpoint at nowhere/checkpoint-2",
+}
 
 
 @pytest.mark.parametrize(("flag", "value"), [(flag, value) for flag, values in BAD.items() for value in values])
 def test_what_cannot_be_done_is_refused_before_the_old_run_is_touched(finished, pretrain, refused, flag, value):
     """Also what only torch, accelerate or transformers notice."""
     before = snapshot(finished)
-    refused("", pretrain, finished, "--overwrite_output_dir", flag, *value.split())
+    said = SAID.get(value, flag.removeprefix("--"))
+    refused(said, pretrain, finished, "--overwrite_output_dir", flag, *value.split())
     assert snapshot(finished) == before
     assert [path.name for path in finished.parent.iterdir()] == ["run"]
 
