@@ -17,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_mingpt import hub, training
 from hf_mingpt.checkpoints import list_checkpoints
 from hf_mingpt.hub import push_run
-from hf_mingpt.run_folders import load_run
+from hf_mingpt.run_folders import is_finished, load_run
 from hf_mingpt.writing import check_no_writer, one_writer, write_text, written_aside
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -306,7 +306,7 @@ def test_a_run_that_dies_while_it_takes_anothers_place_is_one_of_them(finished, 
     """Killed before every change of a name after training, and gone on with."""
     old = (made / "model.safetensors").read_bytes()
     changes = ["--seed", 1] if "--overwrite_output_dir" in told else ["--save_total_limit", 5]
-    ended, calls = [], []
+    ended, calls, beside = [], [], finished.with_name("run.unfinished")
     real_end = hub.finish_run
 
     def count(name):
@@ -344,6 +344,8 @@ def test_a_run_that_dies_while_it_takes_anothers_place_is_one_of_them(finished, 
                     pytest.fail(f"died at {calls[-1]}: {error}")
             else:
                 assert calls[-1][0] == "rename"
+            if beside.exists() and is_finished(beside):
+                load_run(str(beside))  # the next command lets it take the place
             assert (finished.parent / "run" / "notes.txt").exists() or list(finished.parent.rglob("notes.txt"))
             pretrain(finished, "--resume_from_checkpoint", "latest", *changes)
             assert [path.name for path in finished.parent.iterdir()] == ["run"]
@@ -352,6 +354,58 @@ def test_a_run_that_dies_while_it_takes_anothers_place_is_one_of_them(finished, 
             shutil.rmtree(finished)
             shutil.copytree(made, finished)
     assert die_at > 10
+
+
+@pytest.mark.parametrize("in_the_way", [False, True])
+def test_a_run_that_died_between_two_names_takes_the_place_before_it_is_replaced(
+    finished, pretrain, monkeypatch, in_the_way
+):
+    """Else what is the user's would go: it is in neither place then. An empty folder may have come in between."""
+    real = Path.rename
+
+    def rename(self, target):
+        if self.name == "run.unfinished":
+            raise Killed
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(Killed):
+            pretrain(finished, "--overwrite_output_dir", "--seed", 1)
+    assert not finished.exists()
+    if in_the_way:
+        finished.mkdir()
+    pretrain(finished, "--overwrite_output_dir", "--seed", 2)
+    assert (finished / "notes.txt").read_text() == "mine"
+    assert json.loads((finished / "recipe.json").read_text())["seed"] == 2
+    assert [path.name for path in finished.parent.iterdir()] == ["run"]
+
+
+def test_a_fresh_run_that_dies_while_it_is_finished_is_unfinished_or_whole(
+    tmp_path, pretrain, pretrain_until, monkeypatch
+):
+    """Killed before each of its files comes to its place."""
+    folder, real, calls = tmp_path / "run", Path.replace, []
+    pretrain_until(4, folder)
+
+    def replace(self, target):
+        if self.parent.parent.name == "unfinished-files":
+            calls.append(self.name)
+            if len(calls) == die_at:
+                raise Killed
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    for die_at in range(1, 100):  # noqa: B007 (replace looks at it)
+        calls.clear()
+        try:
+            pretrain(folder, "--resume_from_checkpoint", "latest")
+            break
+        except Killed:
+            with pytest.raises(ValueError, match="is an unfinished run"):
+                load_run(str(folder))
+    load_run(str(folder))
+    assert die_at == len(calls) + 1 > 5
 
 
 LONGER = ["--lr_scheduler_type", "constant", "--max_steps"]
