@@ -540,19 +540,25 @@ def test_a_folder_has_one_writer(finished, data, pretrain, refused, locked, tmp_
     pretrain(finished, "--overwrite_output_dir")
 
 
+@pytest.mark.parametrize("still_writes", [True, False])
 def test_a_second_run_that_comes_while_the_first_one_begins_is_refused(
-    tmp_path, pretrain, refused, locked, monkeypatch
+    tmp_path, pretrain, refused, locked, monkeypatch, still_writes
 ):
-    """After both have found the folder free."""
-    real = training.check_training
+    """After both have found the folder free; also where the other one has ended by then."""
+    real, theirs = training.check_training, tmp_path / "run" / "recipe.json"
 
     def check(*arguments):
-        locked(tmp_path / "run")
+        process = locked(tmp_path / "run")
+        theirs.write_text("theirs")
+        if not still_writes:
+            process.kill()
+            process.communicate()
         return real(*arguments)
 
     monkeypatch.setattr(training, "check_training", check)
-    refused("Another process is writing to", pretrain, tmp_path / "run")
-    assert not list((tmp_path / "run").iterdir())
+    said = "Another process is writing to" if still_writes else "is not empty"
+    refused(said, pretrain, tmp_path / "run")
+    assert snapshot(tmp_path / "run") == {"recipe.json": b"theirs"}
 
 
 def test_the_lock_is_not_inherited(tmp_path):
