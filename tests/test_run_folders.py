@@ -169,7 +169,7 @@ def test_a_run_that_is_replaced_stays_until_the_new_one_is_finished(finished, pr
     assert after["model.safetensors"] != before["model.safetensors"]
     assert json.loads(after["recipe.json"])["seed"] == 1
     assert "accuracy" not in after["README.md"].decode().split("---")[1]
-    assert after["README.md"].decode().count("# run") == before["README.md"].decode().count("# run") > 0
+    assert after["README.md"].decode().count("# run\n") == before["README.md"].decode().count("# run\n") > 0
 
 
 BAD = {
@@ -586,11 +586,11 @@ def write_half(path: Path, error: type[BaseException]) -> None:
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "report.json"
     write_text(path, "old")
-    for error in (Killed, ValueError):
+    for error in (KeyboardInterrupt, ValueError):
         with pytest.raises(error):
             write_half(path, error)
         assert path.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+        assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     with pytest.raises(OSError, match="could not be written: Errno 5"), written_aside(path):
         raise OSError("Errno 5")
 
@@ -699,6 +699,7 @@ def test_a_full_disk_leaves_the_run_that_was_to_be_replaced(made, disk, pretrain
     fill(free=300_000)
     refused("No space left on device", pretrain, folder, "--overwrite_output_dir", "--seed", 1, code=1)
     assert snapshot(folder) == before
+    assert not list(disk[0].rglob("unfinished-*"))
     (disk[0] / "filler").unlink()
     pretrain(folder, "--overwrite_output_dir", "--seed", 1)
     assert json.loads((folder / "recipe.json").read_text())["seed"] == 1
@@ -730,3 +731,4 @@ def test_a_full_disk_leaves_the_evaluation_that_was_there(made, disk, data, refu
         fill(free=0)
         refused("No space left on device", script, name, *flags, code=1)
     assert set(snapshot(folder)) == before.keys() - {"report.json"}
+    assert not list((folder / "folds").iterdir())
