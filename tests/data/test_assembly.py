@@ -142,3 +142,28 @@ def test_objective_and_documents_can_be_had_alone(train_file):
     )
     for ours, expected in zip(alone[0], steps[0], strict=True):
         assert all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_spans": 2},
+        {"document_windows": True},
+        {"ssm_probability": 1.0},
+        {"ssm_probability": 1.0, "masking_policy_probability": 1.0},
+        {"ssm_probability": 1.0, "masking_policy_probability": 1.0, "learned_masking_policy": True},
+    ],
+)
+def test_every_field_changes_the_examples(changes):
+    """Compares with the same recipe without the last field."""
+    lines = [f"{name}. {'she wrote, ' * 11}to Deal, {place}, Rome" for name, place in (("Ada", "Kent"), ("Bo", "Lima"))]
+    questions = [Question("Where was Ada born?", "Kent")]
+    texts = Dataset.from_dict({"text": [*lines * 16, questions[0].question]})
+    tokenizer = build_corpus_tokenizer(texts, 128)
+
+    def first_step(**fields):
+        recipe = DataRecipe(train_file="x", questions_file="q", **fields)
+        return rows_of(build_steps(recipe, texts, questions, tokenizer, BatchShape(32), block_size=128, seed=0)[0])
+
+    plain = dict(list(changes.items())[:-1])
+    assert first_step(**changes) == first_step(**changes) != first_step(**plain)
