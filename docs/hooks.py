@@ -1,7 +1,7 @@
-"""Hooks of the site (mkdocs.yml): links between pages as they lie in the repository, and a check for missing docstrings.
+"""Hooks of the site (mkdocs.yml): links as they lie in the repository, and a check for missing docstrings.
 
-Pages link to each other by relative paths, so that the links work in any checkout. On the site, docs/ is the root. Every
-file outside docs/ that a page links to joins the site under its own path; README.md at the top becomes the front page.
+Pages link to each other by relative paths, so that the links work in any checkout. On the site, docs/ is the root.
+Every file outside docs/ that a page links to joins the site under its own path; README.md becomes the front page.
 """
 
 import posixpath
@@ -61,7 +61,9 @@ def on_pre_build(config: MkDocsConfig) -> None:
             subject = package[name.removeprefix("hf_mingpt.")]
             members = subject.members.values() if subject.is_module else []
             for item in [subject, *(m for m in members if not m.is_alias and m.is_public and not m.is_attribute)]:
-                if not item.docstring and "auto_docstring" not in str([d.value for d in getattr(item, "decorators", [])]):
+                if not item.docstring and "auto_docstring" not in str(
+                    [d.value for d in getattr(item, "decorators", [])]
+                ):
                     log.warning(f"{item.path}, shown on docs/api/{page.name}, has no docstring.")
 
 
