@@ -1,11 +1,15 @@
-"""Hooks of the site (mkdocs.yml): links as they lie in the repository, and a check for missing docstrings.
+"""Hooks of the site (mkdocs.yml): links as they lie in the repository, the flags, a check for missing docstrings.
 
 Pages link to each other by relative paths, so that the links work in any checkout. On the site, docs/ is the root.
 Every file outside docs/ that a page links to joins the site under its own path; README.md becomes the front page.
 """
 
+import dataclasses
+import html
 import posixpath
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import griffe
@@ -35,6 +39,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path.endswith(".md"):
             targets = LINK.findall("\n".join(_outside_fences((ROOT / path).read_text(encoding="utf-8"))))
             waiting += [_resolve(path, target) for target in targets]
+    files.append(File.generated(config, "api/flags.md", content=_describe_flags()))
     return files
 
 
@@ -65,6 +70,32 @@ def on_pre_build(config: MkDocsConfig) -> None:
                     [d.value for d in getattr(item, "decorators", [])]
                 ):
                     log.warning(f"{item.path}, shown on docs/api/{page.name}, has no docstring.")
+
+
+def _describe_flags() -> str:
+    """The page of the flags of every script, from the fields of its recipe."""
+    sys.path.insert(0, str(ROOT))
+    page = [
+        "# Flags",
+        "",
+        "`--help` of a script shows the values that its preset sets. *Required* flags have no default.",
+        "",
+    ]
+    for script in sorted((ROOT / "scripts").glob("*.py")):
+        if not (call := re.search(r"parse_recipe\((\w+)(?:, (\w+))?", script.read_text(encoding="utf-8"))):
+            continue
+        names = runpy.run_path(str(script), run_name="flags")
+        page += [f"## {script.name}", "", str(names["__doc__"]).split("\n", maxsplit=1)[0], ""]
+        if presets := names.get(call[2], {}):
+            page += ["| preset | |", "|---|---|"]
+            page += [f"| `{name}` | {preset.reason} |" for name, preset in presets.items()] + [""]
+        page += ["| flag | default | |", "|---|---|---|"]
+        for field in dataclasses.fields(names[call[1]]):
+            default = "*required*" if field.default is dataclasses.MISSING else f"`{field.default}`"
+            text = html.escape(field.metadata["help"], quote=False).replace("|", "&#124;").replace("*", "&#42;")
+            page.append(f"| `--{field.name}` | {default} | {text} |")
+        page.append("")
+    return "\n".join(page)
 
 
 def _outside_fences(text: str, *, blank: bool = False) -> list[str]:
