@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from ..data.questions import Question, exact_matches, is_exact_match, name_asked
+from ..data.birthplaces import name_asked
+from ..data.questions import Question
 from ..data.span_corruption import max_truncated_length
 from .markup import escape_markdown
+from .scoring import exact_matches, is_exact_match
 
 COVERAGES = (10, 20, 30, 50)  # percent of the questions, the likeliest answers first
 NUM_BINS = 10
