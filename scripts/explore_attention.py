@@ -133,7 +133,7 @@ def draw_fragility(figure: Figure) -> dict:
     against.set(
         title="One head", xlabel="γ, length of k$_a$ along µ$_a$ (mean 1)", ylabel="weight of v$_a$ in the output"
     )
-    against.legend(loc="center right", bbox_to_anchor=(1, 0.35))
+    against.legend(loc="lower right", bbox_to_anchor=(1, 0.05), fontsize=9, handlelength=1.5)
     _draw_histograms(distribution, {"one head": noisy.one_head, "two heads": noisy.two_heads})
     distribution.set(title="One head and two", xlabel="weight of v$_a$ in the output", ylabel="fraction of the samples")
     distribution.legend(loc="upper right", bbox_to_anchor=(0.97, 1))
