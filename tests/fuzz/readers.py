@@ -12,12 +12,14 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["hf_mingpt"]):
+    from hf_mingpt.data.documents import read_documents
     from hf_mingpt.data.questions import read_questions, write_questions
     from hf_mingpt.hub.loading import load_calibration, read_metrics
     from hf_mingpt.system.command_line import _read_yaml
-    from hf_mingpt.system.files import TEXT_FORMATS, check_utf8, read_documents
-    from hf_mingpt.training.checkpoints import SUMS, find_checkpoint, sums_of
+    from hf_mingpt.system.files import TEXT_FORMATS, check_utf8
+    from hf_mingpt.training.checkpoints import SUMS, sums_of
     from hf_mingpt.training.recipes import PretrainRecipe
+    from hf_mingpt.training.resuming import find_checkpoint
 
 FOLDER = Path(tempfile.mkdtemp())
 CHECKPOINT = FOLDER / "checkpoint-1"

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hf_mingpt.data.documents import read_documents
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, load_tokenizer
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.system.files import check_source, is_path, name_apart, parse_json, read_documents, read_lines, read_text
+from hf_mingpt.system.files import check_source, is_path, name_apart, parse_json, read_lines, read_text
 
 # what readers that guess take for missing values, numbers, dates and booleans
 GUESSED = ["NA", "null", "nan", "1.0", "007", "1e5", "-0", "2020-01-01", "2020-01-01T00:00:00Z", "true", " x ", 'a "b"']
@@ -113,24 +114,24 @@ class TestText:
     @pytest.mark.parametrize(
         ("name", "content", "said"),
         [
-            ("a.jsonl", '{"text": "a"}\n{"text": 1}\n', "line 2: text is 1, which is no string"),
-            ("a.jsonl", '{"text": null}', "line 1: text is null, which is no string"),
-            ("a.jsonl", '{"text": ["a"]}', "line 1: text is a list, which is no string"),
-            ("a.jsonl", '{"text": NaN}', "line 1: text is NaN, which is no string"),
+            ("a.jsonl", '{"text": "a"}\n{"text": 1}\n', "line 2: text is 1, not a string"),
+            ("a.jsonl", '{"text": null}', "line 1: text is null, not a string"),
+            ("a.jsonl", '{"text": ["a"]}', "line 1: text is a list, not a string"),
+            ("a.jsonl", '{"text": NaN}', "line 1: text is NaN, not a string"),
             ("a.jsonl", '{"text": "a"}\n{"bio": "a"}', "line 2 has no 'text'"),
-            ("a.jsonl", '{"text": "a"}\n\n{"text": "b"', "line 3 is no JSON"),
-            ("a.jsonl", '"a"', "line 1 is no object"),
+            ("a.jsonl", '{"text": "a"}\n\n{"text": "b"', "line 3 is not valid JSON"),
+            ("a.jsonl", '"a"', "line 1 is not a JSON object"),
             ("a.jsonl", '{"text": "\\ud800"}', "line 1: text has half of a surrogate pair"),
             ("a.jsonl", "[" * 100_000, "nested too deeply"),
-            ("a.jsonl", '{"text": ' + "9" * 5_000 + "}", "line 1 is no JSON"),
-            ("a.jsonl", '{"text": "a", "text": "b"}', "'text' is there twice"),
-            ("a.json", '[{"text": "a"}, {"text": 2}]', "row 2: text is 2, which is no string"),
-            ("a.json", '[{"text": "a"}\n, {]', r"is no JSON .* \(line 2, column 4\)"),
+            ("a.jsonl", '{"text": ' + "9" * 5_000 + "}", "line 1 is not valid JSON"),
+            ("a.jsonl", '{"text": "a", "text": "b"}', "duplicate key 'text'"),
+            ("a.json", '[{"text": "a"}, {"text": 2}]', "row 2: text is 2, not a string"),
+            ("a.json", '[{"text": "a"}\n, {]', r"is not valid JSON.* \(line 2, column 4\)"),
             ("a.csv", "n,text\n1,a,b\n", "line 2: 3 cells, but 2 in the first line"),
             ("a.csv", 'n,text\n1,"a\n', "line 2: unexpected end of data"),
             ("a.csv", "text,text\na,b\n", "more than one column 'text'"),
             ("a.tsv", "n\ttext\n\n1\n", "line 3: 1 cells, but 2 in the first line"),
-            ("a.parquet", "PAR1", "is no parquet file that can be read"),
+            ("a.parquet", "PAR1", "cannot be read as parquet"),
             ("a.txt", "ab\n".encode("utf-16"), "is UTF-16"),
             ("a.csv", "text\nab\n".encode("utf-16"), "is UTF-16"),
         ],
@@ -143,7 +144,7 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("column", "said"),
-        [([1, 2], "type int64, which is no string"), (["a", None], "row 2: text is null, which is no string")],
+        [([1, 2], "type int64"), (["a", None], "row 2: text is null, not a string")],
     )
     def test_what_is_no_text_in_a_parquet_is_named(self, tmp_path, column, said):
         pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
@@ -152,7 +153,7 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("content", "said"),
-        [("text\n1\n2\n", "type int64, which is no string"), ("text,n\na\n\xff", "no text that can be read: 'utf-8'")],
+        [("text\n1\n2\n", "type int64"), ("text,n\na\n\xff", "no readable text: 'utf-8'")],
     )
     def test_what_others_have_guessed_is_refused(self, tmp_path, content, said):
         """`datasets` reads folders, by their cards."""
@@ -240,7 +241,7 @@ class TestNow:
 
 def test_json_with_a_key_twice_is_none():
     assert parse_json('{"a": {"b": 1}}', "x") == {"a": {"b": 1}}
-    with pytest.raises(ValueError, match="x is no JSON that can be read: 'b' is there twice"):
+    with pytest.raises(ValueError, match="x is not valid JSON: duplicate key 'b'"):
         parse_json('{"a": {"b": 1, "b": 2}}', "x")
 
 

@@ -33,7 +33,7 @@ def launch(tmp_path, code: str, *arguments, processes: int = 2) -> subprocess.Co
 
 FAILS = """
 import os, runpy, sys
-from hf_mingpt.training import loop, setup
+from hf_mingpt.training import loop
 real, calls = loop.count_tokens, []
 def count_tokens(batch):
     calls.append(batch)
@@ -128,7 +128,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
-from hf_mingpt.training import loop, setup
+from hf_mingpt.training import checkpoints, loop, setup
 real_accelerator, real_gather = setup.Accelerator, loop.gather_weights
 def accelerator(**options):
     made = real_accelerator(**options)
@@ -146,7 +146,7 @@ def gather_weights(model, whole):
     whole_between = {group.post_forward_mesh_info is None for group in groups}
     assert whole_between == {"zero2" in os.environ["SHARDING"]}
     real_gather(model, whole)
-setup.Accelerator, loop.gather_weights = accelerator, gather_weights
+setup.Accelerator, checkpoints.gather_weights, loop.gather_weights = accelerator, gather_weights, gather_weights
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 os._exit(0)  # as above: FSDP never lets go of gloo
