@@ -134,7 +134,7 @@ def test_mingpt_checkpoint_gives_its_logits():
 
 
 def test_what_cannot_be_converted():
-    with pytest.raises(ValueError, match="no known code"):
+    with pytest.raises(ValueError, match="unknown code"):
         from_state_dict({"wte": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"'blocks.0.attn.bucket'"):
         from_state_dict({"tok_emb.weight": torch.zeros(2, 8), "blocks.0.attn.bucket": torch.zeros(1)})
@@ -142,7 +142,7 @@ def test_what_cannot_be_converted():
         from_state_dict({"transformer.wte.weight": torch.zeros(2, 8)})
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx is True"):
         from_gpt2(gpt2(scale_attn_by_inverse_layer_idx=True))
-    with pytest.raises(ValueError, match="no GPT-2"):
+    with pytest.raises(ValueError, match="cannot be a GPT-2"):
         to_gpt2(small_model("rope"))
 
 
@@ -219,11 +219,11 @@ class TestWeightsMustBeWhole:
 
     def test_a_block_in_the_middle_is_needed(self, assignment):
         weights = {name.replace("blocks.1.", "blocks.2."): w for name, w in assignment.state_dict().items()}
-        with pytest.raises(ValueError, match="lack block 1,"):
+        with pytest.raises(ValueError, match="lack block 1 "):
             from_state_dict(weights)
         without = {name: w for name, w in weights.items() if not name.startswith("blocks.")}
         without |= {name: w for name, w in weights.items() if name.endswith("rope_cache")}
-        with pytest.raises(ValueError, match="lack block 0,"):
+        with pytest.raises(ValueError, match="lack block 0 "):
             from_state_dict(without)
 
     def test_positions_are_learned_or_rope_and_never_guessed(self):
@@ -231,7 +231,7 @@ class TestWeightsMustBeWhole:
         rope = AssignmentModel("rope", 40).state_dict()
         assert from_state_dict(rope).config.max_position_embeddings == BLOCK
         del vanilla["pos_emb"]
-        with pytest.raises(ValueError, match="neither 'pos_emb', of learned positions, nor 'rope_cache'"):
+        with pytest.raises(ValueError, match=r"neither 'pos_emb' \(learned positions\) nor 'rope_cache'"):
             from_state_dict(vanilla)
         with pytest.raises(ValueError, match="both 'pos_emb'"):
             from_state_dict({**rope, "pos_emb": torch.zeros(1, BLOCK, WIDTH)})
@@ -258,11 +258,11 @@ class TestWeightsMustBeWhole:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"blocks.0.mlp.0.weight": torch.zeros(3, 3)}, "in another shape 'blocks.0.mlp.0.weight'"),
-            ({"blocks.0.mlp.0.more": torch.zeros(3)}, "and their model has not, 'blocks.0.mlp.0.more'"),
+            ({"blocks.0.mlp.0.weight": torch.zeros(3, 3)}, "have another shape of 'blocks.0.mlp.0.weight'"),
+            ({"blocks.0.mlp.0.more": torch.zeros(3)}, "have an extra 'blocks.0.mlp.0.more'"),
             ({"tok_emb.weight": torch.zeros(3)}, "lack the matrix 'tok_emb.weight'"),
-            ({"ln_f.bias": 3}, "'ln_f.bias' is no tensor"),
-            ({"ln_f.bias": torch.zeros(WIDTH, dtype=torch.long)}, "'ln_f.bias' is no tensor of floating-point"),
+            ({"ln_f.bias": 3}, "'ln_f.bias' is not a tensor"),
+            ({"ln_f.bias": torch.zeros(WIDTH, dtype=torch.long)}, "'ln_f.bias' is not a tensor of floating-point"),
         ],
     )
     def test_what_does_not_fit_is_named(self, change, said):
@@ -286,7 +286,7 @@ class TestWeightsMustBeWhole:
         with pytest.raises(ValueError, match="num_attention_heads 4 does not fit"):
             from_state_dict(weights, num_attention_heads=4)
         weights |= {f"blocks.{i}.attn.w2": torch.zeros(5, BLOCK - 1) for i in range(2)}
-        with pytest.raises(ValueError, match=r"heads of 5, of which the width of 32 has 6\.4"):
+        with pytest.raises(ValueError, match=r"head dimension of 5 divides the hidden size 32 into 6\.4 heads"):
             from_state_dict(weights)
 
     def test_nothing_is_rounded(self):

@@ -108,9 +108,9 @@ class TestOtherTokenizers:
         ("change", "said"),
         [
             (lambda ids: ids.update(a=ids["b"]), "has 'a' and 'b' as the same id|has 'b' and 'a' as the same id"),
-            (lambda ids: ids.update(ab=ids.pop("a")), "the token 'ab', which is no single character"),
-            (lambda ids: ids.update(a=500), "has 39 tokens and an id 500"),
-            (lambda ids: ids.update({PAD: MASK_ID, MASK: PAD_ID}), "as ids 1 and 0, where 0 and 1 are expected"),
+            (lambda ids: ids.update(ab=ids.pop("a")), "the token 'ab', which is not a single character"),
+            (lambda ids: ids.update(a=500), "has 39 tokens and the id 500"),
+            (lambda ids: ids.update({PAD: MASK_ID, MASK: PAD_ID}), "as ids 1 and 0, not as 0 and 1"),
         ],
     )
     def test_are_refused(self, tokenizer, tmp_path, change, said):
