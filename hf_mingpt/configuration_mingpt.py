@@ -128,9 +128,7 @@ class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
             )
         if self.position_embedding_type == "rope":
             if self.attention_type == "synthesizer":
-                raise ValueError(
-                    "position_embedding_type 'rope' needs keys, which attention_type 'synthesizer' lacks: use 'learned'."
-                )
+                raise ValueError("'rope' needs keys, which attention_type 'synthesizer' does not have: use 'learned'.")
             if self.head_dim % 2 != 0:
                 raise ValueError(f"RoPE needs an even head dimension, not {self.head_dim}: change hidden_size.")
 

@@ -1,6 +1,7 @@
-"""Everything that worker processes need can be pickled, as where processes are spawned and not forked."""
+"""Steps that are prepared ahead: by a thread, or by worker processes, which may be spawned and not forked."""
 
 import pickle
+import threading
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from hf_mingpt.data.objectives import (
 )
 from hf_mingpt.data.questions import read_questions
 from hf_mingpt.data.sequences import TokenSequences
-from hf_mingpt.data.steps import Mixture, StreamedSteps, TrainingSteps
+from hf_mingpt.data.steps import Mixture, StreamedSteps, TrainingSteps, prepare_ahead
 
 from ..conftest import ROOT
 
@@ -50,3 +51,34 @@ def test_steps_of_every_objective_can_be_pickled(streaming):
         sent = pickle.loads(pickle.dumps(made))
         (ours,), (theirs,) = (next(iter(steps)) if streaming else steps[0] for steps in (made, sent))
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class TestPrepareAhead:
+    def test_order_and_end(self):
+        assert list(prepare_ahead(iter(range(100)), number=3)) == list(range(100))
+        assert list(prepare_ahead(iter([]))) == []
+
+    def test_another_thread_prepares_a_limited_number_of_batches(self):
+        made, names = [], set()
+
+        def numbers():
+            for number in range(100):
+                made.append(number)
+                names.add(threading.current_thread().name)
+                yield number
+
+        ahead = prepare_ahead(numbers(), number=3)
+        assert [next(ahead) for _ in range(5)] == [0, 1, 2, 3, 4]
+        ahead.close()  # waits for the thread
+        assert len(made) <= 8
+        assert threading.current_thread().name not in names
+
+    def test_an_error_is_raised_in_place_of_its_batch(self):
+        def fails():
+            yield 0
+            raise ValueError("document 7")
+
+        ahead = prepare_ahead(fails())
+        assert next(ahead) == 0
+        with pytest.raises(ValueError, match="document 7"):
+            next(ahead)

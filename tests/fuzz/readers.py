@@ -1,7 +1,7 @@
-"""Throws bytes at the readers of other people's files: `make fuzz`.
+"""Fuzzes the readers of texts, tables, recipes, calibrations, logs and checkpoints: `make fuzz`.
 
-Whatever they are given, the readers of texts, tables, recipes, calibrations, logs and checkpoints either understand
-it or say so with a ValueError or an OSError; what the TSV reader understands, it also writes.
+Given any bytes, a reader succeeds or raises a ValueError or an OSError. Questions that are read can be written and read
+again.
 """
 
 import sys
@@ -30,7 +30,7 @@ RECIPE = PretrainRecipe(train_file="-", output_dir=str(FOLDER), resume_from_chec
 
 
 def read_anything(content: bytes) -> None:
-    """One try."""
+    """Gives the same bytes to every reader."""
     table, again = FOLDER / "questions.tsv", FOLDER / "again.tsv"
     table.write_bytes(content)
     with suppress(ValueError):

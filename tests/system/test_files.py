@@ -1,4 +1,4 @@
-"""Files are read literally, as text, and as they are now."""
+"""Files are found by literal paths, read as text without guessing types, and read again when they change."""
 
 import json
 import os
@@ -12,8 +12,21 @@ from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, lo
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.system.files import check_source, is_path, name_apart, parse_json, read_lines, read_text
 
-# what readers that guess take for missing values, numbers, dates and booleans
-GUESSED = ["NA", "null", "nan", "1.0", "007", "1e5", "-0", "2020-01-01", "2020-01-01T00:00:00Z", "true", " x ", 'a "b"']
+# what other readers parse as missing values, numbers, dates and booleans
+AMBIGUOUS = [
+    "NA",
+    "null",
+    "nan",
+    "1.0",
+    "007",
+    "1e5",
+    "-0",
+    "2020-01-01",
+    "2020-01-01T00:00:00Z",
+    "true",
+    " x ",
+    'a "b"',
+]
 ODD_NAMES = ["a[1]", "*", "?", "{x}", "50%", "a b", "é", "a::b", "zip::a", "~", "#a", "$HOME", "hf:", "--a"]
 
 
@@ -23,7 +36,7 @@ def texts(source, **options) -> list[str]:
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Whoever asks the Hub, fails the test."""
+    """Fails a test that looks something up on the Hub."""
 
     def ask(*args, **_):
         pytest.fail(f"{args} was looked for on the Hub")
@@ -38,7 +51,7 @@ def no_network(monkeypatch):
 class TestPaths:
     @pytest.mark.parametrize("streaming", [False, True])
     @pytest.mark.parametrize("name", ODD_NAMES)
-    def test_a_path_is_no_pattern(self, tmp_path, monkeypatch, name, streaming):
+    def test_a_file_name_is_not_a_pattern(self, tmp_path, monkeypatch, name, streaming):
         monkeypatch.chdir(tmp_path)
         for other in ("a1", "b", "x", "axb"):
             (tmp_path / f"{other}.txt").write_text("another\n")
@@ -46,7 +59,7 @@ class TestPaths:
         assert texts(f"{name}.txt", streaming=streaming) == ["this"]
 
     @pytest.mark.parametrize("name", ODD_NAMES)
-    def test_the_name_of_a_folder_is_no_pattern(self, tmp_path, monkeypatch, name):
+    def test_a_folder_name_is_not_a_pattern(self, tmp_path, monkeypatch, name):
         monkeypatch.chdir(tmp_path)
         for folder, text in (("a1", "another"), ("b", "another"), (name, "this")):
             (tmp_path / folder).mkdir()
@@ -57,7 +70,7 @@ class TestPaths:
         "name",
         ["./none", "../none", "/none", "~/none", "none/", "here/none", "a/b/c", "none.txt", "none.docx", "a b", ""],
     )
-    def test_a_path_at_which_nothing_is_is_not_looked_for_on_the_hub(self, tmp_path, monkeypatch, no_network, name):
+    def test_a_missing_path_is_not_looked_up_on_the_hub(self, tmp_path, monkeypatch, no_network, name):
         from hf_mingpt.hub.loading import load_calibration, load_run
 
         monkeypatch.chdir(tmp_path)
@@ -66,7 +79,7 @@ class TestPaths:
             with pytest.raises(FileNotFoundError, match="check the path"):
                 load(name)
 
-    def test_what_the_hub_allows_may_be_there(self, tmp_path, monkeypatch):
+    def test_a_name_that_the_hub_allows_may_be_on_the_hub(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for name in ("owner/name", "gpt2", "owner/model-v1.5"):
             assert not is_path(name)
@@ -76,7 +89,7 @@ class TestPaths:
         (tmp_path / "gpt2").mkdir()
         check_source("gpt2", "run folder", has_owner=True)
 
-    def test_names_tell_paths_apart(self):
+    def test_the_shortest_distinct_names_of_paths(self):
         assert name_apart(["runs/a/fast", "runs/b/fast", "runs/b/slow"]) == ["a/fast", "b/fast", "slow"]
         assert name_apart(["x/", "./y"]) == ["x", "y"]
         with pytest.raises(ValueError, match="is named twice"):
@@ -86,23 +99,23 @@ class TestPaths:
 class TestText:
     @pytest.mark.parametrize("kind", ["txt", "tsv", "csv", "json", "jsonl", "parquet"])
     @pytest.mark.parametrize("streaming", [False, True])
-    def test_nothing_is_guessed(self, tmp_path, kind, streaming):
+    def test_every_cell_is_text(self, tmp_path, kind, streaming):
         path = tmp_path / f"table.{kind}"
         if kind == "parquet":
-            pq.write_table(pa.table({"n": range(len(GUESSED)), "text": GUESSED}), path)
+            pq.write_table(pa.table({"n": range(len(AMBIGUOUS)), "text": AMBIGUOUS}), path)
         else:
-            rows = [{"n": n, "text": text} for n, text in enumerate(GUESSED)]
+            rows = [{"n": n, "text": text} for n, text in enumerate(AMBIGUOUS)]
             lines = {
-                "txt": GUESSED,
+                "txt": AMBIGUOUS,
                 "tsv": ["n\ttext", *(f"{row['n']}\t{row['text']}" for row in rows)],
                 "csv": ["n,text", *(f'{row["n"]},"{row["text"].replace(chr(34), chr(34) * 2)}"' for row in rows)],
                 "json": [json.dumps(rows)],
                 "jsonl": map(json.dumps, rows),
             }[kind]
             path.write_text("".join(f"{line}\n" for line in lines))
-        assert texts(path, streaming=streaming) == GUESSED
+        assert texts(path, streaming=streaming) == AMBIGUOUS
 
-    def test_one_column_of_numbers_is_text(self, tmp_path):
+    def test_a_column_of_numbers_is_text(self, tmp_path):
         (tmp_path / "n.csv").write_text("text\n007\n1.0\n")
         assert texts(tmp_path / "n.csv") == ["007", "1.0"]
 
@@ -136,7 +149,7 @@ class TestText:
             ("a.csv", "text\nab\n".encode("utf-16"), "is UTF-16"),
         ],
     )
-    def test_what_is_no_text_is_named(self, tmp_path, name, content, said, streaming):
+    def test_what_is_not_text_is_refused_with_its_line(self, tmp_path, name, content, said, streaming):
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(ValueError, match=said) as error:
             load_texts(str(tmp_path / name), streaming=streaming)
@@ -146,7 +159,7 @@ class TestText:
         ("column", "said"),
         [([1, 2], "type int64"), (["a", None], "row 2: text is null, not a string")],
     )
-    def test_what_is_no_text_in_a_parquet_is_named(self, tmp_path, column, said):
+    def test_what_is_not_text_in_a_parquet_is_refused(self, tmp_path, column, said):
         pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
         with pytest.raises(ValueError, match=said):
             load_texts(str(tmp_path / "a.parquet"))
@@ -155,13 +168,13 @@ class TestText:
         ("content", "said"),
         [("text\n1\n2\n", "type int64"), ("text,n\na\n\xff", "no readable text: 'utf-8'")],
     )
-    def test_what_others_have_guessed_is_refused(self, tmp_path, content, said):
-        """`datasets` reads folders, by their cards."""
+    def test_types_that_datasets_has_guessed_are_refused(self, tmp_path, content, said):
+        """`datasets` reads folders."""
         (tmp_path / "a.csv").write_bytes(content.encode("latin-1"))
         with pytest.raises(ValueError, match=said):
             build_corpus_tokenizer(load_texts(str(tmp_path)), 48)
 
-    def test_a_null_of_others_is_named(self, tokenizer):
+    def test_a_null_in_a_dataset_is_refused_with_its_row(self, tokenizer):
         from datasets import Dataset
 
         missing = Dataset.from_dict({"text": ["Ada", None]})
@@ -171,7 +184,7 @@ class TestText:
 
 
 class TestLines:
-    """A byte order mark and a line end are the same everywhere."""
+    """Byte order marks and line ends are handled in the same way everywhere."""
 
     CONTENTS = pytest.mark.parametrize(
         "content",
@@ -180,7 +193,7 @@ class TestLines:
     )
 
     @CONTENTS
-    def test_in_every_place_that_takes_text(self, tmp_path, content):
+    def test_in_every_reader_of_text(self, tmp_path, content):
         from hf_mingpt.data.questions import read_questions
 
         path = tmp_path / "text.txt"
@@ -199,21 +212,21 @@ class TestLines:
             table.write_bytes(content.replace(b"a", head + row(b"a")).replace(b"b", row(b"b")))
             assert texts(table) == ["a", "b"], ending
 
-    def test_ends_at_the_border_of_what_is_read_at_once(self, tmp_path, monkeypatch):
+    def test_line_ends_across_chunks(self, tmp_path, monkeypatch):
         monkeypatch.setattr("hf_mingpt.system.files._CHUNK", 3)
         (tmp_path / "a.txt").write_bytes(b"ab\r\ncd\r\r\ne\r\rf\r")
         assert [line for lines in read_lines(tmp_path / "a.txt") for line in lines] == ["ab", "cd", "e", "", "f"]
 
-    def test_many_ends_take_no_longer_than_they_should(self, tmp_path):
+    def test_many_line_ends_take_linear_time(self, tmp_path):
         (tmp_path / "a.txt").write_bytes(b"\r" * 1_000_000 + b"a")
         assert sum(map(len, read_lines(tmp_path / "a.txt"))) == 1_000_001
 
 
-class TestNow:
-    """What is trained on is what the file holds now."""
+class TestCaching:
+    """A cached text is used only if the content of the file is the same."""
 
     @pytest.mark.parametrize("inside", ["text.txt", "folder/text.txt"])
-    def test_another_content_of_the_same_size_and_time(self, tmp_path, tokenizer, inside):
+    def test_new_content_with_the_same_size_and_time_is_read(self, tmp_path, tokenizer, inside):
         path = tmp_path / inside
         path.parent.mkdir(exist_ok=True)
         source = path if path.parent == tmp_path else path.parent
@@ -224,14 +237,14 @@ class TestNow:
             (ids,) = encode_documents(load_texts(str(source)), tokenizer)["input_ids"]
             assert tokenizer.decode(ids) == text
 
-    def test_a_copy_is_not_read_again(self, tmp_path, monkeypatch):
+    def test_a_copy_of_a_file_is_not_read_again(self, tmp_path, monkeypatch):
         for name in ("a.txt", "b.txt"):
             (tmp_path / name).write_text("Ada\n")
         assert texts(tmp_path / "a.txt") == ["Ada"]
         monkeypatch.setattr("hf_mingpt.data.loading.read_documents", None)
         assert texts(tmp_path / "b.txt") == ["Ada"]
 
-    def test_what_was_not_read_to_its_end_is_not_kept(self, tmp_path):
+    def test_a_text_that_was_not_read_to_its_end_is_not_cached(self, tmp_path):
         path = tmp_path / "a.jsonl"
         for _ in range(2):
             path.write_text('{"text": "a"}\n{"text": 1}\n')
@@ -239,7 +252,7 @@ class TestNow:
                 load_texts(str(path))
 
 
-def test_json_with_a_key_twice_is_none():
+def test_json_with_a_duplicate_key_is_refused():
     assert parse_json('{"a": {"b": 1}}', "x") == {"a": {"b": 1}}
     with pytest.raises(ValueError, match="x is not valid JSON: duplicate key 'b'"):
         parse_json('{"a": {"b": 1, "b": 2}}', "x")
