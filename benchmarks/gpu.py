@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +36,7 @@ from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import write_json
 
 HERE = Path(__file__).parent
@@ -52,16 +53,16 @@ SPEEDRUNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class GpuRecipe:
-    train_file: str = field(metadata={"help": "Text file, one document per line."})
-    questions_file: str | None = field(default=None, metadata={"help": "TSV of training questions, for speedrun."})
-    dev_questions_file: str | None = field(default=None, metadata={"help": "TSV of dev questions, for speedrun."})
-    nanogpt: str | None = field(default=None, metadata={"help": "Checkout of karpathy/nanoGPT, to compare with."})
-    sections: str = field(default=",".join(SECTIONS), metadata={"help": "Sections to run, separated by commas."})
-    device: str = field(default="cuda", metadata={"help": "'cuda' or 'cpu'."})
-    small: bool = field(default=False, metadata={"help": "Small sizes, for a quick test of the script."})
-    seeds: int = field(default=3, metadata={"help": "Number of seeds of each speedrun."})
-    only: str = field(default="", metadata={"help": "Run only the checks whose name contains one of these."})
-    output_dir: str = field(default="runs/gpu", metadata={"help": "Folder for gpu.json and gpu.md."})
+    train_file: str = required("Text file, one document per line.", formerly="corpus_file")
+    questions_file: str | None = flag(None, "TSV of training questions, for speedrun.")
+    dev_questions_file: str | None = flag(None, "TSV of questions to evaluate on, for speedrun.", formerly="dev_file")
+    nanogpt: str | None = flag(None, "Checkout of karpathy/nanoGPT, to compare with.")
+    sections: str = flag(",".join(SECTIONS), "Sections to run, separated by commas.")
+    device: str = flag("cuda", "'cuda' or 'cpu'.")
+    small: bool = flag(False, "Small sizes, for a quick test of the script.")
+    seeds: int = flag(3, "Number of seeds of each speedrun.")
+    only: str = flag("", "Run only the checks whose name contains one of these.")
+    output_dir: str = flag("runs/gpu", "Folder for gpu.json and gpu.md.")
 
     def __post_init__(self):
         if unknown := set(self.sections.split(",")) - set(SECTIONS):
@@ -142,7 +143,13 @@ def run_speedruns(recipe: GpuRecipe) -> list[dict]:
         for seed in range(recipe.seeds):
             with TemporaryDirectory() as folder:
                 run = Path(folder, "run")
-                command = [sys.executable, str(HERE.parent / "scripts" / "pretrain.py"), "--preset", "fast", *ON_A_GPU]
+                command = [
+                    sys.executable,
+                    str(HERE.parent / "scripts" / "pretrain.py"),
+                    "--preset",
+                    "closed_book",
+                    *ON_A_GPU,
+                ]
                 command += ["--train_file", recipe.train_file, "--questions_file", recipe.questions_file, *flags]
                 command += ["--seed", str(seed), "--output_dir", str(run)]
                 if recipe.small:

@@ -4,9 +4,9 @@
     python tests/mutants.py --modules data.objectives data.salient_spans
 
 The mutations are those of cosmic-ray, without type annotations and drawing. Its runner starts a Python process for each
-of them, and imports alone take ten seconds; here each runs in a fork of one process that has imported the packages. A
-position in the source is drawn first and then its replacement, so that an addition, which has ten replacements, does not
-count ten times.
+of them, and imports alone take ten seconds; here each runs in a fork of one process that has imported the packages.
+First a position in the source is drawn and then its replacement, so that an addition, which has ten replacements, does
+not count ten times.
 """
 
 import argparse

@@ -123,7 +123,7 @@ def test_a_killed_script_resumes(tmp_path, whole, signal_number, code):
 
 
 def test_a_killed_finetuning_resumes(tmp_path, whole):
-    flags = ["--preset", "demo", "--model_name_or_path", whole, "--train_file", QUESTIONS, "--use_cpu"]
+    flags = ["--preset", "demo", "--model_name_or_path", whole, "--questions_file", QUESTIONS, "--use_cpu"]
     flags += ["--max_steps", 24, "--save_steps", 4, "--logging_steps", 6, "--dropout", 0.1]
     flags += ["--gradient_accumulation_steps", 2, "--dataloader_num_workers", 2, "--output_dir"]
     command = list(map(str, [sys.executable, SCRIPTS / "finetune.py", *flags]))

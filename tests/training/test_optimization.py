@@ -65,7 +65,7 @@ def test_the_assignments_schedule_without_warm_up_or_decay():
     ("changes", "steps_per_epoch", "expected"),
     [
         ({"num_train_epochs": 2.5}, 10, (25, 5)),
-        (PRETRAIN_PRESETS["assignment"], 23, (14950, 4600)),
+        (PRETRAIN_PRESETS["assignment"].values, 23, (14950, 4600)),
         ({"max_steps": 7}, 10, (7, 2)),
         ({"num_train_epochs": 2.5, "decay_ratio": 0.3}, 11, (28, 9)),  # rounded up
         ({"num_train_epochs": 1.0, "decay_ratio": 1.0}, 7, (7, 7)),

@@ -145,7 +145,7 @@ class TestData:
         for name in ("config.json", "checkpoints/step-1/model.safetensors", "checkpoints/step-1/config.json"):
             (model / name).parent.mkdir(parents=True, exist_ok=True)
             (model / name).write_text("{}")
-        recipe = FinetuneRecipe(model_name_or_path=str(model), train_file="x", output_dir="y")
+        recipe = FinetuneRecipe(model_name_or_path=str(model), questions_file="x", output_dir="y")
         before = checkpoints.hash_data(recipe)
         assert before.keys() == {"model_name_or_path"}
         (model / "checkpoints/step-1/model.safetensors").unlink()
