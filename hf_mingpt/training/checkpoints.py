@@ -64,7 +64,6 @@ class Checkpointer:
         accelerator: Accelerator,
         steps: TrainingSteps | StreamedSteps,
         log: MetricsLog,
-        *,
         model: nn.Module,
         whole: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],

@@ -64,17 +64,7 @@ def train(
     wrapped.train()
 
     log = MetricsLog(recipe, accelerator, steps, max_steps)
-    checkpointer = Checkpointer(
-        recipe,
-        accelerator,
-        steps,
-        log,
-        model=model,
-        whole=whole,
-        optimizers=optimizers,
-        schedulers=schedulers,
-        averaged=averaged,
-    )
+    checkpointer = Checkpointer(recipe, accelerator, steps, log, model, whole, optimizers, schedulers, averaged)
     start = checkpointer.load(checkpoint_to_resume(recipe, steps)) if recipe.resume_from_checkpoint else 0
     on_gpu = accelerator.device.type == "cuda"
     loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start, ahead=on_gpu)
