@@ -90,6 +90,14 @@ def test_a_field_that_the_checkpoint_does_not_have_has_its_default(interrupted):
         find(interrupted, adam_beta1=0.8)
 
 
+def test_former_names_of_fields_are_understood(interrupted):
+    checkpoint = interrupted / "checkpoint-3"
+    edit_state(checkpoint, lambda state: state["recipe"].update(average_decay=0.5) or state["recipe"].pop("ema_decay"))
+    assert find(interrupted, ema_decay=0.5) == checkpoint
+    with pytest.raises(ValueError, match=r"ema_decay 0\.5, now None"):
+        find(interrupted)
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(interrupted, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
