@@ -167,8 +167,8 @@ class MinGPTAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Maps hidden states (B, T, C) to (B, T, C). Also returns the weights (B, nh, T, S) of eager attention."""
+        # query (B, nh, T, hs), key and value (B, nh, S, hs); query and key of the synthesizer have hs + 1 components
         query, key, value = self.project(hidden_states, position_embeddings, kwargs.pop(CACHE), kwargs)
-        # query (B, nh, T, hs), key and value (B, nh, S, hs); the synthesizer's query and key have hs + 1
         implementation = self.config._attn_implementation
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         kwargs = {**kwargs, "scaling": self.scaling, "dropout": self.attention_dropout if self.training else 0.0}
