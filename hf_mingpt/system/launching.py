@@ -39,7 +39,7 @@ _REFUSED_OF_FSDP = {
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "loading the weights on one process",
 }
 _REFUSED_OF_DYNAMO = {
-    "ACCELERATE_DYNAMO_USE_FULLGRAPH": "one graph",
+    "ACCELERATE_DYNAMO_USE_FULLGRAPH": "fullgraph compilation",
     "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "regional compilation",
 }
 _LAUNCHERS = {"accelerate", "accelerate-launch", "accelerate.commands.launch", "accelerate.commands.accelerate_cli"}

@@ -123,7 +123,7 @@ def test_the_precision_no_counts_only_if_the_user_has_set_it(monkeypatch, tmp_pa
         ),
         (
             {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR", "ACCELERATE_DYNAMO_USE_FULLGRAPH": "True"},
-            "one graph is not supported",
+            "fullgraph compilation is not supported",
         ),
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "many"}, "'many', not a valid --gradient_accumulation_steps"),
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "0"}, "gradient_accumulation_steps is 0: it must be more"),
