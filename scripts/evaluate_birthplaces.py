@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from accelerate import PartialState
@@ -49,15 +50,14 @@ class EvaluationRecipe:
         None, "The text that the model was trained on, for the calibration report.", formerly="corpus_file"
     )
     num_invented_names: int = flag(200, "Invented names, to measure false answers.")
-    seed: int = flag(1, "Seed of the invented names.")
     output_dir: str | None = flag(None, "Folder to write. None: the run folder.")
     overwrite_output_dir: bool = flag(False, "Replace existing predictions.")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
     batch_size: int = flag(128, "Questions per batch.")
     use_cpu: bool = flag(False, "Stay on the CPU.")
+    CONSTANTS: ClassVar = {"seed": 1}  # of the invented names: not those of the calibration
 
     def __post_init__(self):
-        check_least(self, 0, "seed")
         check_least(self, 1, "num_invented_names", "batch_size")
 
 
@@ -77,7 +77,7 @@ def main() -> None:
         if calibration:
             known_names = [name_asked(question) for question, _ in [*questions, *(train or [])]]
             elsewhere = [*calibration.unknown_names, *(documents or [])]
-            names = invent_names(known_names, recipe.num_invented_names, seed=recipe.seed, documents=elsewhere)
+            names = invent_names(known_names, recipe.num_invented_names, seed=1, documents=elsewhere)
             invented = [Question(question_about(name), None) for name in names]
 
     with accidents(), ExitStack() as stack:

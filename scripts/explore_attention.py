@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import ClassVar
 
 import torch
 from matplotlib.axes import Axes
@@ -24,22 +25,19 @@ from hf_mingpt.interpretability.attention_exploration import (
     train_recall,
 )
 from hf_mingpt.system.command_line import accidents, parse_recipe
-from hf_mingpt.system.fields import check_least, flag
+from hf_mingpt.system.fields import flag
 from hf_mingpt.system.writing import write_json, written_aside
 
 STYLES = ("-", "--", ":", "-.")
 ALPHA = 1e-8  # noise that is as good as none
 BETA = 10.0
+TRAINING_STEPS, SEEDS = 300, 3  # of the two models that learn to recall
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExploreRecipe:
     output_dir: str = flag("runs/attention", "Where the pictures and attention.json go.")
-    training_steps: int = flag(300, "Steps of the two models that learn to recall.")
-    seeds: int = flag(3, "Runs of each of them.")
-
-    def __post_init__(self):
-        check_least(self, 1, "training_steps", "seeds")
+    CONSTANTS: ClassVar = {"training_steps": TRAINING_STEPS, "seeds": SEEDS}
 
 
 def main() -> None:
@@ -50,7 +48,7 @@ def main() -> None:
         "recovery": draw_recovery,
         "fragility": draw_fragility,
         "two-heads": draw_variance,
-        "recall": lambda figure: draw_recall(figure, recipe.training_steps, recipe.seeds),
+        "recall": lambda figure: draw_recall(figure, TRAINING_STEPS, SEEDS),
     }
     numbers = {}
     for name, function in draw.items():

@@ -7,6 +7,7 @@
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,12 +30,12 @@ class ShowRecipe:
     vocabulary_file: str | None = flag(None, "Text whose characters join the corpus's.")
     questions_file: str | None = flag(None, "TSV of questions and answers.")
     num_examples: int = flag(2, "Examples of each format.")
-    epoch: int = flag(0, "Epoch whose draws are shown.")
     seed: int = flag(0, "Seed of the draws.")
+    CONSTANTS: ClassVar = {"epoch": 0}
     block_size: int = flag(128, "Longest example, in characters.")
 
     def __post_init__(self):
-        check_least(self, 0, "epoch", "seed")
+        check_least(self, 0, "seed")
         check_least(self, 1, "num_examples", "block_size")
 
 
@@ -64,7 +65,7 @@ def main() -> None:
         print(f"\n{name}")
         for i in index:
             (batch,) = make_micro_batches(
-                objective(take(dataset, index[i : i + 1]), recipe.epoch, index[i : i + 1]), BatchShape(1)
+                objective(take(dataset, index[i : i + 1]), 0, index[i : i + 1]), BatchShape(1)
             )
             x, y = batch["input_ids"][0, :-1], batch["labels"][0, 1:]
             print("x:", tokenizer.decode(x).replace("\n", "⏎"))

@@ -11,10 +11,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 from hf_mingpt.data.questions import read_questions, split_folds, write_questions
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least, flag, required
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import UNFINISHED, check_no_writer, one_writer
 
 
@@ -24,17 +25,14 @@ class SplitRecipe:
     output_dir: str = required("Folder to write.")
     overwrite_output_dir: bool = flag(False, "Replace the folds in that folder.")
     num_folds: int = flag(5, "Each question is held out by one of them.")
-    seed: int = flag(0, "Of the split.")
-
-    def __post_init__(self):
-        check_least(self, 0, "seed")
+    CONSTANTS: ClassVar = {"seed": 0}
 
 
 def main() -> None:
     recipe = parse_recipe(SplitRecipe)
     folder = Path(recipe.output_dir)
     with user_errors():
-        folds = split_folds(read_questions(recipe.questions_file, answers=True), recipe.num_folds, seed=recipe.seed)
+        folds = split_folds(read_questions(recipe.questions_file, answers=True), recipe.num_folds, seed=0)
         check_no_writer(folder)
         if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
             raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from ..system.fields import flag
+from ..system.fields import check_fraction, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class BiographyRecipe:
     zipf_exponent: float = flag(0.4, "Frequency of the place of rank r goes as r^-exponent.")
     phrasings_per_person: int = flag(4, "Biographies of each person, in other words each.")
     permute_sentences: bool = flag(True, "Let the birthplace stand in any sentence.")
-    distractor_share: float = flag(0.3, "Share of people who worked at another place.")
+    distractor_probability: float = flag(
+        0.3, "Probability that a person worked at another place.", formerly="distractor_share"
+    )
     seed: int = flag(0, "Seed of all draws.")
 
     def __post_init__(self):
@@ -41,8 +43,7 @@ class BiographyRecipe:
             raise ValueError(
                 f"phrasings_per_person is {self.phrasings_per_person}: there are {len(_BIRTH_SENTENCES)} phrasings."
             )
-        if not 0 <= self.distractor_share <= 1:
-            raise ValueError(f"distractor_share is {self.distractor_share}: it is a share, from 0 to 1.")
+        check_fraction(self, "distractor_probability")
         if self.num_people > MAX_PEOPLE:
             raise ValueError(f"{self.num_people} people are more than the {MAX_PEOPLE} names there are.")
 
@@ -140,7 +141,7 @@ def _invent_people(recipe: BiographyRecipe, rng: Random) -> list[Person]:
                 birth_date=f"{rng.randint(1, 28)} {rng.choice(_MONTHS)} {rng.randint(1850, 1990)}",
                 occupation=rng.choice(_OCCUPATIONS),
                 pursuit=rng.choice(_PURSUITS),
-                workplace=workplace if rng.random() < recipe.distractor_share else None,
+                workplace=workplace if rng.random() < recipe.distractor_probability else None,
             )
         )
     return people

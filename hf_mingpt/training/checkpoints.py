@@ -24,7 +24,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..system.fields import with_present_names
+from ..system.fields import with_present_names, without_constants
 from ..system.files import hash_folder, sha256_of
 from ..system.writing import UNFINISHED, explain, flush
 from .recipes import TrainingRecipe
@@ -177,6 +177,7 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
             raise ValueError(f"The checkpoint {checkpoint} is damaged: resume from another, or from latest.")
     state = read_state(checkpoint)
     state |= {name: with_present_names(type(recipe), state.get(name, {})) for name in ("recipe", "data")}
+    state["recipe"] = without_constants(type(recipe), state["recipe"])
     moved = moved_data(recipe, state, checkpoint)
     defaults = {field.name: field.default for field in dataclasses.fields(recipe)}  # of fields that are newer than it
     saved = {**defaults, **state["recipe"], "examples of a step": state["examples_per_step"]}

@@ -85,7 +85,7 @@ print(ascii(write("Where was Ada born?", max_new_tokens=8, do_sample=False)[0]["
 
 @both_storages
 def test_what_is_pushed_is_what_is_loaded(hub, client, run_folder, tokenizer, storage):
-    done = client(*push("--run", run_folder, "--hub_model_id", "tester/ada", "--private"))
+    done = client(*push("--run", run_folder, "--hub_model_id", "tester/ada", "--hub_private_repo"))
     assert done.returncode == 0, done.stderr
     assert f"{hub.address}/tester/ada/commit/" in done.stdout
     repository = hub.repositories["model", "tester/ada"]

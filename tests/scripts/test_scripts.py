@@ -361,7 +361,7 @@ class TestBadInput:
         self.pretrain(tmp_path, "U+2047", "--train_file", tmp_path / "marked.txt")
         self.pretrain(tmp_path, "'fastest' is unknown", "--train_file", corpus, "--preset", "fastest")
         self.pretrain(tmp_path, "got dense", "--train_file", corpus, "--attention_type", "dense")
-        self.pretrain(tmp_path, "over the model's 128", "--train_file", corpus, "--block_size", 256)
+        self.pretrain(tmp_path, "over the model's context length of 128", "--train_file", corpus, "--block_size", 256)
         (tmp_path / "other.txt").write_text("Xylophon\n")
         tokenizer = ["--tokenizer_name", home / "pretrained"]
         self.pretrain(tmp_path, "'X' (U+0058)", "--train_file", tmp_path / "other.txt", *tokenizer)

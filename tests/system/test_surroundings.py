@@ -498,7 +498,7 @@ class TestMachine:
         assert command_line.as_text("Zoë, of a YAML file") == "Zoë, of a YAML file"
         with pytest.raises(SystemExit, match="2"):
             asked(monkeypatch, "--output_dir", typed.decode("ascii", "surrogateescape"))
-        assert "is no text in this locale: set PYTHONUTF8=1" in capsys.readouterr().err
+        assert "cannot be decoded in this locale: set PYTHONUTF8=1" in capsys.readouterr().err
 
     @pytest.mark.parametrize("streaming", [False, True])
     def test_everything_that_workers_need_can_be_sent_to_them(self, streaming):

@@ -85,7 +85,7 @@ def test_the_assignments_schedule_without_warm_up_or_decay():
         ({"num_train_epochs": 2.5, "decay_ratio": 0.3}, 11, (28, 9)),  # rounded up
         ({"num_train_epochs": 1.0, "decay_ratio": 1.0}, 7, (7, 7)),
         ({"max_steps": 9, "decay_ratio": 0.5}, None, (9, 5)),
-        ({"lr_scheduler_type": "assignment", "decay_epochs": 1.5, "max_steps": 100}, 9, (100, 14)),
+        ({"lr_scheduler_type": "assignment", "max_steps": 100}, 9, (100, 1800)),
     ],
 )
 def test_steps_are_rounded_up(tmp_path, changes, steps_per_epoch, expected):
@@ -117,7 +117,7 @@ def test_the_average_follows_the_weight():
 
 
 def test_the_assignments_schedule_is_that_of_the_recipe(tmp_path):
-    changed = recipe(tmp_path, lr_scheduler_type="assignment", decay_epochs=1, warmup_steps=2)
+    changed = recipe(tmp_path, lr_scheduler_type="assignment", warmup_steps=2)
     scheduler = build_scheduler(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=8.0), changed, 100, 6)
     rates = []
     for _ in range(7):
