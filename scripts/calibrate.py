@@ -17,8 +17,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from hf_mingpt.data.birthplaces import invent_names, name_asked, question_about
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, exact_matches, invent_names, name_asked, question_about, read_questions
+from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions
 from hf_mingpt.evaluation.calibration import (
     ConfidenceFeatures,
@@ -27,6 +28,7 @@ from hf_mingpt.evaluation.calibration import (
     fit_calibration,
 )
 from hf_mingpt.evaluation.report import calibration_metrics
+from hf_mingpt.evaluation.scoring import exact_matches
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import CALIBRATION_FILE, check_finished
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
