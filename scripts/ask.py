@@ -45,8 +45,8 @@ def main() -> None:
 
 def describe(answer: Answer, line: str | None) -> str:
     """An answer in two or three lines."""
-    verdict = "retrieved" if answer.retrieved else "a guess: I don't know"
-    others = ", ".join(f"{place} {share:.0%}" for place, share in answer.runners_up)
+    verdict = "retrieved" if answer.confident else "a guess: I don't know"
+    others = ", ".join(f"{place} {share:.0%}" for place, share in answer.alternatives)
     text = f"{answer.name}: {answer.place} ({answer.probability:.0%} likely to be right: {verdict})"
     text += f"\n    other places, and the model's share for each: {others}"
     return text + (f"\n    text: {line}" if line else "")

@@ -21,11 +21,11 @@ from hf_mingpt.data.questions import Question, exact_matches, invent_names, name
 from hf_mingpt.evaluation.answering import answer_questions, check_questions
 from hf_mingpt.evaluation.calibration import (
     ConfidenceFeatures,
-    check_right_and_wrong,
+    check_both_outcomes,
     compute_confidence,
     fit_calibration,
 )
-from hf_mingpt.evaluation.report import calibration_metrics
+from hf_mingpt.evaluation.scoring import calibration_metrics
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import CALIBRATION_FILE, check_finished
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
@@ -86,23 +86,23 @@ def main() -> None:
     predictions = answer_questions(*held_out_run, questions, progress=True)
     right = np.array(exact_matches(predictions, [question.answer for question in questions]))
     with user_errors():
-        check_right_and_wrong(right)
+        check_both_outcomes(right)
     places = sorted({str(question.answer).strip() for question in train})
-    comparison = {"places": places, "unknown_names": unknown_names}
+    comparison = {"candidates": places, "unknown_names": unknown_names}
 
     def take_signs(run, asked: list[Question], predictions: list[str]) -> ConfidenceFeatures:
         questions = [question for question, _ in asked]
-        return compute_confidence(*run, questions, predictions, **comparison, progress=True).signs
+        return compute_confidence(*run, questions, predictions, **comparison, progress=True).features
 
     signs = take_signs(held_out_run, questions, predictions)
     about_nobody = [Question(question_about(name), None) for name in invented]
     calibration = fit_calibration(
         signs,
         right,
-        of_invented=take_signs(run, about_nobody, answer_questions(*run, about_nobody)) if invented else None,
+        invented_features=take_signs(run, about_nobody, answer_questions(*run, about_nobody)) if invented else None,
         **comparison,
-        answer_accuracy=recipe.answer_accuracy,
-        false_answers=recipe.false_answers,
+        target_accuracy=recipe.answer_accuracy,
+        max_false_answer_rate=recipe.false_answers,
     )
     with accidents(), one_writer(path.parent):
         write_json(path, asdict(calibration))

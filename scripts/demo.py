@@ -97,11 +97,11 @@ def build_page(
             looks = draw_attention(explain(model, tokenizer, name.strip()))
         except ValueError as error:
             raise gradio.Error(escape_html(str(error))) from error
-        verdict = "retrieved" if answer.retrieved else "a guess: the honest answer is “I don't know”"
+        verdict = "retrieved" if answer.confident else "a guess: the honest answer is “I don't know”"
         (line,) = find_biographies([Question(question_about(name.strip()), None)], documents)
         return (
             f"## {escape_markdown(answer.place)}\n{answer.probability:.0%} likely to be right: {verdict}.",
-            dict(answer.runners_up),
+            dict(answer.alternatives),
             line or ("No line is about this name." if documents else "No corpus was given."),
             looks,
         )

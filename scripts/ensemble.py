@@ -21,7 +21,8 @@ from pathlib import Path
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
 from hf_mingpt.evaluation.ensemble import ensemble_answers
-from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
+from hf_mingpt.evaluation.report import format_table
+from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import accidents, parse_recipe, split_arguments, user_errors

@@ -6,8 +6,8 @@
         --questions_file birth_test_inputs.tsv --output_dir runs/rope-answers/test
 
 Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json; by default
-into the run folder. If the run has a calibration (scripts/calibrate.py), the report says too how far the answers can be
-trusted, and honesty.md and honesty.png show it; --corpus_file lets it look at the text for why answers are wrong.
+into the run folder. If the run has a calibration (scripts/calibrate.py), calibration.md and calibration.png report how
+well it is calibrated; --corpus_file lets the report look at the text for why answers are wrong.
 Runs on one process or, by `accelerate launch`, on several.
 """
 
@@ -24,11 +24,19 @@ from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, invent_names, name_asked, question_about, read_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
 from hf_mingpt.evaluation.calibration import Calibration, Confidence, compute_confidence
-from hf_mingpt.evaluation.report import PICTURE, build_report, draw_calibration, format_metrics, format_page
-from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
+from hf_mingpt.evaluation.report import (
+    PAGE,
+    PICTURE,
+    build_report,
+    draw_calibration,
+    format_metrics,
+    format_page,
+    format_table,
+)
+from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.cards import try_card
 from hf_mingpt.hub.loading import load_calibration, load_run
-from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.hub.run_folders import REPORT_FILES, run_record
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import check_least
 from hf_mingpt.system.files import name_apart
@@ -43,7 +51,7 @@ class EvaluationRecipe:
     train_file: str | None = field(default=None, metadata={"help": "Training TSV, for the most frequent answer."})
     without_pretraining: str | None = field(default=None, metadata={"help": "A run trained from scratch, to compare."})
     calibration: str | None = field(default=None, metadata={"help": "Run with a calibration; None: that of the run."})
-    corpus_file: str | None = field(default=None, metadata={"help": "The text it has read, for the honesty report."})
+    corpus_file: str | None = field(default=None, metadata={"help": "Its text, for the calibration report."})
     num_invented_names: int = field(default=200, metadata={"help": "Names to see whether it makes answers up."})
     seed: int = field(default=1, metadata={"help": "Of the invented names."})
     output_dir: str | None = field(default=None, metadata={"help": "Where to write; None: into the run folder."})
@@ -83,23 +91,25 @@ def main() -> None:
         for model, _ in runs:
             model.to(state.device).eval()
         answers = [answer(*run, questions, recipe, state) for run in runs]
-        honesty = None
+        calibration_report = None
         if calibration:
             probability = judge(*runs[0], questions, answers[0], calibration, state)
-            of_invented = judge(*runs[0], invented, answer(*runs[0], invented, recipe, state), calibration, state)
+            invented_probability = judge(
+                *runs[0], invented, answer(*runs[0], invented, recipe, state), calibration, state
+            )
             if state.is_main_process:
-                honesty = build_report(
+                calibration_report = build_report(
                     questions,
                     answers[0],
                     probability,
                     threshold=calibration.threshold,
-                    of_invented=of_invented,
+                    invented_probability=invented_probability,
                     train=train,
                     documents=documents,
-                    block_size=runs[0][0].config.max_position_embeddings,
+                    context_length=runs[0][0].config.max_position_embeddings,
                 )
         if state.is_main_process:
-            report(recipe, folder, questions, train, answers, honesty)
+            report(recipe, folder, questions, train, answers, calibration_report)
     state.destroy_process_group()  # else its threads may abort an interpreter that is being finalized
 
 
@@ -111,7 +121,9 @@ def find_calibration(recipe: EvaluationRecipe) -> Calibration | None:
             raise
         return None
     if find_spec("matplotlib") is None:
-        raise ValueError("The honesty report has pictures, and matplotlib is not installed: pip install matplotlib.")
+        raise ValueError(
+            "The calibration report has a picture, and matplotlib is not installed: pip install matplotlib."
+        )
     return calibration
 
 
@@ -125,11 +137,11 @@ def answer(model, tokenizer, questions: list[Question], recipe: EvaluationRecipe
 def judge(model, tokenizer, questions, predictions, calibration: Calibration, state: PartialState) -> np.ndarray:
     """How likely each answer is right, each process its share."""
     with state.split_between_processes(list(zip(questions, predictions, strict=True))) as share:
-        comparison = {"places": calibration.places, "unknown_names": calibration.unknown_names}
+        comparison = {"candidates": calibration.candidates, "unknown_names": calibration.unknown_names}
         asked = [question for (question, _), _ in share]
         said = [prediction for _, prediction in share]
         mine = compute_confidence(model, tokenizer, asked, said, **comparison, progress=state.is_main_process)
-    return calibration.probability(Confidence.join(gather_object([mine])).signs)
+    return calibration.probability(Confidence.join(gather_object([mine])).features)
 
 
 def output_folder(recipe: EvaluationRecipe) -> Path:
@@ -142,9 +154,9 @@ def output_folder(recipe: EvaluationRecipe) -> Path:
     return folder
 
 
-def report(recipe, folder, questions, train, answers, honesty) -> None:
+def report(recipe, folder, questions, train, answers, calibration_report) -> None:
     write_predictions(folder / "predictions.txt", answers[0])
-    for name in ("report.json", "honesty.md", PICTURE):  # of the predictions that were there
+    for name in REPORT_FILES:  # of the predictions that were there
         (folder / name).unlink(missing_ok=True)
     print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
     if questions[0].answer is None:
@@ -159,22 +171,22 @@ def report(recipe, folder, questions, train, answers, honesty) -> None:
         "questions": file_record(recipe.questions_file),
         "train": file_record(recipe.train_file) if recipe.train_file else None,
         "results": rows,
-        **({"honesty": honesty} if honesty else {}),
+        **({"calibration": calibration_report} if calibration_report else {}),
         **run_record(),
     }
     write_json(folder / "report.json", content)
-    if honesty:
+    if calibration_report:
         title = f"How far the answers of {name_apart([recipe.model_name_or_path])[0]} can be trusted"
-        page = format_page(honesty, title=title)
+        page = format_page(calibration_report, title=title)
         with written_aside(folder / PICTURE) as aside:
-            draw_calibration(honesty, aside)
-        write_text(folder / "honesty.md", page)
-        print(f"Wrote {folder / 'honesty.md'}.")
+            draw_calibration(calibration_report, aside)
+        write_text(folder / PAGE, page)
+        print(f"Wrote {folder / PAGE}.")
     if (folder / "run.json").exists():
         try_card(folder)
     print(format_table(rows))
-    if honesty:
-        print(f"\n{format_metrics(honesty)}")
+    if calibration_report:
+        print(f"\n{format_metrics(calibration_report)}")
 
 
 if __name__ == "__main__":

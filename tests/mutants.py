@@ -39,7 +39,6 @@ TEST_FILES = {  # of the modules that have none of their own
     "data.encoding": "data/test_loading.py",
     "data.sequences": "data/test_span_corruption.py",
     "data.steps": "data/test_loading.py",
-    "evaluation.scoring": "evaluation/test_answering.py",
     "system.command_line": "training/test_recipes.py",
     "tokenization_mingpt": "plugin/test_tokenization.py",
 }

@@ -42,8 +42,10 @@ def run(tmp_path_factory):
     record = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
     model = small_model("rope", vocab_size=len(tokenizer), max_position_embeddings=64)
     save_run(folder, model, tokenizer, {**record, "command": "finetune.py"}, stop_at_mask=True)
-    signs = ConfidenceFeatures(*np.random.default_rng(0).normal(size=(3, 50)))
-    calibration = fit_calibration(signs, signs.contrast > 0, places=["London", "Quist"], unknown_names=["Zoë Byron"])
+    features = ConfidenceFeatures(*np.random.default_rng(0).normal(size=(3, 50)))
+    calibration = fit_calibration(
+        signs, signs.contrast > 0, candidates=["London", "Quist"], unknown_names=["Zoë Byron"]
+    )
     write_json(folder / "calibration.json", asdict(calibration))
     return folder
 
@@ -107,8 +109,8 @@ def test_a_name_is_typed_and_the_answer_is_read(run, address, browser):
     place, verdict = text_of(browser, "answer").split("\n", 1)
     assert " ".join(place.split()) == " ".join(expected.place.split())
     assert f"{expected.probability:.0%}" in verdict
-    assert ("retrieved" in verdict) == expected.retrieved
-    assert expected.runners_up[0][0] in text_of(browser, "others")
+    assert ("retrieved" in verdict) == expected.confident
+    assert expected.alternatives[0][0] in text_of(browser, "others")
     line = browser.find_element("css selector", "#line textarea, #line input")
     assert line.get_property("value") == LINE
     picture = wait_for(browser, lambda: browser.find_element("css selector", "#looks img"))

@@ -147,8 +147,10 @@ def calibrated(home, tmp_path):
     run = tmp_path / "calibrated"
     shutil.copytree(home / "finetuned", run, ignore=shutil.ignore_patterns("predictions.txt", "report.json"))
     rng = np.random.default_rng(0)
-    signs = ConfidenceFeatures(*rng.normal(size=(3, 50)))
-    calibration = fit_calibration(signs, signs.contrast > 0, places=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"])
+    features = ConfidenceFeatures(*rng.normal(size=(3, 50)))
+    calibration = fit_calibration(
+        signs, signs.contrast > 0, candidates=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"]
+    )
     write_json(run / "calibration.json", asdict(calibration))
     return run
 
@@ -187,18 +189,18 @@ def test_the_page_needs_a_calibration_and_says_so(home):
     assert re.search("has no calibration.json|gradio is not installed", done.stderr)
 
 
-def test_a_calibrated_run_reports_honesty(home, calibrated):
+def test_a_calibrated_run_reports_its_calibration(home, calibrated):
     data = home / "data"
     works(
         "evaluate_birthplaces.py", "--model_name_or_path", calibrated, "--questions_file", data / "birth_dev.tsv",
         "--train_file", data / "birth_places_train.tsv", "--corpus_file", data / "biographies.txt",
         "--num_invented_names", 20, "--use_cpu",
     )  # fmt: skip
-    honesty = json.loads((calibrated / "report.json").read_text())["honesty"]
-    assert sum(part["total"] for part in honesty["accuracy_by"]["the biography"].values()) == 8
-    assert len(honesty["probabilities"]["invented"]) == 20
-    assert (calibrated / "honesty.png").read_bytes().startswith(b"\x89PNG")
-    assert "20 invented names" in (calibrated / "honesty.md").read_text()
+    report = json.loads((calibrated / "report.json").read_text())["calibration"]
+    assert sum(part["total"] for part in report["accuracy_by"]["the biography"].values()) == 8
+    assert len(report["probabilities"]["invented"]) == 20
+    assert (calibrated / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert "20 invented names" in (calibrated / "calibration.md").read_text()
     assert "## How far to trust an answer" in (calibrated / "README.md").read_text()
 
 
@@ -357,7 +359,7 @@ def test_several_processes_answer_what_one_answers(home, calibrated, lets_go, tm
     assert len(one.splitlines()) == questions
     one, other = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "several"))
     assert one["results"] == other["results"]
-    assert one["honesty"]["probabilities"] == other["honesty"]["probabilities"]
+    assert one["calibration"]["probabilities"] == other["calibration"]["probabilities"]
 
 
 class TestBadInput:
