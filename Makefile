@@ -82,7 +82,7 @@ CORPUS ?= runs/demo/data/biographies.txt
 QUESTIONS ?= runs/demo/data/birth_dev.tsv
 RUN ?= runs/demo/finetuned
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/bench.py --corpus_file $(CORPUS) --questions_file $(QUESTIONS) --answers_run $(RUN)
+	$(BIN)/python benchmarks/bench.py --train_file $(CORPUS) --questions_file $(QUESTIONS) --answers_run $(RUN)
 	$(BIN)/python benchmarks/scaling.py
 
 checks: $(VENV)/ready

@@ -11,19 +11,20 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import flag
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRecipe:
-    output_dir: str = field(default="runs/demo", metadata={"help": "Folder for the corpus and the three runs."})
-    data_dir: str = field(default="data/generated", metadata={"help": "What generate_biographies.py wrote."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+    output_dir: str = flag("runs/demo", "Folder for the corpus and the three runs.")
+    data_dir: str = flag("data/generated", "What generate_biographies.py wrote.")
+    use_cpu: bool = flag(False, "Stay on the CPU.")
 
 
 def main() -> None:
@@ -42,19 +43,19 @@ def main() -> None:
         [sys.executable, scripts / "pretrain.py", "--preset", "demo", "--train_file", data / "biographies.txt"],
         ["--vocabulary_file", questions, "--output_dir", pretrained, *train],
     )
-    for preset, folder in (("demo", finetuned), ("demo-from-scratch", scratch)):
+    for preset, folder in (("demo", finetuned), ("demo_from_scratch", scratch)):
         run(
             [sys.executable, scripts / "finetune.py", "--preset", preset, "--model_name_or_path", pretrained],
-            ["--train_file", questions, "--output_dir", folder, *train],
+            ["--questions_file", questions, "--output_dir", folder, *train],
         )
     run(
         [sys.executable, scripts / "evaluate_birthplaces.py", "--model_name_or_path", finetuned],
-        ["--questions_file", data / "birth_dev.tsv", "--train_file", questions],
+        ["--questions_file", data / "birth_dev.tsv", "--train_questions_file", questions],
         ["--without_pretraining", scratch, "--overwrite_output_dir"],
     )
     run(
         [sys.executable, scripts / "plot_run.py", "--runs", f"{pretrained},{finetuned},{scratch}"],
-        ["--output_file", out / "demo.png", "--overwrite"],
+        ["--output_file", out / "demo.png", "--overwrite_output_dir"],
     )
     results = json.loads((finetuned / "report.json").read_text(encoding="utf-8"))["results"]
     frequent = next(row for name, row in results.items() if name.startswith("most frequent"))

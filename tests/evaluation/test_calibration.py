@@ -278,7 +278,7 @@ class TestByHand:
         return compute_confidence(model, None, self.known, predictions, **options)
 
     def test_definitions(self, table):
-        """Over unknown names, Rome has the mean probability (0.2 + 0.4) / 2, and Kiel, no candidate, (0.1 + 0.3) / 2."""
+        """Over unknown names, the mean probability of Rome is (0.2 + 0.4) / 2, and of Kiel (0.1 + 0.3) / 2."""
         features, distributions = self.confidence(["Rome", "Kiel"])
         np.testing.assert_allclose(features.log_odds, np.log([0.5 / 0.5, 0.2 / 0.8]))
         np.testing.assert_allclose(features.contrast, np.log([0.5 / 0.3, 0.2 / 0.2]), atol=1e-12)

@@ -95,7 +95,7 @@ def made(tmp_path_factory, data):
     flags += ["--use_cpu", "--mixed_precision", "no", "--per_device_train_batch_size", 4, "--logging_steps", 1]
     flags += ["--gradient_accumulation_steps", 1, "--max_steps", 4, "--save_steps", 2]
     script("pretrain.py", *flags, "--output_dir", folder)
-    questions = ["--questions_file", data / "dev.tsv", "--train_file", data / "train.tsv"]
+    questions = ["--questions_file", data / "dev.tsv", "--train_questions_file", data / "train.tsv"]
     script("evaluate_birthplaces.py", "--model_name_or_path", folder, *questions, "--use_cpu")
     (folder / "notes.txt").write_text("mine")
     return folder
@@ -147,11 +147,12 @@ def test_an_unfinished_run_says_so(tmp_path, data, pretrain, dies_at, refused, f
         load_run(str(folder / "checkpoint-2"))
     questions = ["--questions_file", data / "dev.tsv", "--use_cpu"]
     refused(said, script, "evaluate_birthplaces.py", "--model_name_or_path", folder, *questions)
-    train = ["--train_file", data / "train.tsv"]
+    train = ["--train_questions_file", data / "train.tsv"]
     refused(said, script, "calibrate.py", "--model_name_or_path", folder, *questions, *train)
     run = ["--model_name_or_path", finished, "--output_dir", folder]
     refused(said, script, "calibrate.py", *run, *questions, *train)
-    refused(said, script, "finetune.py", "--model_name_or_path", folder, *train, "--output_dir", tmp_path / "more")
+    more = ["--questions_file", data / "train.tsv", "--output_dir", tmp_path / "more"]
+    refused(said, script, "finetune.py", "--model_name_or_path", folder, *more)
     refused(said, script, "push_to_hub.py", "--run", folder)
     assert snapshot(folder) == before
     assert not (tmp_path / "more").exists()
@@ -491,7 +492,7 @@ def test_a_folder_has_one_writer(finished, data, pretrain, refused, locked, tmp_
     questions = ["--questions_file", data / "dev.tsv", "--use_cpu", "--overwrite_output_dir"]
     run = ["--model_name_or_path", finished, *questions]
     refused(said, script, "evaluate_birthplaces.py", *run)
-    refused(said, script, "calibrate.py", *run, "--train_file", data / "train.tsv")
+    refused(said, script, "calibrate.py", *run, "--train_questions_file", data / "train.tsv")
     both = [finished, finished, *questions, "--output_dir", finished]
     refused(said, script, "ensemble.py", *both)
     folds = ["--questions_file", data / "train.tsv", "--output_dir", finished, "--overwrite_output_dir"]

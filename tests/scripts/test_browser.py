@@ -37,14 +37,14 @@ def run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("run")
     tokenizer = build_tokenizer(build_vocabulary([["Where was Ada Byron born? Zoë Quist in London."]]), 64)
-    recipe = FinetuneRecipe(model_name_or_path="runs/p", train_file="t.tsv", output_dir=str(folder))
+    recipe = FinetuneRecipe(model_name_or_path="runs/p", questions_file="t.tsv", output_dir=str(folder))
     write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", **asdict(recipe)})
     record = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
     model = small_model("rope", vocab_size=len(tokenizer), max_position_embeddings=64)
     save_run(folder, model, tokenizer, {**record, "command": "finetune.py"}, stop_at_mask=True)
     features = ConfidenceFeatures(*np.random.default_rng(0).normal(size=(3, 50)))
     calibration = fit_calibration(
-        signs, signs.contrast > 0, candidates=["London", "Quist"], unknown_names=["Zoë Byron"]
+        features, features.contrast > 0, candidates=["London", "Quist"], unknown_names=["Zoë Byron"]
     )
     write_json(folder / "calibration.json", asdict(calibration))
     return folder
@@ -60,7 +60,7 @@ def address(run, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     script = Path(__file__).parents[2] / "scripts" / "demo.py"
-    files = ["--corpus_file", folder / "corpus.txt", "--questions_file", folder / "dev.tsv", "--port", port]
+    files = ["--train_file", folder / "corpus.txt", "--questions_file", folder / "dev.tsv", "--port", port]
     command = [str(part) for part in (sys.executable, script, run, *files)]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         address = f"http://127.0.0.1:{port}"
