@@ -30,7 +30,8 @@ ROOT = Path(__file__).parent.parent
 MODULES = [  # whose tests run in one process
     *(f"data.{name}" for name in ("batching", "biographies", "draws", "encoding", "loading", "masking_policy")),
     *(f"data.{name}" for name in ("objectives", "questions", "salient_spans", "sequences", "span_corruption", "steps")),
-    *(f"evaluation.{name}" for name in ("answering", "calibration", "ensemble", "report", "scoring")),
+    *(f"evaluation.{name}" for name in ("answering", "calibration", "confidence", "ensemble")),
+    *(f"evaluation.{name}" for name in ("report", "scoring")),
     *("interpretability.attention_exploration", "interpretability.logit_lens"),
     *("training.optimization", "training.recipes", "system.command_line", "tokenization_mingpt"),
 ]

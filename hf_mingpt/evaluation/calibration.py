@@ -1,166 +1,29 @@
 """Calibration: the probability that an answer is correct, and the threshold below which the model abstains.
 
-Three confidence features are computed for each answer (`compute_confidence`): its log-odds, the entropy over the
-candidate answers, and its contrast with questions about unknown names. A logistic regression turns them into a
-probability (`Calibration.probability`). It is fitted on questions with known answers that the model was not trained on
-(`fit_calibration`); the same questions give the threshold. `ask` puts it all together.
-
-Shapes: N questions, K answers, L tokens of an answer, V tokens of the vocabulary. Log-probabilities are in nats.
+A logistic regression turns the three features of `confidence.py` into a probability (`Calibration.probability`). It is
+fitted on questions with known answers that the model was not trained on (`calibrate`); the same questions, and invented
+names, give the threshold. `ask` answers questions with a calibration.
 
 Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know What They Know.
 """
 
 import sys
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from tqdm.auto import tqdm
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from ..data.questions import Question, is_exact_match, question_about
-from ..tokenization_mingpt import MASK, PAD_ID, check_marks
+from ..data.questions import Question, exact_matches, invent_names, is_exact_match, name_asked, question_about
+from ..tokenization_mingpt import check_marks
 from .answering import answer_questions, check_questions, questions_about
+from .confidence import ConfidenceFeatures, compute_confidence
 from .scoring import wilson_interval
 
 NUM_ALTERNATIVES = 3
-_ANSWERS_PER_BATCH = 64
-
-
-@torch.inference_mode()
-def score_answers(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
-    answers: Sequence[str],
-    *,
-    progress: bool = False,
-) -> np.ndarray:
-    """Computes the log-probability of each answer, closing MASK included, given each question.
-
-    Each question is read once. Its cache is shared by all answers, which are sorted by length and scored in batches.
-
-    Args:
-        questions: N questions.
-        answers: K answers, none of them empty.
-        progress: whether to show a progress bar.
-
-    Returns:
-        (N, K) float64 log-probabilities, in nats.
-
-    Raises:
-        ValueError: if a question and an answer together do not fit the context.
-    """
-    context_length, device = model.config.max_position_embeddings, model.device
-    encoded = tokenizer([f"{answer}{MASK}" for answer in answers])["input_ids"]
-    lengths = np.array([len(tokens) for tokens in encoded])
-    check_questions([Question(question, None) for question in questions], context_length - lengths.max() + 1)
-    by_length = np.argsort(lengths, kind="stable")
-    groups = [by_length[start : start + _ANSWERS_PER_BATCH] for start in range(0, len(by_length), _ANSWERS_PER_BATCH)]
-    padded = []  # of each group: ids (k, L), and the mask of the tokens that are not padding
-    for group in groups:
-        inside = torch.arange(lengths[group].max()) < torch.from_numpy(lengths[group])[:, None]
-        ids = torch.full(inside.shape, PAD_ID)
-        ids[inside] = torch.tensor([token for k in group for token in encoded[k]])
-        padded.append((ids.to(device), inside.to(device)))
-    scores = np.empty((len(questions), len(encoded)))
-    for i, question in enumerate(tqdm(questions, unit="question", disable=not progress)):
-        prompt = tokenizer(question + MASK, return_tensors="pt")["input_ids"].to(device)
-        cache = DynamicCache(config=model.config)
-        first = model(prompt, cache=cache, use_cache=True, logits_to_keep=1)
-        for group, (ids, inside) in zip(groups, padded, strict=True):
-            branches = deepcopy(cache)
-            branches.batch_repeat_interleave(len(group))
-            logits = model(ids[:, :-1], cache=branches, use_cache=True).logits
-            logits = torch.cat((first.logits.expand(len(group), -1, -1), logits), dim=1)  # (k, L, V)
-            chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[..., None])[..., 0]
-            scores[i, group] = (chosen.double() * inside).sum(-1).cpu().numpy()
-    return scores
-
-
-class ConfidenceFeatures(NamedTuple):
-    """The confidence features of N answers, in nats; each is an array of shape (N,).
-
-    log_odds: log(p / (1 - p)), where p is the probability of the answer, closing MASK included.
-    entropy: of the distribution over the candidate answers; 0 if one candidate has all the probability.
-    contrast: log-probability of the answer, minus the log of its mean probability over questions about unknown names.
-    """
-
-    log_odds: np.ndarray
-    entropy: np.ndarray
-    contrast: np.ndarray
-
-
-class Confidence(NamedTuple):
-    """What `compute_confidence` returns for N answers.
-
-    features: the inputs of the calibration.
-    candidate_probabilities: (N, K), the distribution over the candidate answers; each row sums to 1.
-    """
-
-    features: ConfidenceFeatures
-    candidate_probabilities: np.ndarray
-
-    @classmethod
-    def join(cls, parts: Sequence["Confidence"]) -> "Confidence":
-        """Concatenates the confidence of several lists of answers."""
-        features = ConfidenceFeatures(
-            *(np.concatenate(feature) for feature in zip(*(part.features for part in parts), strict=True))
-        )
-        return cls(features, np.concatenate([part.candidate_probabilities for part in parts]))
-
-
-def compute_confidence(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
-    predictions: Sequence[str],
-    *,
-    candidates: Sequence[str],
-    unknown_names: Sequence[str],
-    progress: bool = False,
-) -> Confidence:
-    """Computes the confidence features of predictions.
-
-    A prediction that cannot be scored, because it is empty or does not fit the context, gets the log-probability of the
-    least probable answer to its question, and no contrast.
-
-    Args:
-        questions: N questions.
-        predictions: the model's N answers to them.
-        candidates: the K possible answers, such as all training answers.
-        unknown_names: names that do not occur in the training text (`invent_names`).
-        progress: whether to show a progress bar.
-    """
-    unknown = [question_about(name) for name in unknown_names]
-    room = model.config.max_position_embeddings - 2 - max(map(len, [*questions, *unknown]))
-    scorable = sorted({prediction for prediction in predictions if 0 < len(prediction) <= room})
-    answers = [*candidates, *(prediction for prediction in scorable if prediction not in candidates)]
-    scores = score_answers(model, tokenizer, questions, answers, progress=progress)
-    of_candidates = scores[:, : len(candidates)]
-    distribution = np.exp(of_candidates - np.logaddexp.reduce(of_candidates, axis=1, keepdims=True))
-
-    log_probability = scores.min(axis=1)  # of predictions that cannot be scored
-    contrast = np.zeros(len(questions))
-    if scorable:
-        by_name = score_answers(model, tokenizer, unknown, scorable)
-        log_mean = np.logaddexp.reduce(by_name, axis=0) - np.log(len(unknown))
-    for i, prediction in enumerate(predictions):
-        if prediction in scorable:
-            log_probability[i] = scores[i, answers.index(prediction)]
-            contrast[i] = log_probability[i] - log_mean[scorable.index(prediction)]
-    entropy = -(distribution * np.log(np.maximum(distribution, 1e-300))).sum(axis=1)
-    return Confidence(ConfidenceFeatures(log_odds(log_probability), entropy, contrast), distribution)
-
-
-def log_odds(log_probability: np.ndarray, *, eps: float = 1e-6) -> np.ndarray:
-    """log(p / (1 - p)) from log(p), in nats. 1 - p is at least `eps`, the resolution of float32."""
-    return log_probability - np.log(-np.expm1(np.minimum(log_probability, -eps)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +131,74 @@ def fit_calibration(
         withheld = descending[max(within_limit, default=0) :]  # the threshold lies above all of these
         threshold = max([threshold, *np.nextafter(withheld[:1], 1.0).tolist()])
     return replace(calibration, threshold=threshold)
+
+
+def calibrate(
+    held_out_run: tuple[Any, PreTrainedTokenizerBase],
+    questions: Sequence[Question],
+    train: Sequence[Question],
+    *,
+    run: tuple[Any, PreTrainedTokenizerBase] | None = None,
+    documents: Sequence[str] = (),
+    num_unknown_names: int = 32,
+    num_invented_names: int = 400,
+    seed: int = 0,
+    target_accuracy: float = 0.8,
+    max_false_answer_rate: float = 0.1,
+    progress: bool = False,
+) -> tuple[Calibration, np.ndarray, np.ndarray]:
+    """Calibrates a model on questions that it was not trained on.
+
+    Args:
+        held_out_run: model and tokenizer of a run that was trained without `questions`.
+        questions: N held-out questions with answers.
+        train: the training questions of that run. Their answers are the candidates.
+        run: model and tokenizer of the run to calibrate, if it is another, trained in the same way on all questions.
+            Its answers about invented names limit the threshold.
+        documents: the training text, in which no invented name may occur.
+        num_unknown_names: the number of invented names for the feature `contrast`.
+        num_invented_names: the number of other invented names, which limit the threshold; 0: no limit.
+        seed: the seed of the invented names.
+        target_accuracy, max_false_answer_rate: see `fit_calibration`.
+        progress: whether to show progress bars.
+
+    Returns:
+        The calibration; (N,) the probability of each prediction of `held_out_run`; and (N,) whether it is correct.
+
+    Raises:
+        ValueError: if a question is in both lists, does not ask for a birthplace or does not fit the context, if there
+            are not enough invented names, or if all predictions are correct or all are wrong.
+    """
+    if shared := {question for question, _ in questions} & {question for question, _ in train}:
+        raise ValueError(f"{sorted(shared)[0]!r} is a training question, too: calibrate on held-out questions.")
+    names = [name_asked(question) for question, _ in [*train, *questions]]
+    new_names = invent_names(names, num_unknown_names + num_invented_names, seed=seed, documents=documents)
+    unknown_names, invented_names = new_names[:num_unknown_names], new_names[num_unknown_names:]
+    candidates = sorted({str(question.answer).strip() for question in train})
+    run = run or held_out_run
+    for model, _ in (held_out_run, run):
+        check_questions(questions, model.config.max_position_embeddings)
+
+    predictions = answer_questions(*held_out_run, questions, progress=progress)
+    correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
+    check_both_outcomes(correct)
+    comparison = {"candidates": candidates, "unknown_names": unknown_names}
+    asked = [question for question, _ in questions]
+    features = compute_confidence(*held_out_run, asked, predictions, **comparison, progress=progress).features
+    invented_features = None
+    if invented_names:
+        invented = [Question(question_about(name), None) for name in invented_names]
+        asked, predictions = [question for question, _ in invented], answer_questions(*run, invented)
+        invented_features = compute_confidence(*run, asked, predictions, **comparison, progress=progress).features
+    calibration = fit_calibration(
+        features,
+        correct,
+        invented_features=invented_features,
+        **comparison,
+        target_accuracy=target_accuracy,
+        max_false_answer_rate=max_false_answer_rate,
+    )
+    return calibration, calibration.probability(features), correct
 
 
 class Answer(NamedTuple):

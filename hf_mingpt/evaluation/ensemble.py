@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .calibration import score_answers
+from .confidence import score_answers
 
 
 def ensemble_answers(

@@ -4,87 +4,26 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from hf_mingpt.data.questions import Question, invent_names, question_about
 from hf_mingpt.evaluation import calibration as calibration_module
-from hf_mingpt.evaluation.calibration import (
-    Calibration,
-    Confidence,
-    ConfidenceFeatures,
-    ask,
-    check_both_outcomes,
-    compute_confidence,
-    fit_calibration,
-    log_odds,
-    score_answers,
-)
+from hf_mingpt.evaluation.answering import answer_questions
+from hf_mingpt.evaluation.calibration import Calibration, ask, calibrate, check_both_outcomes, fit_calibration
+from hf_mingpt.evaluation.confidence import Confidence, ConfidenceFeatures, compute_confidence
 from hf_mingpt.evaluation.scoring import wilson_interval
 from hf_mingpt.hub.loading import load_calibration
-from hf_mingpt.tokenization_mingpt import MASK
 
 from ..conftest import small_model
 
-QUESTIONS = ["Where was Ada born?", "Where was Zoë Quist born?"]
 CANDIDATES = ["London", "Bonn", "A", "Ada Byron"]
 
 
 @pytest.fixture
 def model(variant, tokenizer):
     return small_model(variant, vocab_size=len(tokenizer)).eval()
-
-
-class TestScores:
-    @torch.no_grad()
-    def test_scores_are_log_probabilities_of_answer_and_mask(self, model, tokenizer):
-        scores = score_answers(model, tokenizer, QUESTIONS, CANDIDATES)
-        for i, question in enumerate(QUESTIONS):
-            for k, answer in enumerate(CANDIDATES):
-                ids = tokenizer(f"{question}{MASK}{answer}{MASK}", return_tensors="pt")["input_ids"]
-                logits = torch.log_softmax(model(ids).logits[0, :-1].double(), dim=-1)
-                each = logits.gather(-1, ids[0, 1:, None])[len(question) :]
-                assert scores[i, k] == pytest.approx(float(each.sum()), abs=1e-4)
-
-    def test_an_answer_that_does_not_fit_is_an_error(self, model, tokenizer):
-        with pytest.raises(ValueError, match=r"Question 1, .* leaves no room"):
-            score_answers(model, tokenizer, QUESTIONS, ["a" * 30])
-
-
-class TestConfidence:
-    def test_definitions(self, model, tokenizer):
-        found = compute_confidence(
-            model, tokenizer, QUESTIONS, ["Bonn", "Rome"], candidates=CANDIDATES, unknown_names=["Ada"]
-        )
-        assert found.candidate_probabilities.shape == (2, 4)
-        np.testing.assert_allclose(found.candidate_probabilities.sum(axis=1), 1)
-        assert (found.features.entropy >= 0).all()
-        ada, zoe = score_answers(model, tokenizer, QUESTIONS, ["Bonn", "Rome"])
-        chosen = np.exp([ada[0], zoe[1]])
-        assert found.features.log_odds == pytest.approx(np.log(chosen / (1 - chosen)), abs=1e-4)
-        assert found.features.contrast == pytest.approx(
-            [0, zoe[1] - ada[1]], abs=1e-4
-        )  # the unknown name was asked about
-
-    def test_certainty_has_finite_log_odds(self):
-        assert log_odds(np.log([0.5, 0.9])) == pytest.approx(np.log([1, 9]))
-        assert log_odds(np.zeros(1)) == pytest.approx(np.log(1e6), rel=1e-6)
-
-    def test_features_do_not_depend_on_other_questions(self, model, tokenizer):
-        options = {"candidates": CANDIDATES, "unknown_names": ["Byron", "Bo"]}
-        together = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], **options)
-        alone = [
-            compute_confidence(model, tokenizer, [q], [p], **options)
-            for q, p in zip(QUESTIONS, ["Bonn", "Rome"], strict=True)
-        ]
-        alone = Confidence.join(alone)
-        for one, other in zip(
-            (*together.features, together.candidate_probabilities),
-            (*alone.features, alone.candidate_probabilities),
-            strict=True,
-        ):
-            np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def draw_features(number: int, seed: int = 0) -> tuple[ConfidenceFeatures, np.ndarray, np.ndarray]:
@@ -251,107 +190,6 @@ class TestCalibrationFile:
             self.load(tmp_path, content)
 
 
-class TestByHand:
-    """Scores come from a table instead of a model."""
-
-    TABLE = {  # noqa: RUF012
-        "Where was Ada born?": {"Rome": 0.5, "Oslo": 0.25, "Lima": 0.125, "Bath": 0.0625, "Kiel": 0.01},
-        "Where was Bo born?": {"Rome": 0.05, "Oslo": 0.1, "Lima": 0.05, "Bath": 0.1, "Kiel": 0.2},
-        "Where was Xu born?": {"Rome": 0.2, "Oslo": 0.1, "Lima": 0.1, "Bath": 0.1, "Kiel": 0.1},
-        "Where was Yi born?": {"Rome": 0.4, "Oslo": 0.3, "Lima": 0.1, "Bath": 0.1, "Kiel": 0.3},
-    }
-    known = ("Where was Ada born?", "Where was Bo born?")
-    too_long = "a" * 28  # a question of 19 characters and two MASKs leave 27 of 48
-
-    @pytest.fixture
-    def table(self, monkeypatch):
-        def score_answers(model, tokenizer, questions, answers, progress=False):
-            assert len(set(answers)) == len(answers)
-            rows = [[self.TABLE[question][answer] for answer in answers] for question in questions]
-            return np.log(np.array(rows))
-
-        monkeypatch.setattr(calibration_module, "score_answers", score_answers)
-
-    def confidence(self, predictions, unknown_names=("Xu", "Yi")) -> Confidence:
-        model = small_model("learned")
-        options = {"candidates": ["Rome", "Oslo", "Lima"], "unknown_names": unknown_names}
-        return compute_confidence(model, None, self.known, predictions, **options)
-
-    def test_definitions(self, table):
-        """Over unknown names, the mean probability of Rome is (0.2 + 0.4) / 2, and of Kiel (0.1 + 0.3) / 2."""
-        features, distributions = self.confidence(["Rome", "Kiel"])
-        np.testing.assert_allclose(features.log_odds, np.log([0.5 / 0.5, 0.2 / 0.8]))
-        np.testing.assert_allclose(features.contrast, np.log([0.5 / 0.3, 0.2 / 0.2]), atol=1e-12)
-        np.testing.assert_allclose(distributions, [[4 / 7, 2 / 7, 1 / 7], [1 / 4, 1 / 2, 1 / 4]])
-        expected = [-sum(p * math.log(p) for p in row) for row in distributions]
-        np.testing.assert_allclose(features.entropy, expected)
-
-    def test_an_answer_may_have_one_character(self, table, monkeypatch):
-        for probability, question in zip((0.25, 0.1, 0.2, 0.3), self.TABLE, strict=True):
-            monkeypatch.setitem(self.TABLE, question, {**self.TABLE[question], "x": probability})
-        features, _ = self.confidence(["x", "Rome"])
-        np.testing.assert_allclose(features.log_odds, np.log([0.25 / 0.75, 0.05 / 0.95]))
-        np.testing.assert_allclose(features.contrast, np.log([0.25 / 0.25, 0.05 / 0.3]), atol=1e-12)
-
-    @pytest.mark.parametrize("unusable", ["", too_long])
-    def test_an_answer_that_cannot_be_scored_gets_the_lowest_score(self, table, unusable):
-        features, _ = self.confidence([unusable, "Kiel"])
-        np.testing.assert_allclose(features.log_odds, np.log([0.01 / 0.99, 0.2 / 0.8]))
-        np.testing.assert_allclose(features.contrast, [0, np.log(0.2 / 0.2)], atol=1e-12)
-        features, _ = self.confidence([unusable, unusable])
-        np.testing.assert_allclose(features.log_odds, np.log([0.125 / 0.875, 0.05 / 0.95]))
-        assert features.contrast.tolist() == [0, 0]
-
-    def test_the_longest_question_decides_what_fits(self, table, monkeypatch):
-        """ "Where was Ada born?" leaves 48 - 2 - 19 characters; a longer unknown name leaves fewer."""
-        for name, fits in (("Xu", True), ("Longest", False)):
-            answer = "a" * 27
-            for question in (*self.known, "Where was Xu born?", "Where was Longest born?"):
-                monkeypatch.setitem(self.TABLE, question, {"Rome": 0.1, "Oslo": 0.2, "Lima": 0.3, answer: 0.05})
-            features, _ = self.confidence([answer, "Rome"], unknown_names=[name])
-            assert features.log_odds[0] == pytest.approx(math.log(0.05 / 0.95 if fits else 0.1 / 0.9))
-
-    def test_certainty_about_one_candidate(self, table, monkeypatch):
-        monkeypatch.setitem(self.TABLE, self.known[0], {"Rome": 1.0, "Oslo": 1e-320, "Lima": 1e-320})
-        features, _ = compute_confidence(
-            small_model("learned"),
-            None,
-            self.known[:1],
-            ["Rome"],
-            candidates=["Rome", "Oslo", "Lima"],
-            unknown_names=["Xu"],
-        )
-        assert features.entropy == pytest.approx(0)
-        assert features.log_odds == pytest.approx(math.log(1e6), rel=1e-6)
-
-    def test_probability(self):
-        weights = {"log_odds": 0.5, "entropy": -1.0, "contrast": 2.0}
-        calibration = Calibration(
-            weights=weights, bias=0.25, threshold=0.5, candidates=[], unknown_names=[], fitted_on=2
-        )  # fmt: skip
-        features = ConfidenceFeatures(np.array([1.0, -2.0]), np.array([0.5, 0.0]), np.array([0.25, 1.0]))
-        expected = [1 / (1 + math.exp(-0.75)), 1 / (1 + math.exp(-1.25))]
-        np.testing.assert_allclose(calibration.probability(features), expected)
-
-    def test_alternatives(self, table, monkeypatch):
-        weights = {"log_odds": 1.0, "entropy": 0.0, "contrast": 0.0}
-        values = {"weights": weights, "bias": 0.0, "fitted_on": 9, "unknown_names": ["Xu", "Yi"]}
-        monkeypatch.setattr(
-            calibration_module, "questions_about", lambda names, _: [f"Where was {name} born?" for name in names]
-        )
-        monkeypatch.setattr(calibration_module, "answer_questions", lambda *_: ["Rome", "Kiel"])
-        candidates = ["Bath", "Lima", "Rome", "Oslo"]
-        calibration = Calibration(threshold=0.5, candidates=candidates, **values)
-        ada, bo = ask(small_model("learned"), None, ["Ada", "Bo"], calibration)
-        total = 0.9375
-        assert ada[:4] == ("Ada", "Rome", pytest.approx(0.5), True)  # at the threshold
-        assert [place for place, _ in ada.alternatives] == ["Oslo", "Lima", "Bath"]
-        assert [p for _, p in ada.alternatives] == pytest.approx([0.25 / total, 0.125 / total, 0.0625 / total])
-        assert bo[:4] == ("Bo", "Kiel", pytest.approx(0.2), False)
-        assert {place for place, _ in bo.alternatives[:2]} == {"Bath", "Oslo"}
-        assert len(bo.alternatives) == 3
-
-
 class TestFitting:
     @pytest.mark.parametrize("number", [50, 400])
     def test_is_a_logistic_regression_on_standardized_features(self, number):
@@ -408,31 +246,97 @@ class TestFitting:
                 check_both_outcomes(np.array(correct))
 
 
-def test_log_odds():
-    expected = [math.log(p / (1 - p)) for p in (1e-9, 0.3, 0.999)]
-    np.testing.assert_allclose(log_odds(np.log([1e-9, 0.3, 0.999])), expected, rtol=1e-9)
-    assert log_odds(np.array([-0.05]), eps=0.1) == pytest.approx(-0.05 - math.log(1 - math.exp(-0.1)))
+class TestByHand:
+    def test_probability(self):
+        weights = {"log_odds": 0.5, "entropy": -1.0, "contrast": 2.0}
+        calibration = Calibration(
+            weights=weights, bias=0.25, threshold=0.5, candidates=[], unknown_names=[], fitted_on=2
+        )  # fmt: skip
+        features = ConfidenceFeatures(np.array([1.0, -2.0]), np.array([0.5, 0.0]), np.array([0.25, 1.0]))
+        expected = [1 / (1 + math.exp(-0.75)), 1 / (1 + math.exp(-1.25))]
+        np.testing.assert_allclose(calibration.probability(features), expected)
+
+    def test_alternatives(self, monkeypatch):
+        weights = {"log_odds": 1.0, "entropy": 0.0, "contrast": 0.0}
+        candidates, unknown_names = ["Bath", "Lima", "Rome", "Oslo"], ["Xu", "Yi"]
+        confidence = Confidence(
+            ConfidenceFeatures(np.log([0.5 / 0.5, 0.2 / 0.8]), np.zeros(2), np.zeros(2)),
+            np.array([[0.0625, 0.125, 0.5, 0.25], [0.35, 0.15, 0.1, 0.4]]),
+        )
+
+        def compute_confidence(model, tokenizer, questions, predictions, **comparison):
+            assert (questions, predictions) == (["Ada?", "Bo?"], ["Rome", "Kiel"])
+            assert comparison == {"candidates": candidates, "unknown_names": unknown_names}
+            return confidence
+
+        monkeypatch.setattr(calibration_module, "questions_about", lambda names, _: [f"{name}?" for name in names])
+        monkeypatch.setattr(calibration_module, "answer_questions", lambda *_: ["Rome", "Kiel"])
+        monkeypatch.setattr(calibration_module, "compute_confidence", compute_confidence)
+        calibration = Calibration(
+            weights=weights, bias=0.0, threshold=0.5, candidates=candidates, unknown_names=unknown_names, fitted_on=9
+        )
+        ada, bo = ask(None, None, ["Ada", "Bo"], calibration)  # Ada is at the threshold
+        assert ada == (
+            "Ada",
+            "Rome",
+            0.5,
+            True,
+            [("Oslo", 0.25), ("Lima", 0.125), ("Bath", 0.0625)],
+        )
+        assert bo == ("Bo", "Kiel", pytest.approx(0.2), False, [("Oslo", 0.4), ("Bath", 0.35), ("Lima", 0.15)])
 
 
-class TestBatches:
-    @torch.no_grad()
-    @pytest.mark.parametrize("per_batch", [1, 2, 3, 64])
-    def test_answers_are_scored_in_batches(self, tokenizer, monkeypatch, per_batch):
-        monkeypatch.setattr(calibration_module, "_ANSWERS_PER_BATCH", per_batch)
-        model, answers = small_model("rope", vocab_size=len(tokenizer)), ["London", "Bo", "A", "Ada Byron", "in"]
-        scores = score_answers(model, tokenizer, QUESTIONS, answers)
-        assert scores.dtype == np.float64
-        for i, question in enumerate(QUESTIONS):
-            for k, answer in enumerate(answers):
-                ids = tokenizer(f"{question}{MASK}{answer}{MASK}", return_tensors="pt")["input_ids"]
-                logits = torch.log_softmax(model(ids, use_cache=False).logits[0, :-1].double(), dim=-1)
-                each = logits.gather(-1, ids[0, 1:, None])[len(question) :]
-                assert scores[i, k] == pytest.approx(float(each.sum()), abs=1e-4)
+class TestCalibrate:
+    train = tuple(
+        Question(question_about(name), place)
+        for name, place in (("Bo Lund", "London"), ("Wes Dan", " Bonn"), ("Åsa Lee", "London"))
+    )
+    asked = tuple(question_about(name) for name in ("Ada Byron", "Zoë Quist", "Ada Lund", "Bo Byron"))
 
-    @torch.no_grad()
-    def test_question_and_answer_may_fill_the_context(self, tokenizer):
-        model = small_model("learned", vocab_size=len(tokenizer))
-        room = 48 - 2 - len(QUESTIONS[0])
-        assert score_answers(model, tokenizer, QUESTIONS[:1], ["a" * room]).shape == (1, 1)
-        with pytest.raises(ValueError, match="leaves no room"):
-            score_answers(model, tokenizer, QUESTIONS[:1], ["a" * (room + 1)])
+    @pytest.fixture
+    def runs(self, tokenizer):
+        return [(small_model(variant, vocab_size=len(tokenizer)).eval(), tokenizer) for variant in ("rope", "learned")]
+
+    @pytest.fixture
+    def predictions(self, runs):
+        return answer_questions(*runs[0], [Question(question, None) for question in self.asked])
+
+    @pytest.fixture
+    def questions(self, predictions):
+        """Every other prediction is correct."""
+        references = (prediction if i % 2 else f"not {prediction}" for i, prediction in enumerate(predictions))
+        return [Question(*pair) for pair in zip(self.asked, references, strict=True)]
+
+    def test_fits_on_held_out_questions_and_limits_by_invented_names(self, runs, predictions, questions):
+        held_out_run, run = runs
+        numbers = {"num_unknown_names": 2, "num_invented_names": 3, "seed": 1}
+        calibration, probability, correct = calibrate(held_out_run, questions, self.train, run=run, **numbers)
+        names = ["Bo Lund", "Wes Dan", "Åsa Lee", "Ada Byron", "Zoë Quist", "Ada Lund", "Bo Byron"]
+        invented = invent_names(names, 5, seed=1)
+        comparison = {"candidates": ["Bonn", "London"], "unknown_names": invented[:2]}
+        features = compute_confidence(*held_out_run, self.asked, predictions, **comparison).features
+        about_invented = [question_about(name) for name in invented[2:]]
+        answers = answer_questions(*run, [Question(question, None) for question in about_invented])
+        invented_features = compute_confidence(*run, about_invented, answers, **comparison).features
+        expected = fit_calibration(features, correct, invented_features=invented_features, **comparison)
+        assert correct.tolist() == [False, True, False, True]
+        assert calibration == expected
+        np.testing.assert_array_equal(probability, expected.probability(features))
+
+        limits = {"target_accuracy": 0.0, "max_false_answer_rate": 1.0}
+        alone, _, _ = calibrate(held_out_run, questions, self.train, **{**numbers, "num_invented_names": 0}, **limits)
+        assert alone == fit_calibration(features, correct, **comparison, target_accuracy=0.0)
+
+    def test_no_invented_name_is_in_the_text(self, runs, questions):
+        numbers = {"num_unknown_names": 2, "num_invented_names": 0}
+        first, _, _ = calibrate(runs[0], questions, self.train, **numbers)
+        other, _, _ = calibrate(runs[0], questions, self.train, documents=[first.unknown_names[0]], **numbers)
+        assert first.unknown_names[0] not in other.unknown_names
+
+    def test_bad_questions_are_an_error(self, runs, questions):
+        with pytest.raises(ValueError, match=r"'Where was Ada Byron born\?' is a training question"):
+            calibrate(runs[0], questions, [*self.train, questions[0]])
+        with pytest.raises(ValueError, match="0 of 2 answers are correct"):
+            calibrate(runs[0], questions[::2], self.train, num_unknown_names=1, num_invented_names=0)
+        with pytest.raises(ValueError, match=r"Only \d+ of 432 names"):
+            calibrate(runs[0], questions, self.train)

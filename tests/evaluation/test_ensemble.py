@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_mingpt.evaluation import ensemble
-from hf_mingpt.evaluation.calibration import score_answers
+from hf_mingpt.evaluation.confidence import score_answers
 from hf_mingpt.evaluation.ensemble import ensemble_answers
 
 from ..conftest import small_model

@@ -16,7 +16,8 @@ import pytest
 
 from hf_mingpt.data.questions import Question, question_about
 from hf_mingpt.evaluation.answering import answer_questions
-from hf_mingpt.evaluation.calibration import ConfidenceFeatures, ask, fit_calibration
+from hf_mingpt.evaluation.calibration import ask, fit_calibration
+from hf_mingpt.evaluation.confidence import ConfidenceFeatures
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from hf_mingpt.evaluation.calibration import ConfidenceFeatures, fit_calibration
+from hf_mingpt.evaluation.calibration import fit_calibration
+from hf_mingpt.evaluation.confidence import ConfidenceFeatures
 from hf_mingpt.system.writing import write_json
 
 from ..conftest import SCRIPTS, run_script
