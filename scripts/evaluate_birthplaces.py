@@ -1,14 +1,14 @@
-"""Asks a finetuned minGPT every question of a file, and reports its accuracy beside the baselines.
+"""Evaluates a minGPT on a file of questions: predictions, accuracy beside baselines, and calibration.
 
     python scripts/evaluate_birthplaces.py --model_name_or_path runs/rope-answers --questions_file birth_dev.tsv \
         --train_questions_file birth_places_train.tsv --without_pretraining runs/no-pretraining
     python scripts/evaluate_birthplaces.py --model_name_or_path runs/rope-answers \
         --questions_file birth_test_inputs.tsv --output_dir runs/rope-answers/test
 
-Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json; by default
-into the run folder. If the run has a calibration (scripts/calibrate.py), calibration.md and calibration.png report how
-well it is calibrated; --train_file lets the report look at the text for why answers are wrong.
-Runs on one process or, by `accelerate launch`, on several.
+Writes predictions.txt (one per line, in the order of the questions) and, if the file has answers, report.json; by
+default into the run folder. If the run has a calibration.json (scripts/calibrate.py), it also writes calibration.md and
+calibration.png; with --train_file, the page says what the text holds. Runs on one process, or on several with
+`accelerate launch`.
 """
 
 from contextlib import ExitStack
@@ -23,7 +23,8 @@ from accelerate.utils import gather_object
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, invent_names, name_asked, question_about, read_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
-from hf_mingpt.evaluation.calibration import Calibration, Confidence, compute_confidence
+from hf_mingpt.evaluation.calibration import Calibration
+from hf_mingpt.evaluation.confidence import compute_confidence
 from hf_mingpt.evaluation.report import (
     PAGE,
     PICTURE,
@@ -94,17 +95,16 @@ def main() -> None:
                 stack.enter_context(one_writer(folder))
         for model, _ in runs:
             model.to(state.device).eval()
-        answers = [answer(*run, questions, recipe, state) for run in runs]
+        predictions = [answer(*run, questions, recipe, state) for run in runs]
         calibration_report = None
         if calibration:
-            probability = judge(*runs[0], questions, answers[0], calibration, state)
-            invented_probability = judge(
-                *runs[0], invented, answer(*runs[0], invented, recipe, state), calibration, state
-            )
+            probability = compute_probability(*runs[0], questions, predictions[0], calibration, state)
+            invented_predictions = answer(*runs[0], invented, recipe, state)
+            invented_probability = compute_probability(*runs[0], invented, invented_predictions, calibration, state)
             if state.is_main_process:
                 calibration_report = build_report(
                     questions,
-                    answers[0],
+                    predictions[0],
                     probability,
                     threshold=calibration.threshold,
                     invented_probability=invented_probability,
@@ -113,8 +113,8 @@ def main() -> None:
                     context_length=runs[0][0].config.max_position_embeddings,
                 )
         if state.is_main_process:
-            report(recipe, folder, questions, train, answers, calibration_report)
-    state.destroy_process_group()  # else its threads may abort an interpreter that is being finalized
+            write(recipe, folder, questions, train, predictions, calibration_report)
+    state.destroy_process_group()  # otherwise its threads may abort the interpreter at exit
 
 
 def find_calibration(recipe: EvaluationRecipe) -> Calibration | None:
@@ -132,43 +132,50 @@ def find_calibration(recipe: EvaluationRecipe) -> Calibration | None:
 
 
 def answer(model, tokenizer, questions: list[Question], recipe: EvaluationRecipe, state: PartialState) -> list[str]:
-    """Answers questions, each process its share."""
-    with state.split_between_processes(questions) as share:
-        mine = answer_questions(model, tokenizer, share, batch_size=recipe.batch_size, progress=state.is_main_process)
-    return gather_object(mine)
+    """Answers questions; each process answers its part."""
+    with state.split_between_processes(questions) as part:
+        own = answer_questions(model, tokenizer, part, batch_size=recipe.batch_size, progress=state.is_main_process)
+    return gather_object(own)
 
 
-def judge(model, tokenizer, questions, predictions, calibration: Calibration, state: PartialState) -> np.ndarray:
-    """How likely each answer is right, each process its share."""
-    with state.split_between_processes(list(zip(questions, predictions, strict=True))) as share:
-        comparison = {"candidates": calibration.candidates, "unknown_names": calibration.unknown_names}
-        asked = [question for (question, _), _ in share]
-        said = [prediction for _, prediction in share]
-        mine = compute_confidence(model, tokenizer, asked, said, **comparison, progress=state.is_main_process)
-    return calibration.probability(Confidence.join(gather_object([mine])).features)
+def compute_probability(
+    model, tokenizer, questions: list[Question], predictions: list[str], calibration: Calibration, state: PartialState
+) -> np.ndarray:
+    """(N,) the probability that each prediction is correct; each process computes its part."""
+    with state.split_between_processes(list(zip(questions, predictions, strict=True))) as part:
+        confidence = compute_confidence(
+            model,
+            tokenizer,
+            [question for (question, _), _ in part],
+            [prediction for _, prediction in part],
+            candidates=calibration.candidates,
+            unknown_names=calibration.unknown_names,
+            progress=state.is_main_process,
+        )
+    return np.array(gather_object(calibration.probability(confidence.features).tolist()))
 
 
 def output_folder(recipe: EvaluationRecipe) -> Path:
     folder = Path(recipe.output_dir or recipe.model_name_or_path)
     if not recipe.output_dir and not folder.is_dir():
-        raise ValueError(f"No output_dir, and {folder} is no folder: give --output_dir.")
+        raise ValueError(f"{folder} is not a folder to write predictions into: give --output_dir.")
     check_no_writer(folder)
     if (folder / "predictions.txt").exists() and not recipe.overwrite_output_dir:
         raise ValueError(f"{folder} holds predictions: choose another --output_dir, or give --overwrite_output_dir.")
     return folder
 
 
-def report(recipe, folder, questions, train, answers, calibration_report) -> None:
-    write_predictions(folder / "predictions.txt", answers[0])
-    for name in REPORT_FILES:  # of the predictions that were there
+def write(recipe, folder, questions, train, predictions, calibration_report) -> None:
+    write_predictions(folder / "predictions.txt", predictions[0])
+    for name in REPORT_FILES:  # of earlier predictions
         (folder / name).unlink(missing_ok=True)
     print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
     if questions[0].answer is None:
         return
     references = [question.answer for question in questions]
-    rows = {"model": accuracy(answers[0], references)}
+    rows = {"model": accuracy(predictions[0], references)}
     if recipe.without_pretraining:
-        rows["without pretraining"] = accuracy(answers[1], references)
+        rows["without pretraining"] = accuracy(predictions[1], references)
     rows |= baselines(train, references)
     content = {
         "model_name_or_path": recipe.model_name_or_path,
@@ -180,11 +187,10 @@ def report(recipe, folder, questions, train, answers, calibration_report) -> Non
     }
     write_json(folder / "report.json", content)
     if calibration_report:
-        title = f"How far the answers of {name_apart([recipe.model_name_or_path])[0]} can be trusted"
-        page = format_page(calibration_report, title=title)
+        title = f"Calibration of {name_apart([recipe.model_name_or_path])[0]}"
         with written_aside(folder / PICTURE) as aside:
             draw_calibration(calibration_report, aside)
-        write_text(folder / PAGE, page)
+        write_text(folder / PAGE, format_page(calibration_report, title=title))
         print(f"Wrote {folder / PAGE}.")
     if (folder / "run.json").exists():
         try_card(folder)

@@ -140,7 +140,7 @@ def test_a_calibrated_run_is_asked_from_the_hub(client, run_folder):
     done = client(*ask)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Ada: ")
-    assert "other places" in done.stdout
+    assert "alternatives: " in done.stdout
 
 
 @both_storages
