@@ -127,7 +127,7 @@ def test_answers_come_with_probabilities(home, calibrated):
     assert re.search(rf"Bra Mir: {reply}\n    alternatives: (Bra|Mir) \d+%", said)
     for arguments, message in (
         (["--model_name_or_path", calibrated], "No name"),
-        (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: make it with"),
+        (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: write it with"),
         (["B☃", "--model_name_or_path", calibrated, "--use_cpu"], "'☃'"),
     ):
         done = script("ask.py", *arguments)
