@@ -3,8 +3,8 @@
     python benchmarks/figures.py
 
 Writes docs/results.png (from RESULTS, each number of ours with its command in benchmarks/results/), docs/facts/*.png
-and docs/scaling.png (from the JSON files of the same names). study.py and scaling.py draw what they measure with the
-same functions.
+and docs/scaling.png (from the JSON files of the same names), and docs/cards/*/calibration.png (from report.json there).
+study.py and scaling.py draw what they measure with the same functions.
 """
 
 import json
@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
 
-from hf_mingpt.evaluation.figure_style import FIGURE_STYLE
+from hf_mingpt.evaluation.figures import FIGURE_STYLE, draw_calibration
 from hf_mingpt.evaluation.scoring import wilson_interval
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -114,6 +114,9 @@ def main() -> None:
         )
     scaling = json.loads((DOCS / "scaling.json").read_text(encoding="utf-8"))
     draw_scaling(scaling, DOCS / "scaling.png")
+    for card in DOCS.glob("cards/*/report.json"):
+        report = json.loads(card.read_text(encoding="utf-8"))
+        draw_calibration(report["calibration"], card.with_name("calibration.png"))
 
 
 def seeds_of(runs: Mapping[str, Any]) -> Bar:

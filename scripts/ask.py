@@ -8,8 +8,9 @@ person is shown.
 
 from dataclasses import dataclass
 
+from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, question_about
+from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation.calibration import Answer, ask
 from hf_mingpt.evaluation.report import find_biographies
 from hf_mingpt.hub.loading import load_calibration, load_run

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hf_mingpt.data.birthplaces import name_asked, question_about
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, is_exact_match, name_asked, question_about, read_questions
+from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import Calibration, ask
 from hf_mingpt.evaluation.markup import escape_html, escape_markdown
 from hf_mingpt.evaluation.report import find_biographies
+from hf_mingpt.evaluation.scoring import is_exact_match
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.interpretability.logit_lens import draw_attention, explain
 from hf_mingpt.system.command_line import parse_recipe, user_errors

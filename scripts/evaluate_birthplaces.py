@@ -20,20 +20,14 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from hf_mingpt.data.birthplaces import invent_names, name_asked, question_about
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, invent_names, name_asked, question_about, read_questions
+from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
 from hf_mingpt.evaluation.calibration import Calibration
 from hf_mingpt.evaluation.confidence import compute_confidence
-from hf_mingpt.evaluation.report import (
-    PAGE,
-    PICTURE,
-    build_report,
-    draw_calibration,
-    format_metrics,
-    format_page,
-    format_table,
-)
+from hf_mingpt.evaluation.figures import draw_calibration
+from hf_mingpt.evaluation.report import PAGE, PICTURE, build_report, format_metrics, format_page, format_table
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.cards import try_card
 from hf_mingpt.hub.loading import load_calibration, load_run

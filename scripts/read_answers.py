@@ -6,17 +6,18 @@
 
 A masking policy learns from the training questions in which contexts answers occur. The most answer-like span of each
 other biography becomes the answer about its person. Writes with_reader.tsv: the training questions, then the extracted
-ones. A model that trains on this file has seen the questions of the evaluation: compare it only with others of its kind.
+ones. A model that trains on this file has seen the questions of the evaluation: compare it only with others like it.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from hf_mingpt import MinGPTConfig
+from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.masking_policy import LearnedPolicy, read_answers
-from hf_mingpt.data.questions import add_pseudo_labels, question_about, read_questions, write_questions
+from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
 from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy

@@ -17,11 +17,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedTokenizerBase
 
-from ..data.questions import Question, exact_matches, invent_names, is_exact_match, name_asked, question_about
+from ..data.birthplaces import invent_names, name_asked, question_about
+from ..data.questions import Question
 from ..tokenization_mingpt import check_marks
 from .answering import answer_questions, check_questions, questions_about
 from .confidence import ConfidenceFeatures, compute_confidence
-from .scoring import wilson_interval
+from .scoring import exact_matches, is_exact_match, wilson_interval
 
 NUM_ALTERNATIVES = 3
 
@@ -182,7 +183,7 @@ def calibrate(
     predictions = answer_questions(*held_out_run, questions, progress=progress)
     correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
     check_both_outcomes(correct)
-    comparison = {"candidates": candidates, "unknown_names": unknown_names}
+    comparison: dict[str, Any] = {"candidates": candidates, "unknown_names": unknown_names}
     asked = [question for question, _ in questions]
     features = compute_confidence(*held_out_run, asked, predictions, **comparison, progress=progress).features
     invented_features = None

@@ -14,7 +14,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from ..data.questions import Question, question_about
+from ..data.birthplaces import question_about
+from ..data.questions import Question
 from ..tokenization_mingpt import MASK, PAD_ID
 from .answering import check_questions
 

@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_mingpt.data.questions import Question, invent_names, question_about
+from hf_mingpt.data.birthplaces import invent_names, question_about
+from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation import calibration as calibration_module
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import Calibration, ask, calibrate, check_both_outcomes, fit_calibration
@@ -211,7 +212,7 @@ class TestFitting:
         enough = [
             probability
             for n, (probability, _) in enumerate(descending, start=1)
-            if sum(is_exact_match for _, is_exact_match in descending[:n]) / n >= accuracy
+            if sum(is_correct for _, is_correct in descending[:n]) / n >= accuracy
         ]
         assert calibration.threshold == max(0.5, enough[-1])
         assert fit_calibration(features, correct) == fit_calibration(

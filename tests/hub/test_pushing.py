@@ -198,7 +198,7 @@ def test_training_pushes_at_its_end_and_asks_for_the_token_before(hub, client, t
 
 READ = """
 from datasets import Dataset, DatasetDict
-from hf_mingpt.data import load_texts
+from hf_mingpt.data.loading import load_texts
 if __name__ == "__main__":
     rows = {"bio": ["Ada was born in London.", "Zoë was born in Ålesund."]}
     DatasetDict(train=Dataset.from_dict(rows), more=Dataset.from_dict(rows)).push_to_hub("tester/lives")
@@ -216,7 +216,7 @@ def test_corpus_on_the_hub(client, tmp_path):
 
 READ_DATA = """
 from datasets import load_dataset
-from hf_mingpt.data import load_texts
+from hf_mingpt.data.loading import load_texts
 for streaming in (False, True):
     texts = load_texts("tester/lives", name="biographies", streaming=streaming)
     print(sum(1 for _ in texts), next(iter(texts))["text"])

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_mingpt.data.questions import Question, question_about
+from hf_mingpt.data.birthplaces import question_about
+from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import ask, fit_calibration
 from hf_mingpt.evaluation.confidence import ConfidenceFeatures

@@ -86,12 +86,12 @@ def test_questions_read_along_with_the_text_need_no_finetuning(home, tmp_path):
     works("pretrain.py", *data, "--preset", "closed_book", *pieces, *TINY)
     assert json.loads((tmp_path / "fast/metrics.jsonl").read_text().splitlines()[-1])["step"] == 2  # 104 + 48 by 115
     done = script("pretrain.py", *data, "--preset", "closed_book", "--num_spans", 9, *TINY, "--overwrite_output_dir")
-    assert (done.returncode, "num_spans is 9: in a block of 128 it is from 1 to 8" in done.stderr) == (2, True)
+    assert (done.returncode, "num_spans is 9: with block_size 128, use 1 to 8" in done.stderr) == (2, True)
 
     few = ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
     done = script("pretrain.py", *data, "--preset", "closed_book", *TINY, *few, "--overwrite_output_dir")
     assert done.returncode == 2
-    assert "A share of 0.1 of the 1 examples of a step is 0" in done.stderr
+    assert "questions_ratio 0.1 is 0 of the 1 examples of a step: change the ratio or the batch size" in done.stderr
 
 
 def test_split_questions(home, tmp_path):
