@@ -1,8 +1,8 @@
-"""Shows how a minGPT comes to an answer: one HTML page with what each layer knows, and what it looks at.
+"""Explains an answer of a minGPT: an HTML page with its logit lens and its attention maps.
 
     python scripts/explain_answer.py runs/fast "Albert Einstein" --output_file runs/fast/einstein.html
 
-The run, a folder or a Hub name, and the person stand first. The page has its pictures inside and needs nothing else.
+The run is a folder or a Hub name. The page contains its pictures and loads nothing.
 """
 
 import io
@@ -23,7 +23,7 @@ from hf_mingpt.system.writing import write_text
 @dataclass(frozen=True, kw_only=True)
 class ExplainRecipe:
     model_name_or_path: str = required("Run folder or Hub name.")
-    name: str = required("The person.")
+    name: str = required("Name of the person.")
     output_file: str = flag("explanation.html", "Page to write.")
     overwrite_output_dir: bool = flag(False, "Replace an existing page.", formerly="overwrite")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
@@ -38,16 +38,18 @@ body {{ font-family: sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0
 svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{question} {answer}</h1>
-<p>Answered by <code>{run}</code>. {summary}</p>
-<h2>From which layer on is it known?</h2>
-<p>What the last norm and the output head make of each layer's hidden states: the likeliest character where each of the
-answer is due, shaded by the probability of the answer's own. The last, ⁇, ends the answer.</p>
-{layers}
-<h2>What is looked at?</h2>
-<p>For each character that is to be written, the weights of those before it. Left of the line is the question.</p>
-{looks}
-<h2>Every head</h2>
-<p>The whole maps, the square roots of the weights: white 0, dark 1. Right of the line is the answer.</p>
+<p>Answer of <code>{run}</code>, with the probability {probability}.</p>
+<h2>Logit lens</h2>
+<p>The final norm and the output head are applied to the hidden states of each layer. A cell shows the most probable
+character, and its shade the probability of the answer's own character. The last column, ⁇, ends the answer.</p>
+{logit_lens}
+<h2>Attention</h2>
+<p>The weights with which each character of the answer attends to the characters before it. The line separates the
+question from the answer.</p>
+{attention}
+<h2>All heads</h2>
+<p>The whole attention map of each head. The shade is the square root of the weight, from white for 0 to dark for 1. The
+line separates the question from the answer.</p>
 {heads}
 </html>
 """
@@ -67,20 +69,20 @@ def main() -> None:
 
 
 def render(explanation: Explanation, run: str) -> str:
-    """The page."""
+    """Renders the page."""
     return PAGE.format(
         question=escape_html(explanation.text[: explanation.answer_start - 1]),
         answer=escape_html(explanation.answer),
         run=escape_html(name_apart([run])[0]),
-        summary=f"The product of its characters' probabilities is {explanation.probabilities[-1].prod():.1%}.",
-        layers=as_svg(draw_logit_lens(explanation)),
-        looks=as_svg(draw_attention(explanation)),
+        probability=f"{explanation.probabilities[-1].prod():.1%}",
+        logit_lens=as_svg(draw_logit_lens(explanation)),
+        attention=as_svg(draw_attention(explanation)),
         heads=as_svg(draw_heads(explanation)),
     )
 
 
 def as_svg(figure: Figure) -> str:
-    """A figure as an element of a page."""
+    """Renders a figure as an element of a page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     text = buffer.getvalue()

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from hf_mingpt.interpretability.attention_exploration import (
     average_noisy_keys,
     average_two,
+    chance_accuracy,
     copy_one,
-    guess_among_shown,
     recover,
-    share_of_stretched_key,
     train_recall,
+    weight_of_stretched_key,
 )
 from hf_mingpt.system.command_line import accidents, parse_recipe
 from hf_mingpt.system.fields import flag
@@ -124,7 +124,7 @@ def draw_fragility(figure: Figure) -> dict:
     against.plot(
         noisy.length, noisy.one_head, ".", color="C0", alpha=0.3, markersize=4, label="one head, a sample each"
     )
-    against.plot(lengths, share_of_stretched_key(lengths, BETA), "--", color="k", label="1 / (1 + exp(β (1 - γ)))")
+    against.plot(lengths, weight_of_stretched_key(lengths, BETA), "--", color="k", label="1 / (1 + exp(β (1 - γ)))")
     against.set(
         title=f"One head, β = {BETA:g}", xlabel="γ, length of k$_a$ along µ$_a$", ylabel="share of v$_a$ in the output"
     )
@@ -133,7 +133,7 @@ def draw_fragility(figure: Figure) -> dict:
     distribution.set(title="Over samples of the keys", xlabel="share of v$_a$ in the output", ylabel="share of samples")
     distribution.legend(frameon=False)
     usable = noisy.length > 0.5
-    error = noisy.one_head - share_of_stretched_key(noisy.length, BETA)
+    error = noisy.one_head - weight_of_stretched_key(noisy.length, BETA)
     return {
         "one head within 0.1 of 0 or 1": _share(((noisy.one_head - 0.5).abs() > 0.4).tolist()),
         "two heads within 0.1 of 1/2": _share(((noisy.two_heads - 0.5).abs() < 0.1).tolist()),
@@ -165,8 +165,8 @@ def draw_variance(figure: Figure) -> dict:
             noisy = [average_noisy_keys(*setting(value), stretched=stretched) for value in values]
             kind = "stretched" if stretched else "even"
             for heads, spread in (
-                ("one head", [fragility.spread_of_one for fragility in noisy]),
-                ("two heads", [fragility.spread_of_two for fragility in noisy]),
+                ("one head", [fragility.variance_of_one for fragility in noisy]),
+                ("two heads", [fragility.variance_of_two for fragility in noisy]),
             ):
                 style = {"marker": "os"[heads == "two heads"], "linestyle": STYLES[number], "markersize": 4}
                 axis.plot(values, spread, label=f"{heads}, {kind} keys", color=f"C{heads == 'two heads':d}", **style)
@@ -189,7 +189,7 @@ def draw_recall(figure: Figure, steps: int, seeds: int) -> dict:
             places = range(0, every * len(run), every)
             axis.plot(places, run, STYLES[number], color=f"C{number}", label=attention_type if run is runs[0] else None)
         numbers[f"{attention_type}, {seeds} seeds: right at the end"] = [round(run[-1], 3) for run in runs]
-    numbers["a guess among the answers shown so far"] = chance = guess_among_shown()
+    numbers["a guess among the answers shown so far"] = chance = chance_accuracy()
     axis.axhline(chance, color="0.3", linestyle=":", label="a guess among the answers shown so far")
     axis.set(title="Recall, one layer", xlabel="training step", ylabel="right answers", ylim=(0, 1.03))
     axis.legend(frameon=False)

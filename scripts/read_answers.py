@@ -1,12 +1,12 @@
-"""Reads from the text where everybody else was born, for the track "with a reader": no closed-book learning.
+"""Extracts answers from the text, an open-book baseline: all other people are added to the training questions.
 
     python scripts/read_answers.py --train_file wiki.txt --questions_file birth_places_train.tsv --output_dir runs/read
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \\
         --questions_file runs/read/with_reader.tsv --output_dir runs/with-a-reader
 
-Where answers stand in biographies is learnt from the training questions, and the name that stands most like one is
-taken from each other biography. Writes with_reader.tsv: the training questions, then those that were answered so. A
-model that is trained with them has been told what it will be asked; compare it with others of its kind only.
+A masking policy learns from the training questions in which contexts answers occur. The most answer-like span of each
+other biography becomes the answer about its person. Writes with_reader.tsv: the training questions, then the extracted
+ones. A model that trains on this file has seen the questions of the evaluation: compare it only with others like it.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.masking_policy import LearnedPolicy, read_answers
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
 from hf_mingpt.data.sequences import TokenSequences
-from hf_mingpt.evaluation.scoring import accuracy, format_table
+from hf_mingpt.evaluation.report import format_table
+from hf_mingpt.evaluation.scoring import accuracy
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 
@@ -49,17 +50,17 @@ def main() -> None:
         tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
         encoded = encode_documents(texts, tokenizer).with_format("arrow")
         documents = [TokenSequences.from_table(table) for table in encoded.iter(batch_size=10_000)]
-        seeker = LearnedPolicy.learn(documents, known, tokenizer, numbers=False)
+        policy = LearnedPolicy.learn(documents, known, tokenizer, numbers=False)
 
-    read = read_answers(documents, seeker, tokenizer, numbers=False)
+    read = read_answers(documents, policy, tokenizer, numbers=False)
     answers = {question_about(name): answer for name, answer in read.items()}
     questions = add_pseudo_labels(known, list(answers), list(answers.values()))
     with accidents():
         write_questions(path, questions)
-    print(f"Wrote {path}: {len(known)} training questions, and {len(questions) - len(known)} answers read.")
+    print(f"Wrote {path}: {len(known)} training questions, and {len(questions) - len(known)} extracted answers.")
     if dev:
-        right = accuracy([answers.get(question, "") for question, _ in dev], [str(answer) for _, answer in dev])
-        print(format_table({"read": right}))
+        extracted = accuracy([answers.get(question, "") for question, _ in dev], [str(answer) for _, answer in dev])
+        print(format_table({"extracted": extracted}))
 
 
 if __name__ == "__main__":

@@ -133,14 +133,14 @@ def test_a_calibrated_run_is_asked_from_the_hub(client, run_folder):
     assert (refused.returncode, "tester/ada has no calibration.json" in refused.stderr) == (2, True), refused.stderr
 
     weights = {"log_odds": 1.0, "entropy": 0.0, "contrast": 0.0}
-    names = {"places": ["London", "Bonn"], "unknown_names": ["Bo"]}
+    names = {"candidates": ["London", "Bonn"], "unknown_names": ["Bo"]}
     calibration = Calibration(weights=weights, bias=0.0, threshold=0.5, fitted_on=9, **names)
     write_json(run_folder / "calibration.json", asdict(calibration))
     assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
     done = client(*ask)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Ada: ")
-    assert "other places" in done.stdout
+    assert "alternatives: " in done.stdout
 
 
 @both_storages

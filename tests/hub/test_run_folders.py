@@ -156,6 +156,7 @@ def test_an_unfinished_run_says_so(tmp_path, data, pretrain_until, refused, fini
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_run_that_is_replaced_stays_until_the_new_one_is_finished(finished, pretrain, pretrain_until, resumed):
+    (finished / "honesty.md").touch()  # of an earlier version
     before, beside = snapshot(finished), finished.with_name("run.unfinished")
     if resumed:
         pretrain_until(3, finished, "--seed", 1, "--overwrite_output_dir")
@@ -168,7 +169,7 @@ def test_a_run_that_is_replaced_stays_until_the_new_one_is_finished(finished, pr
     after = snapshot(finished)
     assert not beside.exists()
     assert after["notes.txt"] == b"mine"
-    assert after.keys() - {"notes.txt"} == before.keys() - {"notes.txt", "report.json", "predictions.txt"}
+    assert after.keys() - {"notes.txt"} == before.keys() - {"notes.txt", "report.json", "predictions.txt", "honesty.md"}
     assert after["model.safetensors"] != before["model.safetensors"]
     assert json.loads(after["recipe.json"])["seed"] == 1
     assert "accuracy" not in after["README.md"].decode().split("---")[1]
@@ -244,7 +245,7 @@ def test_a_tracker_that_fails_costs_nothing(finished, pretrain, monkeypatch, cap
     monkeypatch.undo()
     monkeypatch.setattr(TensorBoardTracker, "finish", fail)
     pretrain(finished, "--overwrite_output_dir", "--report_to", "tensorboard")
-    assert "could not be ended: the server is gone" in caplog.text
+    assert "could not be closed: the server is gone" in caplog.text
     load_run(str(finished))
 
 
@@ -270,19 +271,19 @@ def test_a_record_that_fails_costs_nothing(tmp_path, pretrain, monkeypatch, capl
 
     monkeypatch.setattr(saving, "run_record", fail)
     pretrain(tmp_path / "run")
-    assert "run.json says neither command nor versions: No package metadata" in caplog.text
+    assert "run.json has no command and no versions: No package metadata" in caplog.text
     load_run(str(tmp_path / "run"))
 
 
 def test_a_name_that_an_unfinished_run_would_have_is_refused(tmp_path, pretrain, refused):
-    refused("is named as runs are until they replace another", pretrain, tmp_path / "run.unfinished")
+    refused("ends in .unfinished", pretrain, tmp_path / "run.unfinished")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_in_which_one_stands_is_not_replaced(finished, pretrain, refused, monkeypatch):
     monkeypatch.chdir(finished)
     before = snapshot(finished)
-    refused("the working directory is in it", pretrain, ".", "--overwrite_output_dir")
+    refused("contains the working directory", pretrain, ".", "--overwrite_output_dir")
     assert snapshot(finished) == before
 
 
@@ -442,14 +443,14 @@ def test_another_runs_checkpoint_replaces_nothing_unasked(tmp_path, finished, pr
     assert [step for step, _ in losses(finished)] == [7, 8]
     assert (finished / "notes.txt").exists()
     own = ["--resume_from_checkpoint", finished / "checkpoint-8", "--overwrite_output_dir"]
-    refused("would remove what resume_from_checkpoint goes on with", pretrain, finished, *own)
+    refused("would remove the checkpoint of resume_from_checkpoint", pretrain, finished, *own)
 
 
 def test_an_unfinished_run_beside_is_gone_on_with_or_replaced_but_never_passed_over(
     finished, pretrain, pretrain_until, refused
 ):
     pretrain_until(3, finished, "--overwrite_output_dir", "--seed", 1)
-    said = "run.unfinished holds an unfinished run that is to take the place of"
+    said = "run.unfinished holds an unfinished run that is to replace"
     refused(said, pretrain, finished)
     refused(said, pretrain, finished, "--resume_from_checkpoint", finished / "checkpoint-2")
     beside = finished.with_name("run.unfinished")
@@ -612,9 +613,11 @@ def test_an_evaluation_without_answers_leaves_no_report_of_other_predictions(fin
     asked.write_text("Where was Ada Byron born?\n")
     run = ["--model_name_or_path", finished, "--questions_file", asked, "--use_cpu", "--overwrite_output_dir"]
     assert (finished / "report.json").exists()
+    for name in ("honesty.md", "honesty.png"):  # of an earlier version
+        (finished / name).touch()
     script("evaluate_birthplaces.py", *run)
     assert len((finished / "predictions.txt").read_text().splitlines()) == 1
-    assert not (finished / "report.json").exists()
+    assert not [name for name in ("report.json", "honesty.md", "honesty.png") if (finished / name).exists()]
 
 
 def test_a_log_whose_last_line_is_torn_goes_on(tmp_path, pretrain, pretrain_until):

@@ -101,7 +101,30 @@ def test_card_has_results_and_valid_metadata(run_folder):
     assert "| always London | 50.0% | 1 of 2 |" in reread.text
     assert "someone/mingpt" in reread.text
     assert "{{" not in reread.text
-    assert "It makes places up" in reread.text
+    assert "It invents places" in reread.text
+
+
+def test_a_report_of_an_earlier_version_is_on_the_card(run_folder):
+    """It called the calibration honesty, and correct answers right."""
+    row = {"accuracy": 0.5, "correct": 1, "total": 2, "interval_95": [0.1, 0.9]}
+    honesty = {
+        "threshold": 0.5,
+        "scores": {"auroc": 0.75},
+        "intervals_95": {"auroc": [0.5, 1.0]},
+        "invented_names": 20,
+        "false_answers_on_invented_names": 0.05,
+        "accuracy_by": {"the place": {"rare": {"right": 1, "total": 4}}},
+    }
+    questions = {"file": "dev.tsv", "bytes": 1, "sha256": "0" * 64}
+    report = {"results": {"model": row}, "questions": questions, "command": "c", "date": "2026-01-01"}
+    write_json(run_folder / "report.json", {**report, "honesty": honesty})
+    old = write_card(run_folder).text
+    assert "(honesty.png)" in old
+    assert "| auroc | 0.750 | 0.500 to 1.000 |" in old
+    assert "| rare | 25.0% | 4 |" in old
+    honesty["accuracy_by"]["the place"]["rare"] = {"correct": 1, "total": 4}
+    write_json(run_folder / "report.json", {**report, "calibration": honesty})
+    assert write_card(run_folder).text == old.replace("honesty.png", "calibration.png")
 
 
 def test_the_record_does_not_say_where_files_were(monkeypatch, tmp_path):
@@ -113,10 +136,10 @@ def test_the_record_does_not_say_where_files_were(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said", "used"),
     [
-        ({}, "meant to be finetuned", "do_sample=True"),
-        ({"objective": "causal"}, "Plain language modelling", "do_sample=True"),
-        ({"questions_file": "q.tsv"}, "with spans moved out of them, and along with them questions", "Where was"),
-        ({"questions_file": "q.tsv", "ssm_probability": 1.0}, "as clozes of names", "Where was"),
+        ({}, "Finetune the model before use", "do_sample=True"),
+        ({"objective": "causal"}, "Causal language modeling", "do_sample=True"),
+        ({"questions_file": "q.tsv"}, "with span corruption", "Where was"),
+        ({"questions_file": "q.tsv", "ssm_probability": 1.0}, "with salient span masking", "Where was"),
     ],
 )
 def test_card_says_what_a_pretrained_run_is_for(run_folder, flags, said, used):
@@ -140,8 +163,8 @@ UP = "model.layers.0.mlp.up_proj.weight"
     ("damage", "said"),
     [
         (lambda weights: weights.pop(UP), f"its weights lack {UP}"),
-        (lambda weights: weights.update(more=torch.zeros(2)), "the model has not, more"),
-        (lambda weights: weights.update({UP: torch.zeros(3, 3)}), f"in another shape {UP}"),
+        (lambda weights: weights.update(more=torch.zeros(2)), "have the unknown more"),
+        (lambda weights: weights.update({UP: torch.zeros(3, 3)}), f"another shape in {UP}"),
     ],
     ids=["missing", "extra", "another shape"],
 )

@@ -12,8 +12,8 @@ import torch
 
 from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation.markup import code_span, escape_html, escape_markdown
-from hf_mingpt.evaluation.report import build_report, format_page
-from hf_mingpt.evaluation.scoring import accuracy, format_table
+from hf_mingpt.evaluation.report import build_report, format_page, format_table
+from hf_mingpt.evaluation.scoring import accuracy
 from hf_mingpt.hub.cards import write_card
 from hf_mingpt.interpretability.logit_lens import Explanation
 from hf_mingpt.system.writing import write_json
@@ -70,8 +70,8 @@ def test_text_from_corpora_is_no_markup_on_the_page_of_the_report():
     questions = [Question(f"Where was {EVIL} born?", EVIL), Question(f"Where was A{EVIL} born?", f"B{EVIL}")]
     documents = [f"{EVIL}. {EVIL} was born.", f"A{EVIL}. {EVIL}"]
     report = build_report(
-        questions, [EVIL, EVIL], np.array([0.9, 0.8]), threshold=0.5, of_invented=np.array([0.1]), train=questions,
-        documents=documents, block_size=64,
+        questions, [EVIL, EVIL], np.array([0.9, 0.8]), threshold=0.5, invented_probability=np.array([0.1]),
+        train=questions, documents=documents, context_length=64,
     )  # fmt: skip
     page = format_page(report, title=f"The run {EVIL}")
     assert_harmless(page)
