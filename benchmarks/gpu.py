@@ -1,4 +1,4 @@
-"""Checks and measures the package on one GPU, in minutes: tables on the screen, all figures in gpu.json.
+r"""Checks and measures the package on one GPU, in minutes: tables on the screen, all figures in gpu.json.
 
     python benchmarks/gpu.py --train_file wiki.txt --questions_file birth_places_train.tsv \
         --dev_questions_file birth_dev.tsv --nanogpt path/to/nanoGPT

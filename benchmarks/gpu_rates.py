@@ -23,11 +23,10 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from hf_mingpt import MODEL_PRESETS, MinGPTConfig, MinGPTForCausalLM
+from hf_mingpt.data.assembly import build_steps, load_corpus
 from hf_mingpt.data.batching import BatchShape
-from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
-from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import SpanCorruption
-from hf_mingpt.data.steps import TrainingSteps
+from hf_mingpt.data.encoding import build_corpus_tokenizer
+from hf_mingpt.data.recipe import DataRecipe
 from hf_mingpt.tokenization_mingpt import PAD_ID
 from hf_mingpt.training.loop import bf16_residual_stream
 from hf_mingpt.training.optimization import build_optimizers
@@ -83,11 +82,11 @@ def build_stepper(device: torch.device, *, graphs: bool, compiled: bool = False,
 
 def real_batch(corpus_file: str, rows: int) -> dict[str, torch.Tensor]:
     """The first micro-batch of span corruption of the corpus, which is repeated as often as needed."""
-    texts = load_texts(corpus_file)
+    recipe = DataRecipe(train_file=corpus_file)
+    texts = load_corpus(recipe, [])
     tokenizer = build_corpus_tokenizer(texts, 128)
-    documents = encode_documents(texts, tokenizer)
-    shape = BatchShape(min(rows, len(documents)), 1, pad_to_multiple_of=8)
-    (batch,) = TrainingSteps(documents, SpanCorruption(128, 0), shape, seed=0)[0]
+    shape = BatchShape(min(rows, len(texts)), 1, pad_to_multiple_of=8)
+    (batch,) = build_steps(recipe, texts, [], tokenizer, shape, block_size=128, seed=0)[0]
     times = -(-rows // len(batch["input_ids"]))
     return {
         name: tensor.repeat(times, *[1] * (tensor.ndim - 1))[:rows] if tensor.ndim > 1 else tensor

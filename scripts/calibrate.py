@@ -1,4 +1,4 @@
-"""Calibrates a minGPT on questions that it was not trained on.
+r"""Calibrates a minGPT on questions that it was not trained on.
 
     python scripts/split_questions.py --questions_file birth_places_train.tsv --output_dir runs/folds
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \

@@ -1,4 +1,4 @@
-"""Converts a checkpoint: of the CS224n assignment or of karpathy/minGPT to a run folder, GPT-2 to minGPT and back.
+r"""Converts a checkpoint: of the CS224n assignment or of karpathy/minGPT to a run folder, GPT-2 to minGPT and back.
 
     python scripts/convert_checkpoint.py --checkpoint vanilla.pretrain.params --vocabulary_file wiki.txt \
         --output_dir runs/converted

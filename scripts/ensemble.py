@@ -1,4 +1,4 @@
-"""Combines several minGPTs: of their answers to a question, the one with the greatest mean probability.
+r"""Combines several minGPTs: of their answers to a question, the one with the greatest mean probability.
 
     python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_dev.tsv \
         --output_dir runs/ensemble

@@ -1,4 +1,4 @@
-"""Evaluates a minGPT on a file of questions: predictions, accuracy beside baselines, and calibration.
+r"""Evaluates a minGPT on a file of questions: predictions, accuracy beside baselines, and calibration.
 
     python scripts/evaluate_birthplaces.py --model_name_or_path runs/rope-answers --questions_file birth_dev.tsv \
         --train_questions_file birth_places_train.tsv --without_pretraining runs/no-pretraining

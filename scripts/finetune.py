@@ -1,4 +1,4 @@
-"""Finetunes a pretrained minGPT on questions and answers, or trains its shape from scratch on them.
+r"""Finetunes a pretrained minGPT on questions and answers, or trains its shape from scratch on them.
 
     accelerate launch scripts/finetune.py --model_name_or_path runs/rope --questions_file birth_places_train.tsv \
         --output_dir runs/rope-answers

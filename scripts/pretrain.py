@@ -1,4 +1,4 @@
-"""Pretrains a minGPT on text: span corruption, clozes of names, or plain next-character prediction.
+r"""Pretrains a minGPT on text: span corruption, clozes of names, or plain next-character prediction.
 
     accelerate launch scripts/pretrain.py --train_file wiki.txt --position_embedding_type rope --output_dir runs/rope
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \

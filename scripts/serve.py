@@ -1,4 +1,4 @@
-"""`transformers serve` with minGPT in it: an OpenAI-compatible server of a run folder or Hub name.
+r"""`transformers serve` with minGPT in it: an OpenAI-compatible server of a run folder or Hub name.
 
     python scripts/serve.py runs/rope-answers --device cpu --port 8000
     curl localhost:8000/v1/completions -H "Content-Type: application/json" \
