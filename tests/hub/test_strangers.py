@@ -142,7 +142,7 @@ class TestServer:
     @pytest.mark.parametrize("length", [0, 48, 5000])
     def test_a_prompt_that_does_not_fit_is_the_asker_s_mistake(self, generate, length):
         for ids in ([2] * length, torch.ones(1, length)):
-            with pytest.raises(Refused, match=rf"400, .*has {length} tokens: this model takes 1 to 47"):
+            with pytest.raises(Refused, match=rf"400, .*has {length} tokens: give 1 to 47"):
                 generate(ids, 5)
 
     @pytest.mark.parametrize(("length", "most", "written"), [(1, 1024, 47), (47, 5, 1), (20, 5, 5), (20, None, 28)])
