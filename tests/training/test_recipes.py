@@ -8,9 +8,10 @@ import pytest
 
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import TOPICS, flag, required
-from hf_mingpt.training.checkpoints import find_checkpoint, sums_of
+from hf_mingpt.training.checkpoints import sums_of
 from hf_mingpt.training.presets import FINETUNE_PRESETS, MODEL_PRESETS, PRETRAIN_PRESETS
 from hf_mingpt.training.recipes import FinetuneRecipe, PretrainRecipe, build_config
+from hf_mingpt.training.resuming import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RUN = ["--model_name_or_path", "run", "--questions_file", "q"]
