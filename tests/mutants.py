@@ -31,12 +31,12 @@ MODULES = [  # whose tests run in one process
     *(f"data.{name}" for name in ("assembly", "batching", "biographies", "birthplaces", "draws", "encoding")),
     *(f"data.{name}" for name in ("loading", "masking_policy", "objectives", "questions", "salient_spans")),
     *("data.sequences", "data.span_corruption", "data.steps"),
-    *(f"evaluation.{name}" for name in ("answering", "calibration", "ensemble", "report", "scoring")),
+    *(f"evaluation.{name}" for name in ("answering", "calibration", "confidence", "ensemble")),
+    *(f"evaluation.{name}" for name in ("report", "scoring")),
     *("interpretability.attention_exploration", "interpretability.logit_lens"),
     *("training.optimization", "training.recipes", "system.command_line", "tokenization_mingpt"),
 ]
 TEST_FILES = {  # of the modules that have none of their own
-    "evaluation.scoring": "evaluation/test_answering.py",
     "system.command_line": "training/test_recipes.py",
     "tokenization_mingpt": "plugin/test_tokenization.py",
 }

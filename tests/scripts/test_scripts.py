@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from hf_mingpt.evaluation.calibration import ConfidenceFeatures, fit_calibration
+from hf_mingpt.evaluation.calibration import fit_calibration
+from hf_mingpt.evaluation.confidence import ConfidenceFeatures
 from hf_mingpt.system.writing import write_json
 
 from ..conftest import SCRIPTS, run_script
@@ -109,8 +110,10 @@ def calibrated(home, tmp_path):
     run = tmp_path / "calibrated"
     shutil.copytree(home / "finetuned", run, ignore=shutil.ignore_patterns("predictions.txt", "report.json"))
     rng = np.random.default_rng(0)
-    signs = ConfidenceFeatures(*rng.normal(size=(3, 50)))
-    calibration = fit_calibration(signs, signs.contrast > 0, places=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"])
+    features = ConfidenceFeatures(*rng.normal(size=(3, 50)))
+    calibration = fit_calibration(
+        features, features.contrast > 0, candidates=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"]
+    )
     write_json(run / "calibration.json", asdict(calibration))
     return run
 
@@ -120,11 +123,11 @@ def test_answers_come_with_probabilities(home, calibrated):
         "ask.py", "Bra Mir", "Mir Bra", "--model_name_or_path", calibrated, "--use_cpu",
         "--train_file", home / "data/biographies.txt",
     )  # fmt: skip
-    verdict = r"\(\d+% likely to be right: (retrieved|a guess: I don't know)\)"
-    assert re.search(rf"Bra Mir: .* {verdict}\n    other places, .*: (Bra|Mir) \d+%", said)
+    reply = r"(.+ \(\d+%|I don't know \(.* is \d+%) likely to be correct\)"
+    assert re.search(rf"Bra Mir: {reply}\n    alternatives: (Bra|Mir) \d+%", said)
     for arguments, message in (
         (["--model_name_or_path", calibrated], "No name"),
-        (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: make it with"),
+        (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: write it with"),
         (["B☃", "--model_name_or_path", calibrated, "--use_cpu"], "'☃'"),
     ):
         done = script("ask.py", *arguments)
@@ -149,26 +152,26 @@ def test_the_page_needs_a_calibration_and_says_so(home):
     assert re.search("has no calibration.json|gradio is not installed", done.stderr)
 
 
-def test_a_calibrated_run_reports_honesty(home, calibrated):
+def test_a_calibrated_run_reports_its_calibration(home, calibrated):
     data = home / "data"
     works(
         "evaluate_birthplaces.py", "--model_name_or_path", calibrated, "--questions_file", data / "birth_dev.tsv",
         "--train_questions_file", data / "birth_places_train.tsv", "--train_file", data / "biographies.txt",
         "--num_invented_names", 20, "--use_cpu",
     )  # fmt: skip
-    honesty = json.loads((calibrated / "report.json").read_text())["honesty"]
-    assert sum(part["total"] for part in honesty["accuracy_by"]["the biography"].values()) == 8
-    assert len(honesty["probabilities"]["invented"]) == 20
-    assert (calibrated / "honesty.png").read_bytes().startswith(b"\x89PNG")
-    assert "20 invented names" in (calibrated / "honesty.md").read_text()
-    assert "## How far to trust an answer" in (calibrated / "README.md").read_text()
+    report = json.loads((calibrated / "report.json").read_text())["calibration"]
+    assert sum(part["total"] for part in report["accuracy_by"]["the biography"].values()) == 8
+    assert len(report["probabilities"]["invented"]) == 20
+    assert (calibrated / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert "20 invented names" in (calibrated / "calibration.md").read_text()
+    assert "## Calibration" in (calibrated / "README.md").read_text()
 
 
 def test_calibration_needs_questions_that_were_held_out(home, tmp_path):
     train, dev = (home / "data" / name for name in ("birth_places_train.tsv", "birth_dev.tsv"))
     run = ["--model_name_or_path", home / "pretrained", "--train_questions_file", train, "--num_unknown_names", 5]
     run += ["--num_invented_names", 20, "--use_cpu"]
-    for questions, message in ((train, "is in both files"), (dev, "0 of 8 answers are right")):
+    for questions, message in ((train, "is a training question"), (dev, "0 of 8 answers are correct")):
         done = script("calibrate.py", *run, "--questions_file", questions)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     done = script("calibrate.py", *run, "--questions_file", dev, "--max_false_answer_rate", 10)
@@ -200,7 +203,7 @@ def test_calibration_learns_from_right_and_wrong_answers(home, tmp_path):
         10,
     ]
     shown = works("calibrate.py", *data, held_out, *options)
-    assert "4 of 8 right" in shown
+    assert "4 of 8 correct" in shown
     calibration = json.loads((run / "calibration.json").read_text())
     assert calibration["fitted_on"] == 8
     assert len(calibration["unknown_names"]) == 5
@@ -330,7 +333,7 @@ def test_several_processes_answer_what_one_answers(home, calibrated, lets_go, tm
     assert len(one.splitlines()) == questions
     one, other = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "several"))
     assert one["results"] == other["results"]
-    assert one["honesty"]["probabilities"] == other["honesty"]["probabilities"]
+    assert one["calibration"]["probabilities"] == other["calibration"]["probabilities"]
 
 
 class TestBadInput:
