@@ -339,5 +339,5 @@ class TestCalibrate:
             calibrate(runs[0], questions, [*self.train, questions[0]])
         with pytest.raises(ValueError, match="0 of 2 answers are correct"):
             calibrate(runs[0], questions[::2], self.train, num_unknown_names=1, num_invented_names=0)
-        with pytest.raises(ValueError, match=r"Only \d+ of 432 names"):
+        with pytest.raises(ValueError, match=r"names combine to \d+ new ones, not 432"):
             calibrate(runs[0], questions, self.train)
