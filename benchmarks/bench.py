@@ -1,4 +1,4 @@
-"""Compares this package with its alternatives in one run, and writes the table: `make bench`.
+r"""Compares this package with its alternatives in one run, and writes the table: `make bench`.
 
     python benchmarks/bench.py --train_file wiki.txt --answers_run runs/demo/answers \
         --questions_file runs/demo/data/birth_dev.tsv

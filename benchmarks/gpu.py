@@ -1,4 +1,4 @@
-"""Checks and benchmarks the package on one GPU in a few minutes. Prints tables and writes all results to gpu.json.
+r"""Checks and benchmarks the package on one GPU in a few minutes. Prints tables and writes all results to gpu.json.
 
     python benchmarks/gpu.py --train_file wiki.txt --questions_file birth_places_train.tsv \
         --dev_questions_file birth_dev.tsv --nanogpt path/to/nanoGPT

@@ -1,4 +1,4 @@
-"""Studies: many small runs of the experiment, each with one change from a baseline.
+r"""Studies: many small runs of the experiment, each with one change from a baseline.
 
     python benchmarks/study.py --output_dir runs/study --jobs 2
     python benchmarks/study.py --train_file wiki.txt --questions_file birth_places_train.tsv \
@@ -32,7 +32,7 @@ from figures import Bar, draw_accuracies
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions, split_folds, write_questions
 from hf_mingpt.evaluation.answering import answer_questions
-from hf_mingpt.evaluation.calibration import score_answers
+from hf_mingpt.evaluation.confidence import score_answers
 from hf_mingpt.evaluation.scoring import exact_matches
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record

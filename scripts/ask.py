@@ -1,9 +1,9 @@
-"""Asks a minGPT where people were born, and says of each answer whether it was retrieved or guessed.
+"""Asks a minGPT where people were born. It answers with a calibrated probability, or says "I don't know".
 
     python scripts/ask.py "Albert Einstein" "Ada Byron" --model_name_or_path runs/fast --train_file wiki.txt
 
-The run, a folder or a Hub name, needs a calibration.json (scripts/calibrate.py). With a corpus, the line that is about
-the person is shown.
+The run (a folder or a Hub name) needs a calibration.json (scripts/calibrate.py). With --train_file, the line about the
+person is shown.
 """
 
 from dataclasses import dataclass
@@ -48,11 +48,11 @@ def main() -> None:
 
 
 def describe(answer: Answer, line: str | None) -> str:
-    """An answer in two or three lines."""
-    verdict = "retrieved" if answer.retrieved else "a guess: I don't know"
-    others = ", ".join(f"{place} {share:.0%}" for place, share in answer.runners_up)
-    text = f"{answer.name}: {answer.place} ({answer.probability:.0%} likely to be right: {verdict})"
-    text += f"\n    other places, and the model's share for each: {others}"
+    """Formats an answer in two or three lines."""
+    likely = f"{answer.probability:.0%} likely to be correct"
+    reply = f"{answer.place} ({likely})" if answer.confident else f"I don't know ({answer.place} is {likely})"
+    alternatives = ", ".join(f"{place} {probability:.0%}" for place, probability in answer.alternatives)
+    text = f"{answer.name}: {reply}\n    alternatives: {alternatives}"
     return text + (f"\n    text: {line}" if line else "")
 
 

@@ -1,4 +1,4 @@
-"""Learns how far a minGPT's answers can be trusted, from questions that it was not trained on.
+r"""Calibrates a minGPT on questions that it was not trained on.
 
     python scripts/split_questions.py --questions_file birth_places_train.tsv --output_dir runs/folds
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
@@ -6,28 +6,19 @@
     python scripts/calibrate.py --model_name_or_path runs/fold-0 --questions_file runs/folds/fold-0/held_out.tsv \
         --train_questions_file runs/folds/fold-0/train.tsv --train_file wiki.txt --output_dir runs/fast
 
-Writes calibration.json: into the run that it was learnt from, or, with --output_dir, into one that was trained in the
-same way on all questions. `ask.py` and `evaluate_birthplaces.py` find it there. What that run says of invented people
-helps to choose the threshold under which the honest answer is "I don't know".
+Writes calibration.json into the run or, with --output_dir, into another run that was trained in the same way on all
+questions; the answers of that run about invented names then limit the threshold. `ask.py` and `evaluate_birthplaces.py`
+use the file.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
-
-from hf_mingpt.data.birthplaces import invent_names, name_asked, question_about
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, read_questions
-from hf_mingpt.evaluation.answering import answer_questions, check_questions
-from hf_mingpt.evaluation.calibration import (
-    ConfidenceFeatures,
-    check_right_and_wrong,
-    compute_confidence,
-    fit_calibration,
-)
-from hf_mingpt.evaluation.report import calibration_metrics
-from hf_mingpt.evaluation.scoring import exact_matches
+from hf_mingpt.data.questions import read_questions
+from hf_mingpt.evaluation.calibration import calibrate
+from hf_mingpt.evaluation.scoring import calibration_metrics
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import CALIBRATION_FILE, check_finished
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
@@ -54,11 +45,11 @@ class CalibrationRecipe:
     max_false_answer_rate: float = flag(0.1, "Highest rate of answers about invented names.", formerly="false_answers")
     num_invented_names: int = flag(400, "Invented names to measure that rate on.")
     num_unknown_names: int = flag(32, "Invented names that each answer is compared with.")
-    seed: int = flag(0, "Seed of the invented names.")
     use_cpu: bool = flag(False, "Stay on the CPU.")
+    CONSTANTS: ClassVar = {"seed": 0}  # of the invented names
 
     def __post_init__(self):
-        check_least(self, 0, "num_invented_names", "seed")
+        check_least(self, 0, "num_invented_names")
         check_least(self, 1, "num_unknown_names")
         check_fraction(self, "target_accuracy", "max_false_answer_rate")
 
@@ -76,47 +67,29 @@ def main() -> None:
             check_finished(folder)
         questions = read_questions(recipe.questions_file, answers=True)
         train = read_questions(recipe.train_questions_file, answers=True)
-        if shared := {question for question, _ in questions} & {question for question, _ in train}:
-            raise ValueError(f"{sorted(shared)[0]!r} is in both files: what was trained on says nothing. Hold it out.")
-        names = [name_asked(question) for question, _ in [*train, *questions]]
         documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else []
-        number = recipe.num_unknown_names + recipe.num_invented_names
-        made_up = invent_names(names, number, seed=recipe.seed, documents=documents)
-        unknown_names, invented = made_up[: recipe.num_unknown_names], made_up[recipe.num_unknown_names :]
         held_out_run = load_run(recipe.model_name_or_path)
         run = load_run(recipe.output_dir) if recipe.output_dir else held_out_run
         for model, _ in (held_out_run, run):
-            check_questions(questions, model.config.max_position_embeddings)
             model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()
+        calibration, probability, correct = calibrate(
+            held_out_run,
+            questions,
+            train,
+            run=run,
+            documents=documents,
+            num_unknown_names=recipe.num_unknown_names,
+            num_invented_names=recipe.num_invented_names,
+            seed=0,
+            target_accuracy=recipe.target_accuracy,
+            max_false_answer_rate=recipe.max_false_answer_rate,
+            progress=True,
+        )
 
-    predictions = answer_questions(*held_out_run, questions, progress=True)
-    right = np.array(exact_matches(predictions, [question.answer for question in questions]))
-    with user_errors():
-        check_right_and_wrong(right)
-    places = sorted({str(question.answer).strip() for question in train})
-    comparison = {"places": places, "unknown_names": unknown_names}
-
-    def take_signs(run, asked: list[Question], predictions: list[str]) -> ConfidenceFeatures:
-        questions = [question for question, _ in asked]
-        return compute_confidence(*run, questions, predictions, **comparison, progress=True).signs
-
-    signs = take_signs(held_out_run, questions, predictions)
-    about_nobody = [Question(question_about(name), None) for name in invented]
-    calibration = fit_calibration(
-        signs,
-        right,
-        of_invented=take_signs(run, about_nobody, answer_questions(*run, about_nobody)) if invented else None,
-        **comparison,
-        answer_accuracy=recipe.target_accuracy,
-        false_answers=recipe.max_false_answer_rate,
-    )
     with accidents(), one_writer(path.parent):
         write_json(path, asdict(calibration))
-    scores = calibration_metrics(calibration.probability(signs), right, calibration.threshold)
-    print(
-        f"Wrote {path}: {right.sum()} of {len(right)} right; threshold {calibration.threshold:.2f}; on these questions:"
-    )
-    for name, score in scores.items():
+    print(f"Wrote {path}: {correct.sum()} of {len(correct)} correct, threshold {calibration.threshold:.2f}.")
+    for name, score in calibration_metrics(probability, correct, calibration.threshold).items():
         print(f"  {name}: {'none' if score is None else f'{score:.3f}'}")
 
 

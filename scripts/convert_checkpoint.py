@@ -1,4 +1,4 @@
-"""Converts a checkpoint: of the CS224n assignment or of karpathy/minGPT to a run folder, GPT-2 to minGPT and back.
+r"""Converts a checkpoint: of the CS224n assignment or of karpathy/minGPT to a run folder, GPT-2 to minGPT and back.
 
     python scripts/convert_checkpoint.py --checkpoint vanilla.pretrain.params --vocabulary_file wiki.txt \
         --output_dir runs/converted
@@ -7,8 +7,8 @@
     python scripts/convert_checkpoint.py --checkpoint gpt2 --output_dir runs/gpt2-as-mingpt
     python scripts/convert_checkpoint.py --checkpoint runs/learned --to gpt2 --output_dir runs/learned-as-gpt2
 
-A file holds the weights that `torch.save(model.state_dict())` wrote. A folder or a name on the Hub is that of a GPT-2,
-or, with `--to gpt2`, of a minGPT with dot products and learned positions.
+A file holds weights from `torch.save(model.state_dict())`. A folder or a Hub name is a GPT-2 or, with `--to gpt2`, a
+minGPT with dot-product attention and learned positions.
 """
 
 from dataclasses import dataclass
@@ -29,12 +29,14 @@ from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, che
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionRecipe:
-    checkpoint: str = required("File of weights, or folder or Hub name of a GPT-2 (or minGPT).")
+    checkpoint: str = required("File of weights, or folder or Hub name of a GPT-2 (with --to gpt2: of a minGPT).")
     output_dir: str = required("Folder to write.")
     to: str = flag("mingpt", "'mingpt' or 'gpt2'.")
-    vocabulary_file: str | None = flag(None, "The text that an assignment's model has read.")
-    tokenizer_name: str | None = flag(None, "Tokenizer of a minGPT's file of weights.")
-    num_attention_heads: int | None = flag(None, "Of a file of weights; assignment: 8.")
+    vocabulary_file: str | None = flag(None, "Text that a model of the assignment was trained on.")
+    tokenizer_name: str | None = flag(None, "Tokenizer of a minGPT model, for a file of weights.")
+    num_attention_heads: int | None = flag(
+        None, "Attention heads, for a file of weights. None: 8, as in the assignment."
+    )
 
     def __post_init__(self):
         if self.to not in ("mingpt", "gpt2"):
@@ -44,7 +46,7 @@ class ConversionRecipe:
         if Path(self.output_dir).exists() and any(Path(self.output_dir).iterdir()):
             raise ValueError(f"output_dir {self.output_dir} is not empty: choose another.")
         if Path(self.checkpoint).is_file() and (self.vocabulary_file is None) == (self.tokenizer_name is None):
-            raise ValueError("A file of weights has no vocabulary: give vocabulary_file or tokenizer_name with it.")
+            raise ValueError("A file of weights has no vocabulary: give vocabulary_file or tokenizer_name.")
 
 
 def main() -> None:
@@ -71,7 +73,7 @@ def main() -> None:
 
 
 def load_any_tokenizer(name_or_path: str):
-    """Loads a tokenizer of any kind, as a GPT-2 has one."""
+    """Loads a tokenizer of any class: a GPT-2 has its own."""
     try:
         return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
@@ -83,15 +85,15 @@ def read_file(recipe: ConversionRecipe):
         weights = torch.load(recipe.checkpoint, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # what torch makes of a damaged file has no common kind
-        raise ValueError(f"{recipe.checkpoint} is refused: it is no file of weights, or holds code besides.") from error
+    except Exception as error:  # torch raises errors of many classes for a damaged file
+        raise ValueError(f"{recipe.checkpoint} is not a file of weights, or contains code: it is refused.") from error
     is_state = isinstance(weights, dict) and all(isinstance(name, str) for name in weights)
     if not is_state or not all(isinstance(tensor, torch.Tensor) for tensor in weights.values()):
-        raise ValueError(f"{recipe.checkpoint} holds no weights by name: save `model.state_dict()`.")
+        raise ValueError(f"{recipe.checkpoint} is not a state dict: save `model.state_dict()`.")
     try:
         model = from_state_dict(weights, recipe.num_attention_heads)
-    except (LookupError, RuntimeError) as error:  # a weight is missing, or of another shape
-        raise ValueError(f"{recipe.checkpoint}: its weights do not fit each other: {first_line(error)}.") from error
+    except (LookupError, RuntimeError) as error:  # a weight is missing, or has another shape
+        raise ValueError(f"{recipe.checkpoint}: its weights do not fit together: {first_line(error)}.") from error
     if recipe.tokenizer_name:
         check_source(recipe.tokenizer_name, "tokenizer")
         tokenizer = load_any_tokenizer(recipe.tokenizer_name)
@@ -101,8 +103,8 @@ def read_file(recipe: ConversionRecipe):
         tokenizer = build_tokenizer(build_vocabulary([[text]]), model.config.max_position_embeddings)
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(
-            f"The vocabulary has {len(tokenizer)} tokens, the checkpoint {model.config.vocab_size}: give the text, or "
-            "the tokenizer, that the model was trained with."
+            f"The vocabulary has {len(tokenizer)} tokens, the checkpoint {model.config.vocab_size}: give the text or "
+            "the tokenizer that the model was trained with."
         )
     return model, tokenizer
 

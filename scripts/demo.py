@@ -1,11 +1,11 @@
-"""Asks a minGPT in the browser: where was somebody born, is that retrieved or guessed, and what did it look at?
+"""Asks a minGPT in the browser where a person was born: answer, calibrated probability, alternatives, attention map.
 
     pip install -c constraints.txt -e ".[demo]"
     python scripts/demo.py runs/fast --train_file wiki.txt --questions_file birth_dev.tsv
 
-The run, a folder or a Hub name, needs a calibration.json (scripts/calibrate.py). With a corpus, the line about the
-person is shown; with questions and their answers, some that the model has right and wrong are offered as examples,
-beside invented names. The page is on 127.0.0.1 and needs no other host.
+The run (a folder or a Hub name) needs a calibration.json (scripts/calibrate.py). With --train_file, the page shows the
+line about the person. With --questions_file, it offers examples that the model answers correctly and wrongly, beside
+invented names. The page is on 127.0.0.1 and loads nothing from other hosts.
 """
 
 import os
@@ -60,7 +60,7 @@ def main() -> None:
             raise ValueError('gradio is not installed: pip install -c constraints.txt -e ".[demo]".')
         questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
         for question, _ in questions:
-            name_asked(question)  # says which asks for no birthplace
+            name_asked(question)  # raises a ValueError if it does not ask for a birthplace
         documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else []
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
@@ -68,7 +68,10 @@ def main() -> None:
     examples = choose_examples(model, tokenizer, questions, calibration)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
     page = build_page(model, tokenizer, calibration, documents, examples)
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # the usual ones come from another host
+    fonts = {
+        "font": ["system-ui", "sans-serif"],
+        "font_mono": ["monospace"],
+    }  # the default ones come from another host
     theme = import_module("gradio").themes.Default(**fonts)
     page.launch(server_name="127.0.0.1", server_port=recipe.port, theme=theme, ssr_mode=False, footer_links=[])
 
@@ -76,11 +79,11 @@ def main() -> None:
 def choose_examples(
     model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], calibration: Calibration
 ) -> dict[str, list[str]]:
-    """Names to try: some whose answers are right, some whose answers are wrong, and some that nobody has."""
-    some = random.Random(0).sample(questions, min(CHECKED_FOR_EXAMPLES, len(questions)))
-    kinds: dict[str, list[str]] = {"right": [], "wrong": [], "invented": calibration.unknown_names[:NUM_EXAMPLES]}
-    for question, prediction in zip(some, answer_questions(model, tokenizer, some), strict=True):
-        kind = kinds["right" if is_exact_match(prediction, str(question.answer)) else "wrong"]
+    """Chooses names to try: some that the model answers correctly, some wrongly, and some invented."""
+    sample = random.Random(0).sample(questions, min(CHECKED_FOR_EXAMPLES, len(questions)))
+    kinds: dict[str, list[str]] = {"correct": [], "wrong": [], "invented": calibration.unknown_names[:NUM_EXAMPLES]}
+    for question, prediction in zip(sample, answer_questions(model, tokenizer, sample), strict=True):
+        kind = kinds["correct" if is_exact_match(prediction, str(question.answer)) else "wrong"]
         if len(kind) < NUM_EXAMPLES:
             kind.append(name_asked(question.question))
     return kinds
@@ -93,26 +96,29 @@ def build_page(
     documents: Sequence[str],
     examples: dict[str, list[str]],
 ) -> "gradio.Blocks":
-    """The page: a name in; the answer, how far to trust it, the runners-up, the text, and attention out."""
+    """Builds the page: from a name to answer, probability, alternatives, line of the text and attention map."""
     import gradio
 
     def respond(name: str):
         try:
             (answer,) = ask(model, tokenizer, [name.strip()], calibration)
-            looks = draw_attention(explain(model, tokenizer, name.strip()))
+            attention = draw_attention(explain(model, tokenizer, name.strip()))
         except ValueError as error:
             raise gradio.Error(escape_html(str(error))) from error
-        verdict = "retrieved" if answer.retrieved else "a guess: the honest answer is “I don't know”"
+        place, likely = escape_markdown(answer.place), f"{answer.probability:.0%} likely to be correct"
         (line,) = find_biographies([Question(question_about(name.strip()), None)], documents)
         return (
-            f"## {escape_markdown(answer.place)}\n{answer.probability:.0%} likely to be right: {verdict}.",
-            dict(answer.runners_up),
-            line or ("No line is about this name." if documents else "No corpus was given."),
-            looks,
+            f"## {place}\n{likely}." if answer.confident else f"## I don't know\n{place} is {likely}.",
+            dict(answer.alternatives),
+            line
+            or ("No line is about this name." if documents else "Give --train_file to show the line about a name."),
+            attention,
         )
 
     with gradio.Blocks(title="Ask a minGPT") as page:
-        gradio.Markdown("# Where was ... born?\nA small Transformer answers from what its weights have kept of a text.")
+        gradio.Markdown(
+            "# Where was ... born?\nA small Transformer answers from its weights, without access to a text."
+        )
         with gradio.Row():
             name = gradio.Textbox(label="Name", placeholder="Albert Einstein", scale=4, elem_id="name")
             button = gradio.Button("Ask", variant="primary", scale=1, elem_id="ask")
@@ -121,15 +127,17 @@ def build_page(
                 gradio.Examples([[example] for example in names], inputs=name, label=f"Try: {kind}")
         with gradio.Row():
             answer = gradio.Markdown(elem_id="answer")
-            others = gradio.Label(
-                label="Other places, and the model's share for each", show_heading=False, elem_id="others"
+            alternatives = gradio.Label(
+                label="Alternatives, with their probabilities among the known places",
+                show_heading=False,
+                elem_id="alternatives",
             )
         line = gradio.Textbox(label="What the text says", interactive=False, elem_id="line")
         gradio.Markdown(
-            "### Attention\nFor each character of the answer, the attention weights of the characters before it."
+            "### Attention maps\nHow much each character of the answer attends to the characters before it."
         )
-        looks = gradio.Plot(show_label=False, elem_id="looks")
-        gradio.on([button.click, name.submit], respond, name, [answer, others, line, looks])
+        attention = gradio.Plot(show_label=False, elem_id="attention")
+        gradio.on([button.click, name.submit], respond, name, [answer, alternatives, line, attention])
     return page
 
 

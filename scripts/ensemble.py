@@ -1,11 +1,11 @@
-"""Asks several minGPTs, and gives the answer that they together find likeliest.
+r"""Combines several minGPTs: of their answers to a question, the one with the greatest mean probability.
 
     python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_dev.tsv \
         --output_dir runs/ensemble
 
-Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json: the
-accuracy of each run, and of all together. With --train_questions_file also distilled.tsv: the training questions,
-then those of the file with the ensemble's answers to them. Of these one model is distilled:
+Writes predictions.txt (one per line, in the order of the questions) and, if the file has answers, report.json with the
+accuracy of each run and of the ensemble. With --train_questions_file, it also writes distilled.tsv: the training
+questions, and the questions of the file with the ensemble's answers. One model is distilled from them:
 
     python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_test_inputs.tsv \
         --train_questions_file birth_places_train.tsv --output_dir runs/teachers
@@ -19,7 +19,8 @@ from pathlib import Path
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
 from hf_mingpt.evaluation.ensemble import ensemble_answers
-from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
+from hf_mingpt.evaluation.report import format_table
+from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
@@ -75,14 +76,14 @@ def main() -> None:
 
 def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: dict[str, list[str]], chosen) -> None:
     write_predictions(folder / "predictions.txt", chosen)
-    for name in ("distilled.tsv", "report.json"):  # of the predictions that were there
+    for name in ("distilled.tsv", "report.json"):  # of earlier predictions
         (folder / name).unlink(missing_ok=True)
     print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
     if train:
-        labelled = add_pseudo_labels(train, [question for question, _ in questions], chosen)
-        write_questions(folder / "distilled.tsv", labelled)
+        labeled = add_pseudo_labels(train, [question for question, _ in questions], chosen)
+        write_questions(folder / "distilled.tsv", labeled)
         print(
-            f"Wrote {folder / 'distilled.tsv'}: {len(train)} training questions and {len(labelled) - len(train)} more."
+            f"Wrote {folder / 'distilled.tsv'}: {len(train)} training questions and {len(labeled) - len(train)} more."
         )
     if questions[0].answer is not None:
         references = [question.answer for question in questions]

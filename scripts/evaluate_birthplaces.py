@@ -1,20 +1,21 @@
-"""Asks a finetuned minGPT every question of a file, and reports its accuracy beside the baselines.
+r"""Evaluates a minGPT on a file of questions: predictions, accuracy beside baselines, and calibration.
 
     python scripts/evaluate_birthplaces.py --model_name_or_path runs/rope-answers --questions_file birth_dev.tsv \
         --train_questions_file birth_places_train.tsv --without_pretraining runs/no-pretraining
     python scripts/evaluate_birthplaces.py --model_name_or_path runs/rope-answers \
         --questions_file birth_test_inputs.tsv --output_dir runs/rope-answers/test
 
-Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json; by default
-into the run folder. If the run has a calibration (scripts/calibrate.py), the report says too how far the answers can be
-trusted, and honesty.md and honesty.png show it; --train_file lets it look at the text for why answers are wrong.
-Runs on one process or, by `accelerate launch`, on several.
+Writes predictions.txt (one per line, in the order of the questions) and, if the file has answers, report.json; by
+default into the run folder. If the run has a calibration.json (scripts/calibrate.py), it also writes calibration.md and
+calibration.png; with --train_file, the page says what the text holds. Runs on one process, or on several with
+`accelerate launch`.
 """
 
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from accelerate import PartialState
@@ -24,13 +25,14 @@ from hf_mingpt.data.birthplaces import invent_names, name_asked, question_about
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
-from hf_mingpt.evaluation.calibration import Calibration, Confidence, compute_confidence
+from hf_mingpt.evaluation.calibration import Calibration
+from hf_mingpt.evaluation.confidence import compute_confidence
 from hf_mingpt.evaluation.figures import draw_calibration
-from hf_mingpt.evaluation.report import PICTURE, build_report, format_metrics, format_page
-from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
+from hf_mingpt.evaluation.report import PAGE, PICTURE, build_report, format_metrics, format_page, format_table
+from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.cards import try_card
 from hf_mingpt.hub.loading import load_calibration, load_run
-from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.hub.run_folders import REPORT_FILES, run_record
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.files import name_apart
@@ -51,15 +53,14 @@ class EvaluationRecipe:
         None, "The text that the model was trained on, for the calibration report.", formerly="corpus_file"
     )
     num_invented_names: int = flag(200, "Invented names, to measure false answers.")
-    seed: int = flag(1, "Seed of the invented names.")
     output_dir: str | None = flag(None, "Folder to write. None: the run folder.")
     overwrite_output_dir: bool = flag(False, "Replace existing predictions.")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
     batch_size: int = flag(128, "Questions per batch.")
     use_cpu: bool = flag(False, "Stay on the CPU.")
+    CONSTANTS: ClassVar = {"seed": 1}  # of the invented names: not those of the calibration
 
     def __post_init__(self):
-        check_least(self, 0, "seed")
         check_least(self, 1, "num_invented_names", "batch_size")
 
 
@@ -79,7 +80,7 @@ def main() -> None:
         if calibration:
             known_names = [name_asked(question) for question, _ in [*questions, *(train or [])]]
             elsewhere = [*calibration.unknown_names, *(documents or [])]
-            names = invent_names(known_names, recipe.num_invented_names, seed=recipe.seed, documents=elsewhere)
+            names = invent_names(known_names, recipe.num_invented_names, seed=1, documents=elsewhere)
             invented = [Question(question_about(name), None) for name in names]
 
     with accidents(), ExitStack() as stack:
@@ -88,25 +89,26 @@ def main() -> None:
                 stack.enter_context(one_writer(folder))
         for model, _ in runs:
             model.to(state.device).eval()
-        answers = [answer(*run, questions, recipe, state) for run in runs]
-        honesty = None
+        predictions = [answer(*run, questions, recipe, state) for run in runs]
+        calibration_report = None
         if calibration:
-            probability = judge(*runs[0], questions, answers[0], calibration, state)
-            of_invented = judge(*runs[0], invented, answer(*runs[0], invented, recipe, state), calibration, state)
+            probability = compute_probability(*runs[0], questions, predictions[0], calibration, state)
+            invented_predictions = answer(*runs[0], invented, recipe, state)
+            invented_probability = compute_probability(*runs[0], invented, invented_predictions, calibration, state)
             if state.is_main_process:
-                honesty = build_report(
+                calibration_report = build_report(
                     questions,
-                    answers[0],
+                    predictions[0],
                     probability,
                     threshold=calibration.threshold,
-                    of_invented=of_invented,
+                    invented_probability=invented_probability,
                     train=train,
                     documents=documents,
-                    block_size=runs[0][0].config.max_position_embeddings,
+                    context_length=runs[0][0].config.max_position_embeddings,
                 )
         if state.is_main_process:
-            report(recipe, folder, questions, train, answers, honesty)
-    state.destroy_process_group()  # else its threads may abort an interpreter that is being finalized
+            write(recipe, folder, questions, train, predictions, calibration_report)
+    state.destroy_process_group()  # otherwise its threads may abort the interpreter at exit
 
 
 def find_calibration(recipe: EvaluationRecipe) -> Calibration | None:
@@ -117,70 +119,78 @@ def find_calibration(recipe: EvaluationRecipe) -> Calibration | None:
             raise
         return None
     if find_spec("matplotlib") is None:
-        raise ValueError("The honesty report has pictures, and matplotlib is not installed: pip install matplotlib.")
+        raise ValueError(
+            "The calibration report has a picture, and matplotlib is not installed: pip install matplotlib."
+        )
     return calibration
 
 
 def answer(model, tokenizer, questions: list[Question], recipe: EvaluationRecipe, state: PartialState) -> list[str]:
-    """Answers questions, each process its share."""
-    with state.split_between_processes(questions) as share:
-        mine = answer_questions(model, tokenizer, share, batch_size=recipe.batch_size, progress=state.is_main_process)
-    return gather_object(mine)
+    """Answers questions; each process answers its part."""
+    with state.split_between_processes(questions) as part:
+        own = answer_questions(model, tokenizer, part, batch_size=recipe.batch_size, progress=state.is_main_process)
+    return gather_object(own)
 
 
-def judge(model, tokenizer, questions, predictions, calibration: Calibration, state: PartialState) -> np.ndarray:
-    """How likely each answer is right, each process its share."""
-    with state.split_between_processes(list(zip(questions, predictions, strict=True))) as share:
-        comparison = {"places": calibration.places, "unknown_names": calibration.unknown_names}
-        asked = [question for (question, _), _ in share]
-        said = [prediction for _, prediction in share]
-        mine = compute_confidence(model, tokenizer, asked, said, **comparison, progress=state.is_main_process)
-    return calibration.probability(Confidence.join(gather_object([mine])).signs)
+def compute_probability(
+    model, tokenizer, questions: list[Question], predictions: list[str], calibration: Calibration, state: PartialState
+) -> np.ndarray:
+    """(N,) the probability that each prediction is correct; each process computes its part."""
+    with state.split_between_processes(list(zip(questions, predictions, strict=True))) as part:
+        confidence = compute_confidence(
+            model,
+            tokenizer,
+            [question for (question, _), _ in part],
+            [prediction for _, prediction in part],
+            candidates=calibration.candidates,
+            unknown_names=calibration.unknown_names,
+            progress=state.is_main_process,
+        )
+    return np.array(gather_object(calibration.probability(confidence.features).tolist()))
 
 
 def output_folder(recipe: EvaluationRecipe) -> Path:
     folder = Path(recipe.output_dir or recipe.model_name_or_path)
     if not recipe.output_dir and not folder.is_dir():
-        raise ValueError(f"No output_dir, and {folder} is no folder: give --output_dir.")
+        raise ValueError(f"{folder} is not a folder to write predictions into: give --output_dir.")
     check_no_writer(folder)
     if (folder / "predictions.txt").exists() and not recipe.overwrite_output_dir:
         raise ValueError(f"{folder} holds predictions: choose another --output_dir, or give --overwrite_output_dir.")
     return folder
 
 
-def report(recipe, folder, questions, train, answers, honesty) -> None:
-    write_predictions(folder / "predictions.txt", answers[0])
-    for name in ("report.json", "honesty.md", PICTURE):  # of the predictions that were there
+def write(recipe, folder, questions, train, predictions, calibration_report) -> None:
+    write_predictions(folder / "predictions.txt", predictions[0])
+    for name in REPORT_FILES:  # of earlier predictions
         (folder / name).unlink(missing_ok=True)
     print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
     if questions[0].answer is None:
         return
     references = [question.answer for question in questions]
-    rows = {"model": accuracy(answers[0], references)}
+    rows = {"model": accuracy(predictions[0], references)}
     if recipe.without_pretraining:
-        rows["without pretraining"] = accuracy(answers[1], references)
+        rows["without pretraining"] = accuracy(predictions[1], references)
     rows |= baselines(train, references)
     content = {
         "model_name_or_path": recipe.model_name_or_path,
         "questions": file_record(recipe.questions_file),
         "train": file_record(recipe.train_questions_file) if recipe.train_questions_file else None,
         "results": rows,
-        **({"honesty": honesty} if honesty else {}),
+        **({"calibration": calibration_report} if calibration_report else {}),
         **run_record(),
     }
     write_json(folder / "report.json", content)
-    if honesty:
-        title = f"How far the answers of {name_apart([recipe.model_name_or_path])[0]} can be trusted"
-        page = format_page(honesty, title=title)
+    if calibration_report:
+        title = f"Calibration of {name_apart([recipe.model_name_or_path])[0]}"
         with written_aside(folder / PICTURE) as aside:
-            draw_calibration(honesty, aside)
-        write_text(folder / "honesty.md", page)
-        print(f"Wrote {folder / 'honesty.md'}.")
+            draw_calibration(calibration_report, aside)
+        write_text(folder / PAGE, format_page(calibration_report, title=title))
+        print(f"Wrote {folder / PAGE}.")
     if (folder / "run.json").exists():
         try_card(folder)
     print(format_table(rows))
-    if honesty:
-        print(f"\n{format_metrics(honesty)}")
+    if calibration_report:
+        print(f"\n{format_metrics(calibration_report)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Explains an answer of a minGPT: one HTML page with the logit lens and the attention maps.
+"""Explains an answer of a minGPT: an HTML page with its logit lens and its attention maps.
 
     python scripts/explain_answer.py runs/fast "Albert Einstein" --output_file runs/fast/einstein.html
 
-The run, a folder or a Hub name, and the person stand first. The page has its pictures inside and needs nothing else.
+The run is a folder or a Hub name. The page contains its pictures and loads nothing.
 """
 
 import io
@@ -24,7 +24,7 @@ from hf_mingpt.system.writing import write_text
 @dataclass(frozen=True, kw_only=True)
 class ExplainRecipe:
     model_name_or_path: str = required("Run folder or Hub name.")
-    name: str = required("The person.")
+    name: str = required("Name of the person.")
     output_file: str = flag("explanation.html", "Page to write.")
     overwrite_output_dir: bool = flag(False, "Replace an existing page.", formerly="overwrite")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
@@ -40,18 +40,18 @@ body {{ font-family: "DejaVu Sans", sans-serif; max-width: 75rem; margin: 2rem a
 svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{question} {answer}</h1>
-<p>Answered by <code>{run}</code>. {summary}</p>
-<p>All figures share one color scale. ⁇ is the MASK token: one character, which ends the question and the answer.</p>
+<p>Answer of <code>{run}</code>, with the probability {probability}. All figures share one color scale. ⁇ is the MASK
+token, which ends the question and the answer; a box marks it as one character.</p>
 <h2>Logit lens</h2>
-<p>The model's final norm and output head, applied to the hidden states after each layer. Each cell shows the most
-probable character; its color is the probability of the character that the model answers in the end.</p>
-{layers}
+<p>The final norm and the output head are applied to the hidden states of each layer. A cell shows the most probable
+character, and its shade the probability of the answer's own character. The last column, ⁇, ends the answer.</p>
+{logit_lens}
 <h2>Attention maps of the answer</h2>
-<p>The attention weights when each character of the answer is predicted, as the mean over the heads of a layer. The
-dotted line separates the question from the answer.</p>
-{looks}
-<h2>Attention maps of every head</h2>
-<p>The attention weights between all characters of question and answer.</p>
+<p>The weights with which each character of the answer attends to the characters before it. The dotted line separates
+the question from the answer.</p>
+{attention}
+<h2>Attention maps of all heads</h2>
+<p>The weights between all characters of the question and the answer.</p>
 {heads}
 </html>
 """
@@ -71,20 +71,20 @@ def main() -> None:
 
 
 def render(explanation: Explanation, run: str) -> str:
-    """The page."""
+    """Renders the page."""
     return PAGE.format(
         question=escape_html(explanation.text[: explanation.answer_start - 1]),
         answer=escape_html(explanation.answer),
         run=escape_html(name_apart([run])[0]),
-        summary=f"The product of its characters' probabilities is {explanation.probabilities[-1].prod():.1%}.",
-        layers=as_svg(draw_logit_lens(explanation)),
-        looks=as_svg(draw_attention(explanation)),
+        probability=f"{explanation.probabilities[-1].prod():.1%}",
+        logit_lens=as_svg(draw_logit_lens(explanation)),
+        attention=as_svg(draw_attention(explanation)),
         heads=as_svg(draw_heads(explanation)),
     )
 
 
 def as_svg(figure: Figure) -> str:
-    """A figure as an element of a page."""
+    """Renders a figure as an element of a page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     text = buffer.getvalue()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import ClassVar
 
 import torch
 from matplotlib import rc_context
@@ -19,29 +20,26 @@ from hf_mingpt.evaluation.figures import FIGURE_STYLE
 from hf_mingpt.interpretability.attention_exploration import (
     average_noisy_keys,
     average_two,
+    chance_accuracy,
     copy_one,
-    guess_among_shown,
     recover,
-    share_of_stretched_key,
     train_recall,
+    weight_of_stretched_key,
 )
 from hf_mingpt.system.command_line import accidents, parse_recipe
-from hf_mingpt.system.fields import check_least, flag
+from hf_mingpt.system.fields import flag
 from hf_mingpt.system.writing import write_json, written_aside
 
 STYLES = ("-", "--", ":", "-.")
 ALPHA = 1e-8  # noise that is as good as none
 BETA = 10.0
+TRAINING_STEPS, SEEDS = 300, 3  # of the two models that learn to recall
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExploreRecipe:
     output_dir: str = flag("runs/attention", "Where the pictures and attention.json go.")
-    training_steps: int = flag(300, "Steps of the two models that learn to recall.")
-    seeds: int = flag(3, "Runs of each of them.")
-
-    def __post_init__(self):
-        check_least(self, 1, "training_steps", "seeds")
+    CONSTANTS: ClassVar = {"training_steps": TRAINING_STEPS, "seeds": SEEDS}
 
 
 def main() -> None:
@@ -52,7 +50,7 @@ def main() -> None:
         "recovery": draw_recovery,
         "fragility": draw_fragility,
         "two-heads": draw_variance,
-        "recall": lambda figure: draw_recall(figure, recipe.training_steps, recipe.seeds),
+        "recall": lambda figure: draw_recall(figure, TRAINING_STEPS, SEEDS),
     }
     numbers = {}
     for name, function in draw.items():
@@ -129,7 +127,7 @@ def draw_fragility(figure: Figure) -> dict:
     lengths = torch.linspace(float(noisy.length.min()), float(noisy.length.max()), 200, dtype=torch.float64)
     against.plot(noisy.length, noisy.one_head, ".", color="C1", markersize=5, label="a sample")
     formula = "1 / (1 + exp(β (1 − γ)))"
-    against.plot(lengths, share_of_stretched_key(lengths, BETA), "--", color="k", linewidth=1.2, label=formula)
+    against.plot(lengths, weight_of_stretched_key(lengths, BETA), "--", color="k", linewidth=1.2, label=formula)
     against.set(
         title="One head", xlabel="γ, length of k$_a$ along µ$_a$ (mean 1)", ylabel="weight of v$_a$ in the output"
     )
@@ -140,7 +138,7 @@ def draw_fragility(figure: Figure) -> dict:
     samples = len(noisy.length)
     figure.suptitle(f"A key of varying length: {samples:,} samples, β = {BETA:g}, α = {ALPHA:g}")
     usable = noisy.length > 0.5
-    error = noisy.one_head - share_of_stretched_key(noisy.length, BETA)
+    error = noisy.one_head - weight_of_stretched_key(noisy.length, BETA)
     return {
         "one head within 0.1 of 0 or 1": _share(((noisy.one_head - 0.5).abs() > 0.4).tolist()),
         "two heads within 0.1 of 1/2": _share(((noisy.two_heads - 0.5).abs() < 0.1).tolist()),
@@ -173,8 +171,8 @@ def draw_variance(figure: Figure) -> dict:
             noisy = [average_noisy_keys(*setting(value), stretched=stretched) for value in values]
             kind = "of varying length" if stretched else "with equal noise"
             for heads, spread in (
-                ("one head", [fragility.spread_of_one for fragility in noisy]),
-                ("two heads", [fragility.spread_of_two for fragility in noisy]),
+                ("one head", [fragility.variance_of_one for fragility in noisy]),
+                ("two heads", [fragility.variance_of_two for fragility in noisy]),
             ):
                 style = {"marker": "os"[heads == "two heads"], "linestyle": STYLES[number], "markersize": 5}
                 axis.plot(values, spread, label=f"{heads}, keys {kind}", color=f"C{heads == 'two heads':d}", **style)
@@ -202,7 +200,7 @@ def draw_recall(figure: Figure, steps: int, seeds: int) -> dict:
             places = range(0, every * len(run), every)
             axis.plot(places, run, STYLES[number], color=f"C{number}", label=label if run is runs[0] else None)
         numbers[f"{attention_type}, {seeds} seeds: right at the end"] = [round(run[-1], 3) for run in runs]
-    numbers["a guess among the answers shown so far"] = chance = guess_among_shown()
+    numbers["a guess among the answers shown so far"] = chance = chance_accuracy()
     label = f"chance: a guess among the answers shown so far ({chance:.2f})"
     axis.axhline(chance, color="k", linestyle=":", label=label)
     axis.set(title="Recall in one layer: accuracy on fresh batches of 64 sequences", xlabel="training step")

@@ -1,11 +1,11 @@
-"""Finetunes a pretrained minGPT on questions and answers, or trains its shape from scratch on them.
+r"""Finetunes a pretrained minGPT on questions with answers, or trains its architecture on them from scratch.
 
     accelerate launch scripts/finetune.py --model_name_or_path runs/rope --questions_file birth_places_train.tsv \
         --output_dir runs/rope-answers
     accelerate launch scripts/finetune.py --model_name_or_path runs/rope --questions_file birth_places_train.tsv \
         --preset assignment_short_from_scratch --output_dir runs/no-pretraining
 
-Flags can also stand in a YAML file, named first: `scripts/finetune.py recipe.yaml --seed 1`.
+Flags can also come from a YAML file: `scripts/finetune.py recipe.yaml --seed 1`.
 """
 
 import time

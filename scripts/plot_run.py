@@ -42,9 +42,9 @@ def main() -> None:
 
 
 def read_accuracies(folders: list[Path]) -> dict[str, dict]:
-    """The rows of the runs' reports: models by the names that tell their folders apart, each baseline once.
+    """Reads the results of the reports: one row per model, named by its folder, and each baseline once.
 
-    A baseline that differs from one of the same name, being of other questions, is named with its run.
+    A baseline with other questions than one of the same name is named with its run.
     """
     rows: dict[str, dict] = {}
     for label, folder in zip(name_apart(folders), folders, strict=True):
@@ -65,9 +65,9 @@ def read_results(path: Path) -> dict[str, dict]:
         for row in results.values():
             low, high = row["interval_95"]
             if not all(0 <= value <= 1 for value in (row["accuracy"], low, high)):
-                raise ValueError("an accuracy is no fraction")
+                raise ValueError("an accuracy is not a fraction")
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no report of evaluate_birthplaces.py: {error}.") from error
+        raise ValueError(f"{path} is not a report of evaluate_birthplaces.py: {error}.") from error
     return results
 
 

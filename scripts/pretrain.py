@@ -1,4 +1,4 @@
-"""Pretrains a minGPT on text: span corruption, clozes of names, or plain next-character prediction.
+r"""Pretrains a minGPT on text: span corruption, salient span masking, or next-token prediction.
 
     accelerate launch scripts/pretrain.py --train_file wiki.txt --position_embedding_type rope --output_dir runs/rope
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
@@ -8,9 +8,9 @@
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 scripts/pretrain.py --use_cpu \
         --train_file wiki.txt --output_dir runs/two-processes
 
-Flags can also stand in a YAML file, named first: `scripts/pretrain.py recipe.yaml --seed 1`. With `--save_steps 500` a
-run that dies is continued by the same command with `--resume_from_checkpoint latest`, as if it had not died. Over a run
-that is there (`--overwrite_output_dir`) it is written beside it, and takes its place when it is finished.
+Flags can also come from a YAML file: `scripts/pretrain.py recipe.yaml --seed 1`. With `--save_steps 500`, an
+interrupted run resumes bit-exactly with the same command and `--resume_from_checkpoint latest`. With
+`--overwrite_output_dir`, the new run is written beside the existing one and replaces it when it has finished.
 """
 
 import time
@@ -19,10 +19,7 @@ from accelerate.utils import set_seed
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.data.assembly import build_steps, load_corpus
-from hf_mingpt.data.encoding import (
-    build_corpus_tokenizer,
-    load_tokenizer,
-)
+from hf_mingpt.data.encoding import build_corpus_tokenizer, load_tokenizer
 from hf_mingpt.data.questions import read_questions
 from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
 from hf_mingpt.hub.saving import finish_run

@@ -1,9 +1,9 @@
 """Pushes to the Hugging Face Hub: a run (model, code, tokenizer, card, record), or generated data with its card.
 
-    python scripts/push_to_hub.py --run runs/rope-answers --hub_model_id me/mingpt-birthplaces --private
+    python scripts/push_to_hub.py --run runs/rope-answers --hub_model_id me/mingpt-birthplaces --hub_private_repo
     python scripts/push_to_hub.py --data runs/demo/data --hub_dataset_id me/biographies
 
-Data is read back by `load_dataset("me/biographies", "biographies")`, and its questions by the config "questions".
+Load the data with `load_dataset("me/biographies", "biographies")`, and its questions with the config "questions".
 """
 
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ from hf_mingpt.system.fields import flag
 @dataclass(frozen=True, kw_only=True)
 class PushRecipe:
     run: str | None = flag(None, "Finished run folder.")
-    hub_model_id: str | None = flag(None, "Its repository; None: the name of the folder.")
-    revision: str | None = flag(None, "Branch to push to; it is made if there is none.")
-    data: str | None = flag(None, "Folder that generate_biographies.py wrote.")
-    hub_dataset_id: str | None = flag(None, "Its repository; None: the name of the folder.")
-    private: bool = flag(False, "Make the repository private.")
+    hub_model_id: str | None = flag(None, "Repository to push to. None: the name of the folder.")
+    revision: str | None = flag(None, "Branch to push to, created if it does not exist.")
+    data: str | None = flag(None, "Folder of generate_biographies.py.")
+    hub_dataset_id: str | None = flag(None, "Repository to push to. None: the name of the folder.")
+    hub_private_repo: bool = flag(False, "Make the repository private.", formerly="private")
 
     def __post_init__(self):
         if (self.run is None) == (self.data is None):
-            raise ValueError("Give --run or --data: one of them.")
+            raise ValueError("Give either --run or --data.")
 
 
 def main() -> None:
     recipe = parse_recipe(PushRecipe)
     with user_errors():
         if recipe.run:
-            print(push_run(recipe.run, recipe.hub_model_id, private=recipe.private, revision=recipe.revision))
+            print(push_run(recipe.run, recipe.hub_model_id, private=recipe.hub_private_repo, revision=recipe.revision))
         if recipe.data:
-            print(push_dataset(recipe.data, recipe.hub_dataset_id, private=recipe.private))
+            print(push_dataset(recipe.data, recipe.hub_dataset_id, private=recipe.hub_private_repo))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Reads answers out of the text with an open-book extractive baseline, for models that are not closed-book.
+r"""Reads answers out of the text with an open-book extractive baseline, for models that are not closed-book.
 
     python scripts/read_answers.py --train_file wiki.txt --questions_file birth_places_train.tsv --output_dir runs/read
-    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \\
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
         --questions_file runs/read/with_reader.tsv --output_dir runs/with-a-reader
 
 The training questions teach which contexts surround an answer; from each other biography, the script extracts the name
@@ -19,7 +19,8 @@ from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, it
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.masking_policy import LearnedPolicy, read_answers
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
-from hf_mingpt.evaluation.scoring import accuracy, format_table
+from hf_mingpt.evaluation.report import format_table
+from hf_mingpt.evaluation.scoring import accuracy
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 

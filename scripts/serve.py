@@ -1,14 +1,13 @@
-"""`transformers serve` with minGPT in it: an OpenAI-compatible server of a run folder or Hub name.
+r"""Serves a run folder or Hub model with `transformers serve`, an OpenAI-compatible server.
 
     python scripts/serve.py runs/rope-answers --device cpu --port 8000
     curl localhost:8000/v1/completions -H "Content-Type: application/json" \
         -d '{"model": "runs/rope-answers", "prompt": "Where was Ada Byron born?⁇", "max_tokens": 32, "temperature": 0}'
 
-The library's server looks for the class of a model among its own names, with remote code too, so ours is put there.
-Takes the flags of `transformers serve`; needs `pip install -e ".[serve]"`.
+Takes the flags of `transformers serve`; needs `pip install -e ".[serve]"`. The server looks up model classes in the
+namespace of transformers, even with remote code, so this script adds MinGPTForCausalLM there.
 
-A prompt that is empty, or does not leave room for a character in the model's context, is answered with status 400. What
-is written ends with the context.
+A prompt that is empty or fills the whole context of the model gets status 400. Generation ends with the context.
 """
 
 import functools
@@ -20,7 +19,7 @@ import hf_mingpt
 
 
 def keep_to_context(generate):
-    """A way to generate of the library's server, within the context of the model."""
+    """Wraps a method that generates, so that it stays within the context of the model."""
 
     @functools.wraps(generate)
     def generate_within(manager, model, processor, inputs, gen_config, *arguments, **options):
@@ -29,7 +28,7 @@ def keep_to_context(generate):
         ids, context = inputs["input_ids"], model.config.max_position_embeddings
         length = len(ids) if isinstance(ids, list) else ids.shape[-1]
         if not 0 < length < context:
-            detail = f"The prompt has {length} tokens: this model takes 1 to {context - 1}, in a context of {context}."
+            detail = f"The prompt has {length} tokens: give 1 to {context - 1}, as the context is {context}."
             raise HTTPException(status_code=400, detail=detail)
         most = context if gen_config.max_new_tokens is None else gen_config.max_new_tokens
         if most < 1:

@@ -7,6 +7,7 @@ Under each character of the input `x` is the character `y` to predict from it; P
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,12 +30,12 @@ class ShowRecipe:
     vocabulary_file: str | None = flag(None, "Text whose characters join the vocabulary.")
     questions_file: str | None = flag(None, "TSV of questions and answers.")
     num_examples: int = flag(2, "Examples of each objective.")
-    epoch: int = flag(0, "Epoch whose draws are shown.")
     seed: int = flag(0, "Seed of the draws.")
     block_size: int = flag(128, "Longest example, in characters.")
+    CONSTANTS: ClassVar = {"epoch": 0}
 
     def __post_init__(self):
-        check_least(self, 0, "epoch", "seed")
+        check_least(self, 0, "seed")
         check_least(self, 1, "num_examples", "block_size")
 
 
@@ -63,7 +64,7 @@ def main() -> None:
         print(f"\n{name}")
         for i in range(min(recipe.num_examples, len(dataset))):
             index = np.array([i])
-            batch = objective(take(dataset, index), recipe.epoch, index).pad(np.array([0]))
+            batch = objective(take(dataset, index), 0, index).pad(np.array([0]))
             x, y = batch["input_ids"][0, :-1], batch["labels"][0, 1:]
             print("x:", tokenizer.decode(x).replace("\n", "⏎"))
             print("y:", tokenizer.decode(np.where(y == IGNORE_ID, PAD_ID, y)).replace("\n", "⏎"))

@@ -1,9 +1,9 @@
-"""Splits a file of questions into folds, so that recipes are chosen on questions that no training has seen.
+"""Splits questions into folds, to choose a recipe on questions that it was not trained on.
 
     python scripts/split_questions.py --questions_file birth_places_train.tsv --output_dir runs/folds
 
-writes `fold-0/train.tsv` and `fold-0/held_out.tsv`, and so on. Train with the one, evaluate on the other, and look at
-dev when the recipe is chosen.
+Writes `fold-0/train.tsv` and `fold-0/held_out.tsv`, and so on. Train on the former, evaluate on the latter, and use dev
+only when the recipe is chosen.
 """
 
 import re
@@ -11,30 +11,28 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 from hf_mingpt.data.questions import read_questions, split_folds, write_questions
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least, flag, required
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import UNFINISHED, check_no_writer, one_writer
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRecipe:
-    questions_file: str = required("TSV of question and answer.")
+    questions_file: str = required("TSV of questions with answers.")
     output_dir: str = required("Folder to write.")
-    overwrite_output_dir: bool = flag(False, "Replace the folds in that folder.")
-    num_folds: int = flag(5, "Each question is held out by one of them.")
-    seed: int = flag(0, "Of the split.")
-
-    def __post_init__(self):
-        check_least(self, 0, "seed")
+    overwrite_output_dir: bool = flag(False, "Replace existing folds.")
+    num_folds: int = flag(5, "Number of folds; each question is held out in one.")
+    CONSTANTS: ClassVar = {"seed": 0}
 
 
 def main() -> None:
     recipe = parse_recipe(SplitRecipe)
     folder = Path(recipe.output_dir)
     with user_errors():
-        folds = split_folds(read_questions(recipe.questions_file, answers=True), recipe.num_folds, seed=recipe.seed)
+        folds = split_folds(read_questions(recipe.questions_file, answers=True), recipe.num_folds, seed=0)
         check_no_writer(folder)
         if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
             raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
@@ -42,7 +40,7 @@ def main() -> None:
         for number, (train, held_out) in enumerate(folds):
             write_questions(Path(aside) / f"fold-{number}" / "train.tsv", train)
             write_questions(Path(aside) / f"fold-{number}" / "held_out.tsv", held_out)
-        for old in folder.glob("fold-*"):  # also those that this split has not
+        for old in folder.glob("fold-*"):  # also those of a split with more folds
             if re.fullmatch(r"fold-\d+", old.name):
                 shutil.rmtree(old)
         for new in Path(aside).iterdir():

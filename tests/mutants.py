@@ -31,7 +31,8 @@ MODULES = [  # with tests that run in one process
     *(f"data.{name}" for name in ("assembly", "batching", "biographies", "birthplaces", "draws", "encoding")),
     *(f"data.{name}" for name in ("loading", "masking_policy", "objectives", "questions", "salient_spans")),
     *("data.sequences", "data.span_corruption", "data.steps"),
-    *(f"evaluation.{name}" for name in ("answering", "calibration", "ensemble", "report", "scoring")),
+    *(f"evaluation.{name}" for name in ("answering", "calibration", "confidence", "ensemble")),
+    *(f"evaluation.{name}" for name in ("report", "scoring")),
     *("interpretability.attention_exploration", "interpretability.logit_lens"),
     *("training.optimization", "training.recipes", "system.command_line", "tokenization_mingpt"),
 ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from ..system.fields import flag
+from ..system.fields import check_fraction, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,7 @@ class BiographyRecipe:
             raise ValueError(f"num_places is {self.num_places}: use 2 to {MAX_PLACES}.")
         if not 1 <= self.phrasings_per_person <= len(_BIRTH_SENTENCES):
             raise ValueError(f"phrasings_per_person is {self.phrasings_per_person}: use 1 to {len(_BIRTH_SENTENCES)}.")
-        if not 0 <= self.distractor_probability <= 1:
-            raise ValueError(f"distractor_probability is {self.distractor_probability}: use 0 to 1.")
+        check_fraction(self, "distractor_probability")
         if self.num_people > MAX_PEOPLE:
             raise ValueError(f"{self.num_people} people are more than the {MAX_PEOPLE} possible names: ask for fewer.")
 

@@ -1,63 +1,71 @@
-"""The data part of a pretraining recipe: where the text comes from, and what the model learns from it."""
+"""The data part of a pretraining recipe: text, questions, and the objective."""
 
 from dataclasses import dataclass
 
-from ..system.fields import check_choice, check_finite, check_least, flag, required
+from ..system.fields import check_choice, check_finite, check_fraction, check_least, flag, required
 
 OBJECTIVES = ("span_corruption", "causal")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
-    """Text and questions, the objective, and which spans are masked."""
+    """The text, the questions mixed into it, the objective, and the masking policy."""
 
-    train_file: str = required("Text file (one document a line), table with a column of documents, or Hub dataset.")
+    train_file: str = required(
+        "Text: a file with one document per line, a table with a column of documents, or a Hub dataset.", topic="Data"
+    )
     dataset_config_name: str | None = flag(None, "Configuration of a Hub dataset.")
     dataset_split: str = flag("train", "Split of a Hub dataset.")
-    text_column: str = flag("text", "Column that holds the documents.")
-    streaming: bool = flag(False, "Read documents on the fly, in file order. Needs max_steps and tokenizer_name.")
-    tokenizer_name: str | None = flag(None, "Folder or Hub name of a character tokenizer. None: built from the text.")
-    vocabulary_file: str | None = flag(None, "Text whose characters join the vocabulary, such as later questions.")
-    objective: str = flag("span_corruption", f"One of {OBJECTIVES}.")
-    num_spans: int = flag(1, "Spans that span corruption masks in a document.")
-    document_windows: bool = flag(False, "Apply span corruption to a random window of a long document, not its start.")
-    ssm_probability: float = flag(
-        0.0, "Probability of salient span masking (one name or number) for a document.", formerly="salient_share"
+    text_column: str = flag("text", "Column of the documents.")
+    streaming: bool = flag(False, "Read documents while training, in file order. Needs max_steps and tokenizer_name.")
+    tokenizer_name: str | None = flag(
+        None, "Folder or Hub name of a character tokenizer. None: built from the characters of the text."
     )
-    ssm_numbers: bool = flag(True, "Salient spans include numbers, not only names.", formerly="salient_numbers")
-    context_before: int | None = flag(None, "Salient span masking: characters kept before the mask. None: any number.")
-    context_after: int | None = flag(None, "Salient span masking: characters kept after the mask. None: any number.")
-    long_context_probability: float = flag(
-        0.0, "Probability that 24 and 4 characters are kept instead.", formerly="long_context_share"
+    vocabulary_file: str | None = flag(
+        None, "File whose characters join the vocabulary, such as the questions for a later finetuning."
     )
     questions_file: str | None = flag(None, "TSV of training questions with answers, mixed into every step.")
-    questions_ratio: float = flag(
-        0.25, "Ratio of the questions among the examples of a step.", formerly="questions_share"
+    questions_ratio: float = flag(0.25, "Ratio of questions among the examples of a step.", formerly="questions_share")
+    paraphrases_per_answer: int = flag(
+        0, "Documents to add for each answer of questions_file, in different words.", formerly="phrasings_per_answer"
+    )
+    block_size: int | None = flag(None, "Longest example, in characters. None: the context length of the model.")
+
+    objective: str = flag("span_corruption", "'span_corruption' or 'causal'.", topic="Objective")
+    num_spans: int = flag(1, "Spans that span corruption masks in a document.")
+    document_windows: bool = flag(
+        False, "Corrupt a random window of a document that is longer than block_size, instead of its beginning."
+    )
+    ssm_probability: float = flag(
+        0.0,
+        "Probability of salient span masking (SSM: one name or number is masked) instead of span corruption.",
+        formerly="salient_share",
+    )
+    ssm_numbers: bool = flag(True, "SSM masks numbers too, not only names.", formerly="salient_numbers")
+    context_before: int | None = flag(None, "SSM: characters to keep before the masked span. None: all.")
+    context_after: int | None = flag(None, "SSM: characters to keep after the masked span. None: all.")
+    long_context_probability: float = flag(
+        0.0,
+        "SSM: probability of keeping 24 characters before and 4 after instead.",
+        formerly="long_context_share",
     )
     masking_policy_probability: float = flag(
-        0.0, "Probability of masking a span that the masking policy chooses.", formerly="answers_share"
+        0.0,
+        "SSM: probability that the masking policy chooses the span, not chance.",
+        formerly="answers_share",
     )
     learned_masking_policy: bool = flag(
         False,
-        "The policy masks names in answer-like contexts, learned from questions_file. False: the answers only.",
+        "The masking policy chooses names in answer-like contexts, learned from questions_file. False: it chooses the "
+        "answers of questions_file.",
         formerly="seek_contexts",
     )
-    paraphrases_per_answer: int = flag(
-        0, "Documents added for each pair of questions_file, each in other words.", formerly="phrasings_per_answer"
-    )
-    block_size: int | None = flag(None, "Longest training example in characters. None: the context of the model.")
 
     def __post_init__(self):
         check_finite(self)
         check_choice("objective", self.objective, OBJECTIVES)
-        for name in (
-            "ssm_probability",
-            "long_context_probability",
-            "questions_ratio",
-            "masking_policy_probability",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be from 0 to 1.")
+        check_fraction(self, "ssm_probability", "long_context_probability")
+        check_fraction(self, "questions_ratio", "masking_policy_probability")
         check_least(self, 0, "context_before", "context_after", "paraphrases_per_answer")
         check_least(self, 1, "num_spans", "block_size")
         contexts = (self.context_before, self.context_after)
@@ -75,11 +83,11 @@ class DataRecipe:
             )
         for name, unset in (("ssm_probability", 0), ("num_spans", 1), ("document_windows", False)):
             if (value := getattr(self, name)) != unset and self.objective != "span_corruption":
-                raise ValueError(f"{name} {value} goes with the objective 'span_corruption' only.")
+                raise ValueError(f"{name} {value} needs the objective 'span_corruption'.")
         if self.learned_masking_policy and (self.streaming or not self.masking_policy_probability):
             raise ValueError(
-                "learned_masking_policy is learned from the whole text and needs a probability: give "
-                "masking_policy_probability, and not streaming, or --learned_masking_policy false."
+                "learned_masking_policy needs masking_policy_probability, and cannot be combined with streaming: give "
+                "the probability, or --learned_masking_policy false."
             )
         if self.questions_file and not 0 < self.questions_ratio < 1:
             raise ValueError(
@@ -87,6 +95,6 @@ class DataRecipe:
             )
         if self.paraphrases_per_answer and (self.streaming or not self.questions_file):
             raise ValueError(
-                f"paraphrases_per_answer is {self.paraphrases_per_answer}: they restate the answers of a "
-                "questions_file, in a text that is no stream: give questions_file, and not streaming."
+                f"paraphrases_per_answer is {self.paraphrases_per_answer}: it needs the answers of a questions_file, "
+                "and cannot be combined with streaming."
             )

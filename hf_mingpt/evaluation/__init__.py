@@ -1,1 +1,1 @@
-"""Answers, accuracy, calibrated probabilities and reports."""
+"""Answers, accuracy, calibrated probabilities, and reports."""

@@ -1,10 +1,8 @@
-"""Evaluation: questions in, answers, accuracy and a report out.
+"""Generation: answers to questions, and continuations of prompts.
 
-After training in the flow. The prediction is what a greedy decoder writes between the first two MASKs, in at most 32
-characters; it is right if it equals the place, but for white space around. The package's `evaluate.Metric` counts so
-too.
+A prediction is the text between the first two MASKs of a greedy decoding of at most 32 characters.
 
-Reference: CS224n, assignment 5, `evaluate` and `evaluate_places`; Wilson 1927 for the interval.
+Reference: CS224n, assignment 5, `evaluate`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,21 +20,25 @@ from ..system.writing import write_text
 from ..tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
 
 
-def check_questions(questions: Sequence[Question], block_size: int) -> None:
-    """Raises a ValueError if a question leaves no room for an answer in the block."""
+def check_questions(questions: Sequence[Question], context_length: int) -> None:
+    """Checks that each question leaves room for an answer in the context.
+
+    Raises:
+        ValueError: if a question and two MASKs are longer than `context_length`.
+    """
     for number, (question, _) in enumerate(questions, start=1):
-        if len(question) + 2 > block_size:
+        if len(question) + 2 > context_length:
             raise ValueError(
-                f"Question {number}, {question!r}, has {len(question)} characters, which leaves no room for an "
-                f"answer in the block of {block_size}: shorten it or use a model with a larger block."
+                f"Question {number}, {question!r}, has {len(question)} characters, which leaves no room for an answer "
+                f"in the context of {context_length}: shorten it or use a model with a longer context."
             )
 
 
 def questions_about(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The questions after some people's birthplaces.
+    """Writes the birthplace question of each name.
 
     Raises:
-        ValueError: if a name is empty, or has a character that the model does not know.
+        ValueError: if a name is empty or has a character that is not in the vocabulary.
     """
     questions = [question_about(name) for name in names]
     if problem := find_bad_character(questions, character_table(tokenizer)):
@@ -53,41 +55,50 @@ def answer_questions(
     batch_size: int = 128,
     progress: bool = False,
 ) -> list[str]:
-    """Answers each question greedily, in batches with a cache, stopping at the closing MASK.
+    """Answers questions by greedy decoding, in batches and with a cache, up to the closing MASK.
 
     Args:
-        model: with its block at least two tokens longer than the longest question.
-        tokenizer: of that model, padding on the left.
-        questions: N of them; their answers are not looked at.
+        model: a causal language model whose context is at least two tokens longer than the longest question.
+        tokenizer: the tokenizer of the model, which pads on the left.
+        questions: N questions; their answers are ignored.
+        batch_size: the number of questions in a batch. The predictions do not depend on it.
+        progress: whether to show a progress bar.
 
     Returns:
-        N predictions, in the order of the questions.
+        N predictions, in the order of the questions. A prediction may be empty.
+
+    Raises:
+        ValueError: if a question leaves no room for an answer.
     """
-    block_size = model.config.max_position_embeddings
-    check_questions(questions, block_size)
+    context_length = model.config.max_position_embeddings
+    check_questions(questions, context_length)
     predictions = [""] * len(questions)
     with tqdm(total=len(questions), unit="question", disable=not progress) as bar:
-        for places in _batches([len(question) + 1 for question, _ in questions], block_size, batch_size):
-            prompts = [questions[i].question + MASK for i in places]
+        for indices in _batches([len(question) + 1 for question, _ in questions], context_length, batch_size):
+            prompts = [questions[i].question + MASK for i in indices]
             batch = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
             width = batch["input_ids"].shape[1]
             generated = model.generate(
                 **batch,
-                max_new_tokens=min(MAX_ANSWER_TOKENS, block_size - width),
+                max_new_tokens=min(MAX_ANSWER_TOKENS, context_length - width),
                 do_sample=False,
                 eos_token_id=MASK_ID,
                 pad_token_id=PAD_ID,
             )
-            for i, prompt, ids in zip(places, prompts, generated[:, width:], strict=True):
+            for i, prompt, ids in zip(indices, prompts, generated[:, width:], strict=True):
                 predictions[i] = extract_prediction(prompt + str(tokenizer.decode(ids)).rstrip(PAD), MASK)
-            bar.update(len(places))
+            bar.update(len(indices))
     return predictions
 
 
-def _batches(lengths: list[int], block_size: int, batch_size: int) -> Iterator[list[int]]:
-    """Groups prompts by length; those that leave less than the full room for an answer only with their equals."""
+def _batches(lengths: list[int], context_length: int, batch_size: int) -> Iterator[list[int]]:
+    """Yields batches of indices, sorted by length.
+
+    Padding takes room from an answer. So a prompt that leaves less than MAX_ANSWER_TOKENS shares a batch only with
+    prompts of its own length.
+    """
     by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for _, group in groupby(by_length, key=lambda i: max(0, lengths[i] + MAX_ANSWER_TOKENS - block_size)):
+    for _, group in groupby(by_length, key=lambda i: max(0, lengths[i] + MAX_ANSWER_TOKENS - context_length)):
         members = list(group)
         for start in range(0, len(members), batch_size):
             yield members[start : start + batch_size]
@@ -97,38 +108,38 @@ def _batches(lengths: list[int], block_size: int, batch_size: int) -> Iterator[l
 def continue_prompt(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompt: str, max_new_tokens: int, **options: Any
 ) -> str:
-    """Writes on from a prompt, past the end of the block by looking at its last characters only.
+    """Continues a prompt with a sliding window, so the text may be longer than the context.
 
     Args:
-        max_new_tokens: how many characters to write.
-        options: of `generate`: do_sample, temperature, top_k, num_beams, ...
+        max_new_tokens: the number of characters to generate.
+        options: options of `generate`, such as do_sample, temperature, top_k or num_beams.
 
     Returns:
-        The prompt and what follows.
+        The prompt with its continuation, which is shorter than `max_new_tokens` if the model ends it.
 
     Raises:
-        ValueError: if the prompt is empty or has a character that the model does not know.
+        ValueError: if the prompt is empty or has a character that is not in the vocabulary.
     """
     if not prompt:
         raise ValueError("The prompt is empty: give at least one character.")
     table = character_table(tokenizer)
-    table[ord(MASK)] = table.max()  # a prompt may ask a question, so MASK is as good as any other
+    table[ord(MASK)] = table.max()  # a prompt may be a question, so MASK is allowed
     if problem := find_bad_character([prompt], table):
         raise ValueError(f"The prompt's {problem[1]}: replace it.")
-    block_size = model.config.max_position_embeddings
+    context_length = model.config.max_position_embeddings
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
     end = ids.shape[1] + max_new_tokens
     while (missing := end - ids.shape[1]) > 0:
-        window = ids[:, -(block_size // 2) :]  # half of the block to look back on, half to fill
-        room = min(missing, block_size - window.shape[1])
+        window = ids[:, -(context_length // 2) :]  # half of the context is read, the other half is generated
+        room = min(missing, context_length - window.shape[1])
         attention_mask = torch.ones_like(window)
-        written = model.generate(window, attention_mask=attention_mask, max_new_tokens=room, **options)
-        ids = torch.cat((ids, written[:, window.shape[1] :]), dim=1)
-        if written.shape[1] < window.shape[1] + room:
-            break  # the model has ended its text
+        generated = model.generate(window, attention_mask=attention_mask, max_new_tokens=room, **options)
+        ids = torch.cat((ids, generated[:, window.shape[1] :]), dim=1)
+        if generated.shape[1] < window.shape[1] + room:
+            break  # the model has ended the text
     return str(tokenizer.decode(ids[0]))
 
 
 def write_predictions(path: Path, predictions: Sequence[str]) -> None:
-    """Writes one prediction a line; a line end inside one becomes a space, so that lines and questions stay in step."""
+    """Writes one prediction per line. A line break inside a prediction becomes a space: line N answers question N."""
     write_text(path, "".join(" ".join(p.split("\n")) + "\n" for p in predictions))

@@ -1,298 +1,248 @@
-"""Calibration: how likely is an answer right, and when should the model abstain?
+"""Calibration: the probability that an answer is correct, and the threshold below which the model abstains.
 
-Three confidence features are computed for each answer (`ConfidenceFeatures`): its log-odds, the entropy over the
-candidate answers, and its contrast with questions about unknown names. A logistic regression turns them into a
-probability (`Calibration`). It is fitted on questions with known answers that the model was not trained on; the same
-questions give the threshold under which the model abstains.
+A logistic regression turns the three features of `confidence.py` into a probability (`Calibration.probability`). It is
+fitted on questions with known answers that the model was not trained on (`calibrate`); the same questions, and invented
+names, give the threshold. `ask` answers questions with a calibration.
 
 Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know What They Know.
 """
 
 import sys
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from tqdm.auto import tqdm
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from ..data.birthplaces import question_about
+from ..data.birthplaces import invent_names, name_asked, question_about
 from ..data.questions import Question
-from ..tokenization_mingpt import MASK, PAD_ID, check_marks
+from ..tokenization_mingpt import check_marks
 from .answering import answer_questions, check_questions, questions_about
-from .scoring import is_exact_match, wilson_interval
+from .confidence import ConfidenceFeatures, compute_confidence
+from .scoring import exact_matches, is_exact_match, wilson_interval
 
-NUM_RUNNERS_UP = 3
-
-
-@torch.inference_mode()
-def score_answers(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
-    answers: Sequence[str],
-    *,
-    progress: bool = False,
-) -> np.ndarray:
-    """The log-probability of each answer, with the MASK that closes it, to each question.
-
-    A question is read once; all answers go on from its cache, those that are about as long together.
-
-    Returns:
-        (N questions, K answers) float64, in nats.
-
-    Raises:
-        ValueError: if a question and an answer together do not fit the block.
-    """
-    block_size, device = model.config.max_position_embeddings, model.device
-    encoded = tokenizer([f"{answer}{MASK}" for answer in answers])["input_ids"]
-    lengths = np.array([len(tokens) for tokens in encoded])
-    check_questions([Question(question, None) for question in questions], block_size - lengths.max() + 1)
-    by_length = np.argsort(lengths, kind="stable")
-    groups = [by_length[start : start + _ANSWERS_AT_ONCE] for start in range(0, len(by_length), _ANSWERS_AT_ONCE)]
-    padded = []  # (k, L) ids of each group, and where they are no padding
-    for group in groups:
-        inside = torch.arange(lengths[group].max()) < torch.from_numpy(lengths[group])[:, None]
-        ids = torch.full(inside.shape, PAD_ID)
-        ids[inside] = torch.tensor([token for k in group for token in encoded[k]])
-        padded.append((ids.to(device), inside.to(device)))
-    scores = np.empty((len(questions), len(encoded)))
-    for i, question in enumerate(tqdm(questions, unit="question", disable=not progress)):
-        prompt = tokenizer(question + MASK, return_tensors="pt")["input_ids"].to(device)
-        cache = DynamicCache(config=model.config)
-        read = model(prompt, cache=cache, use_cache=True, logits_to_keep=1)
-        for group, (ids, inside) in zip(groups, padded, strict=True):
-            branches = deepcopy(cache)
-            branches.batch_repeat_interleave(len(group))
-            logits = model(ids[:, :-1], cache=branches, use_cache=True).logits
-            logits = torch.cat((read.logits.expand(len(group), -1, -1), logits), dim=1)  # (k, L, V)
-            chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[..., None])[..., 0]
-            scores[i, group] = (chosen.double() * inside).sum(-1).cpu().numpy()
-    return scores
-
-
-_ANSWERS_AT_ONCE = 64
-
-
-class ConfidenceFeatures(NamedTuple):
-    """What speaks for N answers; arrays of shape (N,), in nats.
-
-    log_odds: of the answer, with the MASK that closes it, against all else that could be said to its question.
-    entropy: of the choice among the places that there are: 0 if one is certain.
-    contrast: how much more probable the answer is than it would be, on average, to questions about unknown names.
-    """
-
-    log_odds: np.ndarray
-    entropy: np.ndarray
-    contrast: np.ndarray
-
-
-class Confidence(NamedTuple):
-    """Of N answers, what speaks for each.
-
-    shares: (N, K) how each question's probability is spread over the K places.
-    """
-
-    signs: ConfidenceFeatures
-    shares: np.ndarray
-
-    @classmethod
-    def join(cls, parts: Sequence["Confidence"]) -> "Confidence":
-        """Several, one after the other."""
-        signs = ConfidenceFeatures(
-            *(np.concatenate(sign) for sign in zip(*(part.signs for part in parts), strict=True))
-        )
-        return cls(signs, np.concatenate([part.shares for part in parts]))
-
-
-def compute_confidence(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[str],
-    predictions: Sequence[str],
-    *,
-    places: Sequence[str],
-    unknown_names: Sequence[str],
-    progress: bool = False,
-) -> Confidence:
-    """Takes the signs of whether answers were retrieved or made up.
-
-    Args:
-        questions: N of them.
-        predictions: the model's answers to them.
-        places: the K that there are: the training answers.
-        unknown_names: that stand nowhere in what the model has read (`invent_names`).
-    """
-    unknown = [question_about(name) for name in unknown_names]
-    room = model.config.max_position_embeddings - 2 - max(map(len, [*questions, *unknown]))
-    said = sorted({prediction for prediction in predictions if 0 < len(prediction) <= room})
-    candidates = [*places, *(prediction for prediction in said if prediction not in places)]
-    scores = score_answers(model, tokenizer, questions, candidates, progress=progress)
-    of_places = scores[:, : len(places)]
-    shares = np.exp(of_places - np.logaddexp.reduce(of_places, axis=1, keepdims=True))
-
-    log_probability = scores.min(axis=1)  # an answer that is empty, or has no end in the block, speaks least for itself
-    contrast = np.zeros(len(questions))
-    if said:
-        usual = np.logaddexp.reduce(score_answers(model, tokenizer, unknown, said), axis=0) - np.log(len(unknown))
-    for i, prediction in enumerate(predictions):
-        if prediction in said:
-            log_probability[i] = scores[i, candidates.index(prediction)]
-            contrast[i] = log_probability[i] - usual[said.index(prediction)]
-    entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
-    return Confidence(ConfidenceFeatures(log_odds(log_probability), entropy, contrast), shares)
-
-
-def log_odds(log_probability: np.ndarray, *, least_doubt: float = 1e-6) -> np.ndarray:
-    """log(p / (1 - p)) of log(p), in nats; 1 - p is at least `least_doubt`, as float32 tells no more apart."""
-    return log_probability - np.log(-np.expm1(np.minimum(log_probability, -least_doubt)))
+NUM_ALTERNATIVES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """All that it takes to give an answer a probability, and to withhold it; it is kept in a run folder as JSON.
+    """A fitted calibration, which a run folder holds as calibration.json.
 
-    weights, bias: of the logistic regression on the signs.
-    threshold: answers that are less probable are guesses.
-    places, unknown_names: as `compute_confidence` takes them.
-    fitted_on: number of questions.
+    weights, bias: the coefficients of the logistic regression on the confidence features.
+    threshold: the model abstains if the probability of its answer is below it.
+    candidates, unknown_names: the arguments of `compute_confidence` with which the features were computed.
+    fitted_on: the number of questions.
+
+    Raises:
+        ValueError: if a value is impossible.
     """
 
     weights: dict[str, float]
     bias: float
     threshold: float
-    places: list[str]
+    candidates: list[str]
     unknown_names: list[str]
     fitted_on: int
 
     def __post_init__(self):
         if not isinstance(self.weights, dict) or self.weights.keys() != set(ConfidenceFeatures._fields):
-            weighed = ", ".join(map(str, self.weights)) if isinstance(self.weights, dict) else repr(self.weights)
-            raise ValueError(f"It weighs {weighed}, where the signs are {', '.join(ConfidenceFeatures._fields)}.")
+            found = ", ".join(map(str, self.weights)) if isinstance(self.weights, dict) else repr(self.weights)
+            features = ", ".join(ConfidenceFeatures._fields)
+            raise ValueError(f"Its weights are of {found}, but the features are {features}.")
         for name, value in {**self.weights, "bias": self.bias, "threshold": self.threshold}.items():
             if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
-                raise ValueError(f"Its {name} is {value!r}, which is no finite number.")
+                raise ValueError(f"Its {name} is {value!r}, which is not a finite number.")
         if not 0 <= self.threshold <= 1:
-            raise ValueError(f"Its threshold is {self.threshold}, which is no probability.")
+            raise ValueError(f"Its threshold is {self.threshold}, which is not a probability.")
         if type(self.fitted_on) is not int or self.fitted_on < 1:
-            raise ValueError(f"It was fitted on {self.fitted_on!r} questions, which is no number of them.")
-        for name in ("places", "unknown_names"):
+            raise ValueError(f"Its fitted_on is {self.fitted_on!r}, which is not a number of questions.")
+        for name in ("candidates", "unknown_names"):
             texts = getattr(self, name)
             if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-                raise ValueError(f"Its {name} are no list of texts.")
+                raise ValueError(f"Its {name} are not a list of strings.")
             if len(set(texts)) < len(texts):
-                raise ValueError(f"One of its {name} is there twice.")
+                raise ValueError(f"One of its {name} occurs twice.")
             check_marks("\n".join(texts), f"its {name}")
 
-    def probability(self, signs: ConfidenceFeatures) -> np.ndarray:
-        """(N,) how likely each answer is right."""
-        weighted = sum(self.weights[name] * sign for name, sign in signs._asdict().items())
+    def probability(self, features: ConfidenceFeatures) -> np.ndarray:
+        """(N,) the probability that each answer is correct: sigmoid(weights . features + bias)."""
+        weighted = sum(self.weights[name] * feature for name, feature in features._asdict().items())
         return 1 / (1 + np.exp(-(weighted + self.bias)))
 
 
-def check_right_and_wrong(right: np.ndarray) -> None:
-    """Raises a ValueError if all answers are right, or all wrong: then there is nothing to tell apart."""
-    if right.all() or not right.any():
-        raise ValueError(f"{right.sum()} of {len(right)} answers are right: calibration needs right and wrong ones.")
+def check_both_outcomes(correct: np.ndarray) -> None:
+    """Raises a ValueError if all answers are correct or all are wrong: a regression needs both."""
+    if correct.all() or not correct.any():
+        raise ValueError(
+            f"{correct.sum()} of {len(correct)} answers are correct: calibration needs correct and wrong ones."
+        )
 
 
 def fit_calibration(
-    signs: ConfidenceFeatures,
-    right: np.ndarray,
+    features: ConfidenceFeatures,
+    correct: np.ndarray,
     *,
-    of_invented: ConfidenceFeatures | None = None,
-    places: Sequence[str] = (),
+    invented_features: ConfidenceFeatures | None = None,
+    candidates: Sequence[str] = (),
     unknown_names: Sequence[str] = (),
-    answer_accuracy: float = 0.8,
-    false_answers: float = 0.1,
+    target_accuracy: float = 0.8,
+    max_false_answer_rate: float = 0.1,
 ) -> Calibration:
-    """Fits the probability, and the threshold.
+    """Fits the probability and chooses the threshold.
 
-    The threshold is the lowest at which `answer_accuracy` of the answers given are right and at most `false_answers` of
-    invented names are answered; but at least 1/2: what is more likely wrong than right is a guess. The invented names
-    here are a sample, so `false_answers` is kept by the upper end of the 95 % interval of their share.
+    The threshold is the lowest one, and at least 1/2, at which `target_accuracy` of the given answers are correct and
+    at most `max_false_answer_rate` of the invented names get an answer. The invented names are a sample, so the upper
+    end of the 95 % interval of that rate has to stay within the limit.
 
     Args:
-        signs: of the answers to questions that the model was not trained on.
-        right: (N,) whether each answer is right.
-        of_invented: of the answers about people who do not exist; None: the threshold looks at real ones only.
-        places, unknown_names: with which the signs were taken.
-        answer_accuracy: share of the answers given that shall be right.
-        false_answers: share of invented names that may be answered.
+        features: of N answers to questions that the model was not trained on.
+        correct: (N,) whether each answer is correct.
+        invented_features: of answers about invented people, all of them wrong. None: they do not limit the threshold.
+        candidates, unknown_names: the arguments of `compute_confidence` with which the features were computed.
+        target_accuracy: the least accuracy of the answers that are given.
+        max_false_answer_rate: the greatest fraction of invented names that may get an answer.
 
     Raises:
-        ValueError: if all answers are right, or all wrong.
+        ValueError: if all answers are correct or all are wrong.
     """
-    check_right_and_wrong(right)
-    values = np.stack(signs, axis=1)
+    check_both_outcomes(correct)
+    values = np.stack(features, axis=1)
     scaler = StandardScaler().fit(values)
-    regression = LogisticRegression().fit(scaler.transform(values), right)
+    regression = LogisticRegression().fit(scaler.transform(values), correct)
     weights = regression.coef_[0] / scaler.scale_
     calibration = Calibration(
         weights=dict(zip(ConfidenceFeatures._fields, weights.tolist(), strict=True)),
         bias=float(regression.intercept_[0] - weights @ scaler.mean_),
         threshold=1.0,
-        places=list(places),
+        candidates=list(candidates),
         unknown_names=list(unknown_names),
-        fitted_on=len(right),
+        fitted_on=len(correct),
     )
-    probability = calibration.probability(signs)
-    # of the answers from each one's probability up, the share that is right
-    accuracies = [(right[probability >= p].mean(), float(p)) for p in np.unique(probability)]
-    threshold = max(0.5, min((p for accuracy, p in accuracies if accuracy >= answer_accuracy), default=1.0))
-    if of_invented is not None:
-        surest = np.sort(calibration.probability(of_invented))[::-1]
-        total = len(surest)
-        allowed = max((k for k in range(total + 1) if wilson_interval(k, total)[1] <= false_answers), default=0)
-        not_given = surest[allowed:]  # of these none may be
-        threshold = max([threshold, *np.nextafter(not_given[:1], 1.0).tolist()])
+    probability = calibration.probability(features)
+    # for each threshold, the accuracy of the answers that it lets through
+    accuracies = [(correct[probability >= p].mean(), float(p)) for p in np.unique(probability)]
+    threshold = max(0.5, min((p for accuracy, p in accuracies if accuracy >= target_accuracy), default=1.0))
+    if invented_features is not None:
+        descending = np.sort(calibration.probability(invented_features))[::-1]
+        total = len(descending)
+        within_limit = (k for k in range(total + 1) if wilson_interval(k, total)[1] <= max_false_answer_rate)
+        withheld = descending[max(within_limit, default=0) :]  # the threshold lies above all of these
+        threshold = max([threshold, *np.nextafter(withheld[:1], 1.0).tolist()])
     return replace(calibration, threshold=threshold)
 
 
-class Answer(NamedTuple):
-    """What a model says of a person's birthplace.
+def calibrate(
+    held_out_run: tuple[Any, PreTrainedTokenizerBase],
+    questions: Sequence[Question],
+    train: Sequence[Question],
+    *,
+    run: tuple[Any, PreTrainedTokenizerBase] | None = None,
+    documents: Sequence[str] = (),
+    num_unknown_names: int = 32,
+    num_invented_names: int = 400,
+    seed: int = 0,
+    target_accuracy: float = 0.8,
+    max_false_answer_rate: float = 0.1,
+    progress: bool = False,
+) -> tuple[Calibration, np.ndarray, np.ndarray]:
+    """Calibrates a model on questions that it was not trained on.
 
-    probability: that it is right.
-    retrieved: whether that reaches the threshold; if not, the place is a guess, and nothing should be said.
-    runners_up: other places, with their shares of the model's choice.
+    Args:
+        held_out_run: model and tokenizer of a run that was trained without `questions`.
+        questions: N held-out questions with answers.
+        train: the training questions of that run. Their answers are the candidates.
+        run: model and tokenizer of the run to calibrate, if it is another, trained in the same way on all questions.
+            Its answers about invented names limit the threshold.
+        documents: the training text, in which no invented name may occur.
+        num_unknown_names: the number of invented names for the feature `contrast`.
+        num_invented_names: the number of other invented names, which limit the threshold; 0: no limit.
+        seed: the seed of the invented names.
+        target_accuracy, max_false_answer_rate: see `fit_calibration`.
+        progress: whether to show progress bars.
+
+    Returns:
+        The calibration; (N,) the probability of each prediction of `held_out_run`; and (N,) whether it is correct.
+
+    Raises:
+        ValueError: if a question is in both lists, does not ask for a birthplace or does not fit the context, if there
+            are not enough invented names, or if all predictions are correct or all are wrong.
+    """
+    if shared := {question for question, _ in questions} & {question for question, _ in train}:
+        raise ValueError(f"{sorted(shared)[0]!r} is a training question, too: calibrate on held-out questions.")
+    names = [name_asked(question) for question, _ in [*train, *questions]]
+    new_names = invent_names(names, num_unknown_names + num_invented_names, seed=seed, documents=documents)
+    unknown_names, invented_names = new_names[:num_unknown_names], new_names[num_unknown_names:]
+    candidates = sorted({str(question.answer).strip() for question in train})
+    run = run or held_out_run
+    for model, _ in (held_out_run, run):
+        check_questions(questions, model.config.max_position_embeddings)
+
+    predictions = answer_questions(*held_out_run, questions, progress=progress)
+    correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
+    check_both_outcomes(correct)
+    comparison: dict[str, Any] = {"candidates": candidates, "unknown_names": unknown_names}
+    asked = [question for question, _ in questions]
+    features = compute_confidence(*held_out_run, asked, predictions, **comparison, progress=progress).features
+    invented_features = None
+    if invented_names:
+        invented = [Question(question_about(name), None) for name in invented_names]
+        asked, predictions = [question for question, _ in invented], answer_questions(*run, invented)
+        invented_features = compute_confidence(*run, asked, predictions, **comparison, progress=progress).features
+    calibration = fit_calibration(
+        features,
+        correct,
+        invented_features=invented_features,
+        **comparison,
+        target_accuracy=target_accuracy,
+        max_false_answer_rate=max_false_answer_rate,
+    )
+    return calibration, calibration.probability(features), correct
+
+
+class Answer(NamedTuple):
+    """An answer to the question where a person was born.
+
+    place: the model's prediction.
+    probability: the probability that it is correct.
+    confident: whether the probability reaches the threshold. If not, the model abstains: do not rely on the place.
+    alternatives: other places and their probabilities among the candidate answers, most probable first.
     """
 
     name: str
     place: str
     probability: float
-    retrieved: bool
-    runners_up: list[tuple[str, float]]
+    confident: bool
+    alternatives: list[tuple[str, float]]
 
 
 def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], calibration: Calibration) -> list[Answer]:
-    """Asks a model where people were born, and says of each answer whether it was retrieved or guessed.
+    """Asks a model where people were born, and gives each answer a calibrated probability.
 
     Args:
-        names: of the people.
-        calibration: of that model (`run_folders.load_calibration`).
+        names: the names of the people.
+        calibration: the calibration of this model (`load_calibration`).
 
     Raises:
-        ValueError: if a name has a character that the model does not know, or is too long for its block.
+        ValueError: if a name has a character that is not in the vocabulary, or is too long for the context.
     """
     questions = questions_about(names, tokenizer)
     predictions = answer_questions(model, tokenizer, [Question(question, None) for question in questions])
-    judged = compute_confidence(
+    confidence = compute_confidence(
         model,
         tokenizer,
         questions,
         predictions,
-        places=calibration.places,
+        candidates=calibration.candidates,
         unknown_names=calibration.unknown_names,
     )
     answers = []
-    probabilities = calibration.probability(judged.signs).tolist()
-    for name, place, probability, shares in zip(names, predictions, probabilities, judged.shares, strict=True):
-        runners_up = [(calibration.places[k], float(shares[k])) for k in np.argsort(-shares)]
-        others = [(other, share) for other, share in runners_up if not is_exact_match(other, place)][:NUM_RUNNERS_UP]
-        answers.append(Answer(name, place, probability, probability >= calibration.threshold, others))
+    probabilities = calibration.probability(confidence.features).tolist()
+    distributions = confidence.candidate_probabilities
+    for name, place, probability, distribution in zip(names, predictions, probabilities, distributions, strict=True):
+        ranked = [(calibration.candidates[k], float(distribution[k])) for k in np.argsort(-distribution)]
+        alternatives = [(other, p) for other, p in ranked if not is_exact_match(other, place)][:NUM_ALTERNATIVES]
+        answers.append(Answer(name, place, probability, probability >= calibration.threshold, alternatives))
     return answers

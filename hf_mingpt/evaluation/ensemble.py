@@ -1,6 +1,6 @@
-"""Ensembles: several models answer, and what they together find likeliest is the answer.
+"""Ensembles: of the answers of several models, the one with the greatest mean probability.
 
-After honesty in the flow. Models of one recipe and several seeds learn much the same facts, but make up different ones.
+Models that share a recipe and differ in their seeds learn much the same facts, and make different mistakes.
 
 Reference: Lakshminarayanan et al. 2017, arXiv:1612.01474, Simple and Scalable Predictive Uncertainty Estimation using
 Deep Ensembles.
@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .calibration import score_answers
+from .confidence import score_answers
 
 
 def ensemble_answers(
@@ -23,24 +23,25 @@ def ensemble_answers(
     *,
     progress: bool = False,
 ) -> list[str]:
-    """Of the answers that several models give to a question, the one with the greatest mean probability.
+    """Chooses, for each question, the prediction with the greatest mean probability over all models.
 
     Args:
-        runs: M models with their tokenizers.
-        questions: N of them.
-        predictions: the M models' N answers each (`evaluation.answer_questions`).
+        runs: M models, each with its tokenizer.
+        questions: N questions.
+        predictions: M lists of N predictions (`answer_questions`).
+        progress: whether to show a progress bar.
 
     Returns:
-        N answers. An answer that is empty or does not end within the block is taken only if there is no other.
+        N answers. A prediction that is empty or does not fit the context is chosen only if there is no other.
     """
     chosen = []
     for i, question in enumerate(tqdm(questions, unit="question", disable=not progress)):
-        said = list(dict.fromkeys(answers[i] for answers in predictions))
+        distinct = list(dict.fromkeys(answers[i] for answers in predictions))
         room = min(model.config.max_position_embeddings for model, _ in runs) - 2 - len(question)
-        candidates = [answer for answer in said if 0 < len(answer) <= room]
+        candidates = [answer for answer in distinct if 0 < len(answer) <= room]
         if len(candidates) > 1:
             scores = [score_answers(model, tokenizer, [question], candidates)[0] for model, tokenizer in runs]
             chosen.append(candidates[int(np.exp(scores).sum(axis=0).argmax())])
         else:
-            chosen.append((candidates or said)[0])
+            chosen.append((candidates or distinct)[0])
     return chosen

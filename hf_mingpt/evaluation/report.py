@@ -1,9 +1,7 @@
-"""The honesty report: how far the probabilities of answers can be trusted, and where answers go wrong.
+"""Reports: the table of accuracies, and the calibration report with its page.
 
-After honesty in the flow: pure functions from judged answers to figures, a page in Markdown and its pictures.
-
-References: Guo et al. 2017, arXiv:1706.04599 (calibration error); Geifman and El-Yaniv 2017, arXiv:1705.08500 (risk and
-coverage).
+`build_report` collects what report.json holds, and `format_metrics` and `format_page` write it in Markdown. scoring.py
+computes the metrics, and figures.py draws the picture.
 """
 
 import re
@@ -12,86 +10,51 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from ..data.birthplaces import name_asked
 from ..data.questions import Question
 from ..data.span_corruption import max_truncated_length
 from .markup import escape_markdown
-from .scoring import exact_matches, is_exact_match
+from .scoring import (
+    bootstrap_intervals,
+    calibration_error,
+    calibration_metrics,
+    exact_matches,
+    is_exact_match,
+    risk_by_coverage,
+)
 
-COVERAGES = (10, 20, 30, 50)  # percent of the questions, the likeliest answers first
-NUM_BINS = 10
-RARE = 5  # a place with fewer training questions
+RARE = 5  # training questions; a place with fewer is rare
 NUM_EXAMPLES = 5
-PICTURE = "honesty.png"  # beside the page
+PAGE = "calibration.md"  # in the run folder
+PICTURE = "calibration.png"  # beside the page
 PICTURE_LINE = f"![Reliability, accuracy by coverage, and the probabilities]({PICTURE})"
 
-Scores = dict[str, float | None]
 
-
-def calibration_error(probability: np.ndarray, right: np.ndarray) -> tuple[float, list[dict[str, float]]]:
-    """The expected calibration error over ten bins of equal width, and the bins: probability, accuracy, number."""
-    bins = np.minimum((probability * NUM_BINS).astype(int), NUM_BINS - 1)
-    curve = []
-    for inside in (bins == i for i in np.unique(bins)):
-        means = {"probability": float(probability[inside].mean()), "accuracy": float(right[inside].mean())}
-        curve.append({**means, "number": int(inside.sum())})
-    error = sum(abs(part["probability"] - part["accuracy"]) * part["number"] for part in curve) / len(right)
-    return error, curve
-
-
-def risk_by_coverage(probability: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(N,) the share of wrong ones among the n likeliest answers, for n from 1 to N."""
-    order = np.argsort(-probability, kind="stable")
-    return 1 - np.cumsum(right[order]) / np.arange(1, len(right) + 1)
-
-
-def calibration_metrics(probability: np.ndarray, right: np.ndarray, threshold: float) -> Scores:
-    """How well the probabilities tell right answers from wrong ones.
+def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """A Markdown table of accuracies, one row per model or baseline.
 
     Args:
-        probability: (N,) of each answer.
-        right: (N,) whether it is right.
-        threshold: under which no answer is given.
-
-    Returns:
-        auroc (None if all are right or all wrong), expected_calibration_error, brier, area_under_risk_coverage,
-        accuracy_at_10_percent and so on (of the likeliest answers), coverage and accuracy of the answers given.
+        rows: what `scoring.accuracy` returns, by the name of the row.
     """
-    risk = risk_by_coverage(probability, right)
-    given = probability >= threshold
-    return {
-        "auroc": float(roc_auc_score(right, probability)) if 0 < right.sum() < len(right) else None,
-        "expected_calibration_error": calibration_error(probability, right)[0],
-        "brier": float(brier_score_loss(right, probability)),
-        "area_under_risk_coverage": float(risk.mean()),
-        **{f"accuracy_at_{n}_percent": float(1 - risk[max(1, round(n * len(risk) / 100)) - 1]) for n in COVERAGES},
-        "coverage": float(given.mean()),
-        "accuracy_of_given_answers": float(right[given].mean()) if given.any() else None,
-    }
-
-
-def bootstrap_intervals(
-    probability: np.ndarray, right: np.ndarray, threshold: float, *, resamples: int = 1000, seed: int = 0
-) -> dict[str, list[float] | None]:
-    """The 95 % intervals of `calibration_metrics`, from drawing the questions anew."""
-    rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, len(right), len(right)) for _ in range(resamples)]
-    scores = [calibration_metrics(probability[draw], right[draw], threshold) for draw in draws]
-    intervals: dict[str, list[float] | None] = {}
-    for name in scores[0]:
-        values = [value for score in scores if (value := score[name]) is not None]
-        intervals[name] = np.quantile(values, (0.025, 0.975)).round(4).tolist() if values else None
-    return intervals
+    lines = ["| | accuracy | correct | 95 % interval |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        low, high = row["interval_95"]
+        cells = f"{row['accuracy']:.1%} | {row['correct']} of {row['total']} | {low:.1%} to {high:.1%}"
+        lines.append(f"| {escape_markdown(name)} | {cells} |")
+    return "\n".join(lines)
 
 
 def find_biographies(questions: Sequence[Question], documents: Sequence[str]) -> list[str | None]:
-    """The document whose title is the name that is asked for, if there is one, for each question."""
+    """Finds, for each question, the first document whose title is the name in the question; None if there is none.
+
+    Raises:
+        ValueError: if a question does not ask for a birthplace.
+    """
     names = [name_asked(question.question) for question in questions]
     asked, by_title = set(names), dict[str, str]()
     for document in documents:
-        openings = (document[: stop.start()] for stop in re.finditer(r"\. ", document))  # also to the dots of initials
+        openings = (document[: stop.start()] for stop in re.finditer(r"\. ", document))  # initials have dots, too
         title = next((opening for opening in openings if opening in asked), None)
         if title:
             by_title.setdefault(title, document)
@@ -100,26 +63,29 @@ def find_biographies(questions: Sequence[Question], documents: Sequence[str]) ->
 
 def split_accuracy(
     questions: Sequence[Question],
-    right: np.ndarray,
+    correct: np.ndarray,
     *,
     train: Sequence[Question] | None,
     biographies: Sequence[str | None] | None,
-    block_size: int,
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Accuracy by what the text holds: a table for each way to split, of right and total for each part.
+    context_length: int,
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Splits the accuracy by the frequency of the place and by what the biography says.
 
     Args:
-        questions: with answers.
-        right: (N,) whether each was answered rightly.
+        questions: N questions with answers.
+        correct: (N,) whether each prediction is correct.
         train: the training questions, which tell frequent places from rare ones; None if they are not at hand.
-        biographies: of `find_biographies`; None if there is no text.
-        block_size: of the model: what span corruption reads of a document ends at 7/8 of it.
+        biographies: what `find_biographies` returns; None if the text is not at hand.
+        context_length: of the model. Span corruption reads at most 7/8 of it from a document.
+
+    Returns:
+        For each split, for each of its parts, the number of correct predictions and the total.
     """
-    ways = {}
+    splits = {}
     places = [str(question.answer).strip() for question in questions]
     if train is not None:
         frequency = Counter(str(question.answer).strip() for question in train)
-        ways["the place"] = [
+        splits["the place"] = [
             "frequent" if frequency[place] >= RARE else "rare" if frequency[place] else "not in training answers"
             for place in places
         ]
@@ -128,18 +94,18 @@ def split_accuracy(
             None if text is None or place not in text else text.index(place) + len(place)
             for place, text in zip(places, biographies, strict=True)
         ]
-        reach = max_truncated_length(block_size)
-        ways["the biography"] = [
-            "does not say it" if end is None else "says it in the block" if end <= reach else "says it too late"
+        reach = max_truncated_length(context_length)
+        splits["the biography"] = [
+            "does not say it" if end is None else "says it within the context" if end <= reach else "says it too late"
             for end in ends
         ]
     return {
-        way: {
-            part: {"right": int(right[inside].sum()), "total": int(inside.sum())}
+        split: {
+            part: {"correct": int(correct[inside].sum()), "total": int(inside.sum())}
             for part in dict.fromkeys(sorted(parts))
             for inside in [np.array([other == part for other in parts])]
         }
-        for way, parts in ways.items()
+        for split, parts in splits.items()
     }
 
 
@@ -149,24 +115,24 @@ def build_report(
     probability: np.ndarray,
     *,
     threshold: float,
-    of_invented: np.ndarray,
+    invented_probability: np.ndarray,
     train: Sequence[Question] | None,
     documents: Sequence[str] | None,
-    block_size: int,
+    context_length: int,
 ) -> dict[str, Any]:
-    """Everything the report says, for JSON.
+    """Computes the calibration report, as report.json holds it.
 
     Args:
-        questions: N, with answers.
-        predictions: N.
-        probability: (N,) that each is right.
-        threshold: under which an answer is a guess.
-        of_invented: (M,) the probabilities that the answers about M invented names got: all are wrong.
+        questions: N questions with answers.
+        predictions: N predictions.
+        probability: (N,) the probability that each prediction is correct.
+        threshold: the probability below which the model abstains.
+        invented_probability: (M,) the probabilities of the answers about M invented names, all of them wrong.
         train: the training questions; None if they are not at hand.
-        documents: the text that the model has read; None if it is not at hand.
-        block_size: of the model.
+        documents: the training text; None if it is not at hand.
+        context_length: of the model.
     """
-    right = np.array(exact_matches(predictions, [question.answer for question in questions]))
+    correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
     biographies = find_biographies(questions, documents) if documents is not None else None
     order = np.argsort(-probability, kind="stable")
 
@@ -177,58 +143,62 @@ def build_report(
 
     return {
         "threshold": threshold,
-        "scores": calibration_metrics(probability, right, threshold),
-        "intervals_95": bootstrap_intervals(probability, right, threshold),
-        "invented_names": len(of_invented),
-        "false_answers_on_invented_names": float((of_invented >= threshold).mean()),
-        "accuracy_by": split_accuracy(questions, right, train=train, biographies=biographies, block_size=block_size),
-        "reliability": calibration_error(probability, right)[1],
-        "risk_by_coverage": risk_by_coverage(probability, right).round(4).tolist(),
+        "scores": calibration_metrics(probability, correct, threshold),
+        "intervals_95": bootstrap_intervals(probability, correct, threshold),
+        "invented_names": len(invented_probability),
+        "false_answers_on_invented_names": float((invented_probability >= threshold).mean()),
+        "accuracy_by": split_accuracy(
+            questions, correct, train=train, biographies=biographies, context_length=context_length
+        ),
+        "reliability": calibration_error(probability, correct)[1],
+        "risk_by_coverage": risk_by_coverage(probability, correct).round(4).tolist(),
         "probabilities": {
-            "right": probability[right].round(4).tolist(),
-            "wrong": probability[~right].round(4).tolist(),
-            "invented": of_invented.round(4).tolist(),
+            "correct": probability[correct].round(4).tolist(),
+            "wrong": probability[~correct].round(4).tolist(),
+            "invented": invented_probability.round(4).tolist(),
         },
-        "best": [example(i) for i in order if right[i]][:NUM_EXAMPLES],
-        "worst": [example(i) for i in order if not right[i]][:NUM_EXAMPLES],
+        "best": [example(i) for i in order if correct[i]][:NUM_EXAMPLES],
+        "worst": [example(i) for i in order if not correct[i]][:NUM_EXAMPLES],
     }
 
 
-def format_metrics(honesty: Mapping[str, Any]) -> str:
-    """The tables of the report in Markdown: scores, splits."""
+def format_metrics(report: Mapping[str, Any]) -> str:
+    """The tables of a calibration report in Markdown: metrics with their intervals, and the splits of the accuracy."""
     lines = ["| | | 95 % interval |", "|---|---|---|"]
-    for name, score in honesty["scores"].items():
-        low, high = honesty["intervals_95"][name] or (None, None)
+    for name, score in report["scores"].items():
+        low, high = report["intervals_95"][name] or (None, None)
         interval = "" if low is None else f"{low:.3f} to {high:.3f}"
         lines.append(f"| {name.replace('_', ' ')} | {'none' if score is None else f'{score:.3f}'} | {interval} |")
     lines.append(
-        f"| answers given to {honesty['invented_names']} invented names "
-        f"| {honesty['false_answers_on_invented_names']:.3f} | |"
+        f"| answers given to {report['invented_names']} invented names "
+        f"| {report['false_answers_on_invented_names']:.3f} | |"
     )
-    for way, parts in honesty["accuracy_by"].items():
-        lines += ["", f"| {way} | right | of |", "|---|---|---|"]
-        lines += [f"| {part} | {n['right'] / n['total']:.1%} | {n['total']} |" for part, n in parts.items()]
+    for split, parts in report["accuracy_by"].items():
+        lines += ["", f"| {split} | accuracy | questions |", "|---|---|---|"]
+        for part, count in parts.items():
+            correct = count["right" if "right" in count else "correct"]  # "right" in reports of earlier versions
+            lines.append(f"| {part} | {correct / count['total']:.1%} | {count['total']} |")
     return "\n".join(lines)
 
 
-def format_page(honesty: Mapping[str, Any], *, title: str) -> str:
-    """The report as a page in Markdown, in which the title and the texts are no markup."""
+def format_page(report: Mapping[str, Any], *, title: str) -> str:
+    """The calibration report as a page in Markdown. Title and texts are escaped."""
     lines = [
         f"# {escape_markdown(title)}",
         "",
-        f"An answer is given if its probability is at least {honesty['threshold']:.2f}; under that, the honest answer "
-        'is "I don\'t know".',
+        f"The model answers if the probability of its answer is at least {report['threshold']:.2f}. Below that it "
+        "abstains.",
         "",
         PICTURE_LINE,
         "",
-        format_metrics(honesty),
+        format_metrics(report),
     ]
-    for name, said in (("best", "Right, and surest"), ("worst", "Wrong, and surest")):
-        lines += ["", f"## {said}", ""]
-        for found in honesty[name]:
+    for key, heading in (("best", "Most probable correct answers"), ("worst", "Most probable wrong answers")):
+        lines += ["", f"## {heading}", ""]
+        for found in report[key]:
             question, prediction, place = (escape_markdown(found[part]) for part in ("question", "prediction", "place"))
-            wrong = "" if is_exact_match(found["prediction"], found["place"]) else f", but it was {place}"
-            lines.append(f"- {question} **{prediction}** ({found['probability']:.0%}){wrong}")
+            note = "" if is_exact_match(found["prediction"], found["place"]) else f", correct: {place}"
+            lines.append(f"- {question} **{prediction}** ({found['probability']:.0%}){note}")
             if found["biography"]:
                 lines.append(f"  > {escape_markdown(found['biography'])}")
     return "\n".join(lines) + "\n"

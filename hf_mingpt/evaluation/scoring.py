@@ -1,22 +1,31 @@
-"""Accuracy with its interval, from the package's `evaluate` metric, and baselines.
+"""Metrics: accuracy with its interval, baselines, and how well probabilities are calibrated.
 
-Reference: Wilson 1927 for the interval.
+Arrays have the shape (N,) for N answers: `probability` is the probability that an answer is correct, and `correct` says
+whether it is. Metrics are fractions.
+
+References: Wilson 1927 (interval of a proportion); Guo et al. 2017, arXiv:1706.04599 (expected calibration error);
+Geifman and El-Yaniv 2017, arXiv:1705.08500 (risk and coverage).
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import evaluate
+import numpy as np
 from scipy.stats import binomtest
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from ..data.questions import Question
+from ..system.files import sha256_of
 from ..system.writing import writable_cache
-from .markup import escape_markdown
 
 METRIC_FOLDER = str(Path(__file__).parent / "metrics" / "birthplace_accuracy")  # evaluate.load takes no Path
+COVERAGES = (10, 20, 30, 50)  # percent of the questions
+NUM_BINS = 10
+
+Scores = dict[str, float | None]
 
 
 def is_exact_match(prediction: str, reference: str) -> bool:
@@ -44,18 +53,22 @@ def exact_matches(predictions: Sequence[str], references: Sequence[str | None]) 
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share, as two fractions."""
+    """The 95 % confidence interval of a proportion, as two fractions."""
     low, high = binomtest(correct, total).proportion_ci(method="wilson")
     return float(low), float(high)
 
 
 def accuracy(predictions: Sequence[str], references: Sequence[str | None]) -> dict[str, Any]:
-    """Accuracy with its counts and interval, from the package's metric.
+    """Exact-match accuracy, from the package's `evaluate` metric.
+
+    Returns:
+        accuracy, correct, total and interval_95 (Wilson).
 
     Raises:
-        ValueError: if there are no predictions, not as many references, or one of them is no text.
+        ValueError: if there are no predictions, if the numbers of predictions and references differ, or if one of them
+            is not a string.
     """
-    exact_matches(predictions, references)  # says what is wrong more plainly than the library
+    exact_matches(predictions, references)  # its errors are clearer than the library's
     for name in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
         setattr(evaluate.config, name, writable_cache(Path(getattr(evaluate.config, name))))
     metric = evaluate.load(METRIC_FOLDER)
@@ -65,7 +78,7 @@ def accuracy(predictions: Sequence[str], references: Sequence[str | None]) -> di
 
 
 def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Answers without a model: always the most frequent training answer, and always London if anyone was born there."""
+    """The accuracy of constant answers: the most frequent training answer, and London if it is ever correct."""
     scores = {}
     if train:
         place, _ = Counter(str(question.answer).strip() for question in train).most_common(1)[0]
@@ -76,16 +89,66 @@ def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> di
 
 
 def file_record(path: str | Path) -> dict[str, Any]:
-    """What a report says of a file that it read: name, bytes, sha256."""
-    content = Path(path).read_bytes()
-    return {"file": Path(path).name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    """Identifies a file in a report: name, bytes, sha256."""
+    return {"file": Path(path).name, "bytes": Path(path).stat().st_size, "sha256": sha256_of(path)}
 
 
-def format_table(rows: dict[str, dict[str, Any]]) -> str:
-    """A table for the screen and for Markdown: one row a model or baseline."""
-    lines = ["| | accuracy | right | 95 % interval |", "|---|---|---|---|"]
-    for name, row in rows.items():
-        low, high = row["interval_95"]
-        cells = f"{row['accuracy']:.1%} | {row['correct']} of {row['total']} | {low:.1%} to {high:.1%}"
-        lines.append(f"| {escape_markdown(name)} | {cells} |")
-    return "\n".join(lines)
+def calibration_error(probability: np.ndarray, correct: np.ndarray) -> tuple[float, list[dict[str, float]]]:
+    """The expected calibration error over ten bins of equal width.
+
+    Returns:
+        The error, and the bins that are not empty: mean probability, accuracy, and number of answers.
+    """
+    bins = np.minimum((probability * NUM_BINS).astype(int), NUM_BINS - 1)
+    curve = []
+    for inside in (bins == i for i in np.unique(bins)):
+        means = {"probability": float(probability[inside].mean()), "accuracy": float(correct[inside].mean())}
+        curve.append({**means, "number": int(inside.sum())})
+    error = sum(abs(part["probability"] - part["accuracy"]) * part["number"] for part in curve) / len(correct)
+    return error, curve
+
+
+def risk_by_coverage(probability: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """The risk-coverage curve: (N,) the error rate of the n most probable answers, for n from 1 to N."""
+    order = np.argsort(-probability, kind="stable")
+    return 1 - np.cumsum(correct[order]) / np.arange(1, len(correct) + 1)
+
+
+def calibration_metrics(probability: np.ndarray, correct: np.ndarray, threshold: float) -> Scores:
+    """How well probabilities separate correct answers from wrong ones.
+
+    Args:
+        probability: (N,) the probability of each answer.
+        correct: (N,) whether it is correct.
+        threshold: the probability below which the model abstains.
+
+    Returns:
+        auroc (None if all answers are correct or all are wrong), expected_calibration_error, brier,
+        area_under_risk_coverage, accuracy_at_10_percent and so on (of the most probable answers), coverage, and
+        accuracy_of_given_answers (None if the model always abstains).
+    """
+    risk = risk_by_coverage(probability, correct)
+    given = probability >= threshold
+    return {
+        "auroc": float(roc_auc_score(correct, probability)) if 0 < correct.sum() < len(correct) else None,
+        "expected_calibration_error": calibration_error(probability, correct)[0],
+        "brier": float(brier_score_loss(correct, probability)),
+        "area_under_risk_coverage": float(risk.mean()),
+        **{f"accuracy_at_{n}_percent": float(1 - risk[max(1, round(n * len(risk) / 100)) - 1]) for n in COVERAGES},
+        "coverage": float(given.mean()),
+        "accuracy_of_given_answers": float(correct[given].mean()) if given.any() else None,
+    }
+
+
+def bootstrap_intervals(
+    probability: np.ndarray, correct: np.ndarray, threshold: float, *, resamples: int = 1000, seed: int = 0
+) -> dict[str, list[float] | None]:
+    """The 95 % bootstrap interval of each of `calibration_metrics`, over questions that are drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    draws = [rng.integers(0, len(correct), len(correct)) for _ in range(resamples)]
+    scores = [calibration_metrics(probability[draw], correct[draw], threshold) for draw in draws]
+    intervals: dict[str, list[float] | None] = {}
+    for name in scores[0]:
+        values = [value for score in scores if (value := score[name]) is not None]
+        intervals[name] = np.quantile(values, (0.025, 0.975)).round(4).tolist() if values else None
+    return intervals

@@ -1,1 +1,1 @@
-"""Run folders: written, loaded, described by a card, pushed."""
+"""Run folders: written, loaded, described by a model card, and pushed."""

@@ -1,4 +1,4 @@
-"""Model cards: model_card.md, rendered with what a run folder says of its run."""
+"""Model cards: model_card.md, rendered with the records of a run folder."""
 
 import json
 import logging
@@ -9,35 +9,36 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.markup import code_span, escape_markdown
-from ..evaluation.report import PICTURE_LINE, format_metrics
-from ..evaluation.scoring import format_table
+from ..evaluation.report import PICTURE, PICTURE_LINE, format_metrics, format_table
 from ..system.fields import with_present_names
 from ..system.writing import written_aside
 from ..training.recipes import FinetuneRecipe, PretrainRecipe
-from .run_folders import (
-    without_folders,
-)
+from .run_folders import strip_folders
 
 logger = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parent.parent
-# in a wheel beside this file, in a checkout on the top level
+# in a wheel inside the package, in a checkout beside it
 CARD_TEMPLATE = next(p for p in (_PACKAGE / "model_card.md", _PACKAGE.parent / "model_card.md") if p.exists())
 
 
 def read_public(path: Path) -> dict[str, Any]:
-    """What the public may know of recipe.json, run.json or report.json: all but folders, hosts and users."""
+    """Reads recipe.json, run.json or report.json for publication, without folders, hosts and users."""
     content = json.loads(path.read_text(encoding="utf-8"))
     for name, value in content.items():
         if isinstance(value, str):
-            words = [without_folders(word, path) for word in (shlex.split(value) if name == "command" else [value])]
+            words = [strip_folders(word, path) for word in (shlex.split(value) if name == "command" else [value])]
             content[name] = shlex.join(words) if name == "command" else words[0]
     return content
 
 
 def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
-    """Renders model_card.md from what stands in a run folder, as its README.md, with the metadata of the Hub.
+    """Renders the model card of a run, with the metadata of the Hub, and writes it as README.md.
 
-    Names and texts that come from elsewhere are no markup in it.
+    Names and texts from other sources are escaped.
+
+    Args:
+        folder: a run folder with recipe.json, run.json and config.json; with report.json, the card has results.
+        repo_id: the name on the Hub; None: the name of the folder.
     """
     folder = Path(folder)
     recipe, run, config = (read_public(folder / name) for name in ("recipe.json", "run.json", "config.json"))
@@ -66,7 +67,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
         run=run,
         report=report,
         table=format_table(report["results"]) if report else None,
-        honesty=f"{PICTURE_LINE}\n\n{format_metrics(report['honesty'])}" if report and "honesty" in report else None,
+        calibration=_format_calibration(report) if report else None,
     )
     with written_aside(folder / "README.md") as aside:
         card.save(aside)
@@ -74,11 +75,19 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
 
 
 def try_card(folder: str | Path) -> None:
-    """Writes the card, or says in a warning why there is none: a run is worth more than its card."""
+    """Writes the card, or warns if that fails: a run is worth more than its card."""
     try:
         write_card(folder)
-    except Exception as error:  # of templates, records and disks
+    except Exception as error:  # of the template, the records or the disk
         logger.warning(f"{folder} has no new card: {error}")
+
+
+def _format_calibration(report: dict[str, Any]) -> str | None:
+    """The calibration report in Markdown, with the picture that was written with it."""
+    for key in ("calibration", "honesty"):  # the latter in reports of earlier versions
+        if key in report:
+            return f"{PICTURE_LINE.replace(PICTURE, f'{key}.png')}\n\n{format_metrics(report[key])}"
+    return None
 
 
 def _eval_results(report: dict[str, Any]) -> list[EvalResult]:

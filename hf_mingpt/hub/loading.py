@@ -1,4 +1,4 @@
-"""Loading runs: model, tokenizer, calibration and metrics of a run folder or a Hub repository. No code there is run."""
+"""Loading: model, tokenizer, calibration and metrics of a run folder or a Hub repository, without running its code."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +20,20 @@ from .run_folders import CALIBRATION_FILE, check_finished
 def load_run(
     name_or_path: str, revision: str | None = None, **config: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Loads the model and the tokenizer of a run folder or a Hub repository. No code that lies there is run.
+    """Loads the model and the tokenizer of a run folder or a Hub repository, without running its code.
 
-    The weights are float32, whatever type the file has: in a smaller one an answer would depend on the others of its
-    batch, and most steps of a finetuning would be rounded away.
+    The weights are float32, whatever the dtype of the file. In a smaller dtype, an answer would depend on the other
+    questions of its batch, and most updates of finetuning would be rounded away.
 
     Args:
+        name_or_path: a run folder or a name on the Hub.
+        revision: a branch, tag or commit on the Hub.
         config: fields of the configuration to change, such as a dropout.
 
     Raises:
         OSError: if there is no such run.
-        ValueError: if the run is not finished or needs code of its own, if weights, model and vocabulary do not fit
-            each other, or if the weights are damaged or not finite.
+        ValueError: if the run is unfinished or needs its own code, if weights, configuration and vocabulary do not
+            match, or if the weights are damaged or not finite.
     """
     check_finished(name_or_path)
     check_source(name_or_path, "run folder", has_owner=True)
@@ -46,40 +48,42 @@ def load_run(
 
 
 def load_model(name_or_path: str, revision: str | None = None, **options: Any) -> PreTrainedModel:
-    """Loads the causal language model of a folder or a Hub repository, with its weights or not at all.
+    """Loads a causal language model, and refuses weights that do not match its configuration.
 
     Args:
-        options: of `from_pretrained`, such as a dtype, and fields of the configuration to change.
+        name_or_path: a folder or a name on the Hub.
+        revision: a branch, tag or commit on the Hub.
+        options: options of `from_pretrained`, such as a dtype, and fields of the configuration to change.
 
     Raises:
-        OSError, ValueError: as `load_run` does.
+        OSError, ValueError: see `load_run`.
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name_or_path,
             revision=revision,
-            trust_remote_code=False,  # None would ask on the standard input
+            trust_remote_code=False,  # None would ask on standard input
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **options,
         )
     except SafetensorError as error:
-        raise ValueError(f"{name_or_path}: its weights are damaged ({error}): get the file anew.") from error
+        raise ValueError(f"{name_or_path}: its weights are damaged ({error}): download the file again.") from error
     except StrictDataclassError as error:
         raise ValueError(f"{name_or_path}: {error.__cause__ or error}") from error
     except Exception as error:
         raise describe_failure(name_or_path, "model", error) from error
     model, info = loaded
-    # the library would only warn, and draw at random what is missing
+    # the library only warns, and initializes missing weights at random
     for kind, names in (
         ("lack", info["missing_keys"]),
-        ("have, and the model has not,", info["unexpected_keys"]),
-        ("have in another shape", {name for name, *_ in info["mismatched_keys"]}),
+        ("have the unknown", info["unexpected_keys"]),
+        ("have another shape in", {name for name, *_ in info["mismatched_keys"]}),
     ):
         if names:
             raise ValueError(
-                f"{name_or_path}: its weights {kind} {', '.join(sorted(names)[:3])} ({len(names)} in all): they are "
-                "not those of its config.json."
+                f"{name_or_path}: its weights {kind} {', '.join(sorted(names)[:3])} ({len(names)} in all): they do not "
+                "match its config.json."
             )
     if bad := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
         raise ValueError(
@@ -92,10 +96,14 @@ def load_model(name_or_path: str, revision: str | None = None, **options: Any) -
 def load_calibration(name_or_path: str, revision: str | None = None) -> Calibration:
     """Loads the calibration of a run folder or a Hub repository.
 
+    Args:
+        name_or_path: a run folder or a name on the Hub.
+        revision: a branch, tag or commit on the Hub.
+
     Raises:
-        FileNotFoundError: if it has none.
+        FileNotFoundError: if the run has no calibration.
         OSError: if the Hub cannot be reached.
-        ValueError: if it is no calibration, has a value that none can have, or is of a version that took other signs.
+        ValueError: if the file is damaged, has an impossible value, or is of a version with other features.
     """
     check_source(name_or_path, "run folder", has_owner=True)
     path = Path(name_or_path) / CALIBRATION_FILE
@@ -107,37 +115,43 @@ def load_calibration(name_or_path: str, revision: str | None = None) -> Calibrat
         except OSError as error:
             raise describe_failure(name_or_path, "run folder", error) from error
     if not path.is_file():
-        raise FileNotFoundError(f"{name_or_path} has no {CALIBRATION_FILE}: make it with scripts/calibrate.py.")
+        raise FileNotFoundError(f"{name_or_path} has no {CALIBRATION_FILE}: write it with scripts/calibrate.py.")
     try:
         content = parse_json(read_text(path), path.name)
         if not isinstance(content, dict):
-            raise ValueError("It is no object.")
+            raise ValueError("It is not an object.")
+        if "candidates" not in content and "places" in content:  # as earlier versions called them
+            content["candidates"] = content.pop("places")
         calibration = Calibration(**content)
-        if not calibration.places or not calibration.unknown_names:
-            raise ValueError("It has no places, or no unknown names, to compare an answer with.")
+        if not calibration.candidates or not calibration.unknown_names:
+            raise ValueError("It has no candidates or no unknown names.")
         return calibration
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is no calibration of this version: make it anew (scripts/calibrate.py). {error}"
+            f"{path} is not a calibration of this version: write it again with scripts/calibrate.py. {error}"
         ) from error
 
 
 def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]]]:
-    """The metrics.jsonl of each run folder, by the shortest names that tell the folders apart.
+    """Reads the metrics.jsonl of run folders.
+
+    Returns:
+        The records of each run, by the shortest names that distinguish the folders. An incomplete last line is left
+        out.
 
     Raises:
-        FileNotFoundError: if a folder has none.
-        ValueError: with the line, if it is damaged; a last line that the run did not end is left out.
+        FileNotFoundError: if a folder has no metrics.jsonl.
+        ValueError: with the line, if it is damaged.
     """
     metrics = {}
     for label, folder in zip(name_apart(folders), map(Path, folders), strict=True):
         path = folder / "metrics.jsonl"
         if not path.is_file():
             raise FileNotFoundError(
-                f"No metrics.jsonl in {folder}: name folders that pretrain.py or finetune.py wrote."
+                f"No metrics.jsonl in {folder}: give folders that pretrain.py or finetune.py wrote."
             )
         metrics[label] = list(read_log(path))
         for number, record in enumerate(metrics[label], start=1):
             if not all(isinstance(record.get(key), int | float) for key in ("loss", "learning_rate")):
-                raise ValueError(f"{path}, line {number} has no loss and learning_rate: it is of no run.")
+                raise ValueError(f"{path}, line {number} has no loss and learning_rate: give the folder of a run.")
     return metrics

@@ -1,4 +1,4 @@
-"""Pushing runs and datasets to the Hub. What is pushed names no folder, host or user."""
+"""Pushing runs and datasets to the Hub, without the names of folders, hosts and users."""
 
 import json
 from fnmatch import fnmatchcase
@@ -10,10 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from ..system.writing import UNFINISHED
 from .cards import read_public, write_card
-from .run_folders import (
-    PUBLIC_FILES,
-    check_finished,
-)
+from .run_folders import PUBLIC_FILES, check_finished
 
 _HIDDEN = [".*", "*/.*", f"{UNFINISHED}*"]  # in a folder of data
 
@@ -21,42 +18,49 @@ _HIDDEN = [".*", "*/.*", f"{UNFINISHED}*"]  # in a folder of data
 def push_run(
     folder: str | Path, repo_id: str | None = None, *, private: bool = False, revision: str | None = None
 ) -> str:
-    """Pushes the files of a run to the Hub, with its card rendered anew, and returns the address of the commit.
+    """Pushes the files of a run to the Hub, with a new model card.
 
-    What else lies in the folder stays there, and what is pushed names no folder, host or user.
+    Other files in the folder are not pushed. The pushed files contain no names of folders, hosts or users.
 
     Args:
-        repo_id: "name" or "owner/name"; None: the folder's name.
-        revision: the branch to push to; it is made if there is none.
+        folder: the run folder.
+        repo_id: "name" or "owner/name"; None: the name of the folder.
+        private: whether a new repository is private.
+        revision: the branch to push to, created if it does not exist.
+
+    Returns:
+        The URL of the commit.
 
     Raises:
-        FileNotFoundError: if the folder is no run folder.
-        ValueError: if the run is not finished.
-        OSError: if the push fails; it can be repeated.
+        FileNotFoundError: if the folder is not a run folder.
+        ValueError: if the run is unfinished.
+        OSError: if the push fails. It can be repeated.
     """
     folder = Path(folder)
     check_finished(folder)
     if missing := [f for f in ("config.json", "model.safetensors", "run.json") if not (folder / f).is_file()]:
-        raise FileNotFoundError(f"{folder} is no finished run: it lacks {', '.join(missing)}.")
+        raise FileNotFoundError(f"{folder} is not a finished run: it lacks {', '.join(missing)}.")
     return _push(folder, repo_id, kind="run", private=private, revision=revision)
 
 
 def push_dataset(folder: str | Path, repo_id: str | None = None, *, private: bool = False) -> str:
-    """Pushes a folder of data with its card, as it is but for hidden files, and returns the address of the commit.
+    """Pushes a folder of data with its dataset card, except for hidden files.
 
     Args:
-        folder: of scripts/generate_biographies.py, whose card says how `load_dataset` reads it.
-        repo_id: "name" or "owner/name"; None: the folder's name.
+        folder: a folder of scripts/generate_biographies.py, or another with a README.md for `load_dataset`.
+        repo_id: "name" or "owner/name"; None: the name of the folder.
+        private: whether a new repository is private.
+
+    Returns:
+        The URL of the commit.
 
     Raises:
         FileNotFoundError: if the folder has no card.
-        OSError: if the push fails; it can be repeated.
+        OSError: if the push fails. It can be repeated.
     """
     folder = Path(folder)
     if not (folder / "README.md").is_file():
-        raise FileNotFoundError(
-            f"{folder} has no README.md, the card of the dataset: make one, or name another folder."
-        )
+        raise FileNotFoundError(f"{folder} has no README.md, the dataset card: write one, or give another folder.")
     return _push(folder, repo_id, kind="data", private=private)
 
 
@@ -74,15 +78,15 @@ def _push(folder: Path, repo_id: str | None, *, kind: str, private: bool, revisi
             commit = api.create_commit(repo, _public_files(folder), **what)
         else:
             commit = api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=_HIDDEN, **what)
-    except Exception as error:  # of a server that dies the client gives errors that have no common kind with the rest
+    except Exception as error:  # the client's errors have no common class if the server dies
         raise OSError(
-            f"The push failed: {error}. What is in {folder} is whole: repeat scripts/push_to_hub.py --{kind} {folder}."
+            f"The push failed: {error}. {folder} is unchanged: repeat scripts/push_to_hub.py --{kind} {folder}."
         ) from error
     return str(commit.commit_url)
 
 
 def _public_files(folder: Path) -> list[CommitOperationAdd]:
-    """The files of a run, as they are pushed."""
+    """The public files of a run, with their records prepared for publication."""
     files: list[CommitOperationAdd] = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in PUBLIC_FILES):

@@ -1,8 +1,14 @@
-"""Run folders: where a run is written, whole or unfinished, and how it is loaded again.
+"""Run folders: what they hold, and how a run is written so that its folder is always whole or marked as unfinished.
 
-Between report and hub in the flow. A run folder holds config, weights (safetensors), generation config, tokenizer, the
-two files of model code (so that it loads with `trust_remote_code=True` where this package is not installed),
-recipe.json, run.json, metrics.jsonl, and the model card as README.md.
+A run folder holds
+
+- config.json, model.safetensors, generation_config.json and the tokenizer, as transformers writes them;
+- configuration_mingpt.py and modeling_mingpt.py, so that it loads with `trust_remote_code=True` where this package is
+  not installed;
+- recipe.json (the run configuration), run.json (command, versions, commit, hardware, time) and metrics.jsonl (loss);
+- README.md, the model card;
+- checkpoint-N, the checkpoints;
+- after an evaluation, predictions.txt and report.json; with a calibration.json, calibration.md and calibration.png too.
 """
 
 import dataclasses
@@ -24,45 +30,46 @@ from accelerate import Accelerator
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from ..evaluation.report import PICTURE
+from ..evaluation.report import PAGE, PICTURE
 from ..system.command_line import user_errors
 from ..system.writing import UNFINISHED, check_no_writer, explain, flush, one_writer, write_json
 from ..training.folders import IGNORE_PATTERNS, list_checkpoints, place_beside, run_folder
 from ..training.recipes import TrainingRecipe
 
 CALIBRATION_FILE = "calibration.json"
-EVALUATION_FILES = ("predictions.txt", "report.json", CALIBRATION_FILE, "honesty.md", PICTURE)
-# What is pushed of a run: not checkpoints, nor the logs of trackers, which name the host, nor what is the user's.
+REPORT_FILES = ("report.json", PAGE, PICTURE, "honesty.md", "honesty.png")  # the last two: of earlier versions
+EVALUATION_FILES = ("predictions.txt", CALIBRATION_FILE, *REPORT_FILES)
+# The files that are pushed: no checkpoints, no files of the user's own, no logs of trackers, which name the host.
 PUBLIC_FILES = [*EVALUATION_FILES, "README.md", "metrics.jsonl", "recipe.json", "run.json", "config.json"]
 PUBLIC_FILES += ["generation_config.json", "model*.safetensors*", "*token*.json", "vocab.*", "merges.txt"]
 PUBLIC_FILES += ["chat_template.jinja", "*_mingpt.py"]
 TRACKER_FOLDER = "hf_mingpt"  # in a run folder
-# What goes when another run takes its place; the rest is the user's, and stays.
+# The files that are removed when another run replaces this one. All others are the user's and stay.
 RUN_FILES = [*PUBLIC_FILES, *IGNORE_PATTERNS, TRACKER_FOLDER, "checkpoints", f"{UNFINISHED}*"]
-REPLACED = f"{UNFINISHED}replacement"  # folder in a run folder: the run that was there before
+REPLACED = f"{UNFINISHED}replacement"  # folder in a run folder: the run that is being replaced
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
 _PACKAGE = Path(__file__).parent.parent
 
 
 def check_destination(recipe: TrainingRecipe) -> None:
-    """Makes sure, before the work, that its result has a place to go to.
+    """Checks, before training, that the run can be written into its output folder and pushed.
 
     Raises:
-        ValueError: if the output folder holds something and the recipe does not say to replace it or to go on with it,
-            or if it cannot be replaced.
-        OSError: if another process writes into it, or the recipe says to push and the Hub does not know who we are.
+        ValueError: if the output folder is not empty and the recipe neither replaces nor resumes its run, or if it
+            cannot be replaced.
+        OSError: if another process writes into it, or if the recipe pushes to the Hub and the token is not valid.
     """
     folder, beside = Path(recipe.output_dir), place_beside(recipe.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {folder} is a file: choose another folder.")
     if folder.name.endswith(".unfinished"):
-        raise ValueError(f"output_dir {folder} is named as runs are until they replace another: choose another name.")
+        raise ValueError(f"output_dir {folder} ends in .unfinished, the mark of unfinished runs: choose another name.")
     check_no_writer(folder)
     check_no_writer(beside)
-    if os.environ.get("RANK", "0") == "0":  # a run may have died while it took the place of another
+    if os.environ.get("RANK", "0") == "0":  # a run may have died while it replaced another
         if is_finished(beside):
             replace_run(folder)
-        _keep_what_is_not_of_the_run(folder)
+        _keep_user_files(folder)
     _check_output_folder(recipe)
     if recipe.push_to_hub:
         validate_repo_id(recipe.hub_model_id or folder.resolve().name)
@@ -71,37 +78,37 @@ def check_destination(recipe: TrainingRecipe) -> None:
 
 def _check_output_folder(recipe: TrainingRecipe) -> None:
     folder, beside, checkpoint = Path(recipe.output_dir), place_beside(recipe.output_dir), recipe.resume_from_checkpoint
-    goes_on = _goes_on(recipe)
-    if goes_on and recipe.overwrite_output_dir:
+    resumes = _resumes(recipe)
+    if resumes and recipe.overwrite_output_dir:
         raise ValueError(
-            "overwrite_output_dir would remove what resume_from_checkpoint goes on with: give one of them."
+            "overwrite_output_dir would remove the checkpoint of resume_from_checkpoint: give one of them."
         )
     if (beside / "recipe.json").is_file() and not recipe.overwrite_output_dir:
-        if checkpoint != "latest" and not _is_of(checkpoint, beside):
+        if checkpoint != "latest" and not _lies_in(checkpoint, beside):
             raise ValueError(
-                f"{beside} holds an unfinished run that is to take the place of {folder}: go on with it "
-                "(--resume_from_checkpoint latest), or replace it too (--overwrite_output_dir)."
+                f"{beside} holds an unfinished run that is to replace {folder}: resume it (--resume_from_checkpoint "
+                "latest) or replace it as well (--overwrite_output_dir)."
             )
-    elif _holds_something(folder) and not recipe.overwrite_output_dir and not goes_on:
+    elif _is_not_empty(folder) and not recipe.overwrite_output_dir and not resumes:
         raise ValueError(
-            f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir, or, to go on with an "
-            "interrupted run, --resume_from_checkpoint latest."
+            f"output_dir {folder} is not empty: choose another folder, replace it (--overwrite_output_dir), or resume "
+            "an interrupted run (--resume_from_checkpoint latest)."
         )
     real = Path(os.path.realpath(folder))
     if _will_replace(recipe) and (os.path.ismount(real) or Path.cwd().is_relative_to(real)):
         raise ValueError(
-            f"output_dir {folder} cannot be replaced, as a disk is mounted there or the working directory is in it: "
-            "choose a folder in it, or go elsewhere."
+            f"output_dir {folder} cannot be replaced, because it is a mount point or contains the working directory: "
+            "choose a folder inside it, or change the working directory."
         )
 
 
 @contextmanager
 def sole_writer(recipe: TrainingRecipe, accelerator: Accelerator) -> Iterator[None]:
-    """Keeps other jobs from writing into the output folder while the block runs; its processes share it.
+    """Locks the output folder for the processes of this job while the block runs.
 
-    Ends the program if another job writes into it, or has done so since `check_destination`.
+    Exits with code 2 if another job writes into it, or has done so since `check_destination`.
     """
-    accelerator.wait_for_everyone()  # until all have checked it
+    accelerator.wait_for_everyone()  # all have passed check_destination
     with ExitStack() as stack:
         if accelerator.is_main_process:
             with user_errors():
@@ -110,50 +117,50 @@ def sole_writer(recipe: TrainingRecipe, accelerator: Accelerator) -> Iterator[No
         yield
 
 
-def _holds_something(folder: Path) -> bool:
+def _is_not_empty(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _is_of(checkpoint: str | None, folder: Path) -> bool:
-    """Whether a checkpoint lies in a run folder, under its present or its former kind of name."""
+def _lies_in(checkpoint: str | None, folder: Path) -> bool:
+    """Whether a checkpoint lies in a run folder, or in its `checkpoints`, as in earlier versions."""
     real = Path(os.path.realpath(folder))
     return checkpoint is not None and Path(os.path.realpath(checkpoint)).parent in (real, real / "checkpoints")
 
 
-def _goes_on(recipe: TrainingRecipe) -> bool:
-    """Whether the recipe goes on with the run of its output folder, and not with a copy of another."""
+def _resumes(recipe: TrainingRecipe) -> bool:
+    """Whether the recipe resumes the run of its output folder, rather than a checkpoint of another run."""
     checkpoint, folder = recipe.resume_from_checkpoint, Path(recipe.output_dir)
-    return checkpoint == "latest" or _is_of(checkpoint, folder) or _is_of(checkpoint, place_beside(folder))
+    return checkpoint == "latest" or _lies_in(checkpoint, folder) or _lies_in(checkpoint, place_beside(folder))
 
 
 def _will_replace(recipe: TrainingRecipe) -> bool:
-    """Whether the run is to take the place of what is in its output folder: what is whole there stays until then."""
+    """Whether the run replaces its output folder, whose content stays until the new run is finished."""
     folder = Path(recipe.output_dir)
-    return _holds_something(folder) and (recipe.overwrite_output_dir or is_finished(folder))
+    return _is_not_empty(folder) and (recipe.overwrite_output_dir or is_finished(folder))
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Whether a folder holds a finished run: its config.json comes last."""
+    """Whether a folder holds a finished run. config.json is written last."""
     return all((Path(folder) / name).is_file() for name in ("recipe.json", "run.json", "config.json"))
 
 
 def check_finished(folder: str | Path) -> None:
-    """Raises a ValueError if a folder holds a run that is not finished, or a checkpoint."""
+    """Raises a ValueError if a folder holds an unfinished run or a checkpoint."""
     folder = Path(folder)
     if (folder / "recipe.json").is_file() and not is_finished(folder):
         raise ValueError(
-            f"{folder} is an unfinished run: finish it first, by the command that made it and "
+            f"{folder} is an unfinished run: finish it first, with the command that started it and "
             "--resume_from_checkpoint latest."
         )
     if (folder / "state.json").is_file() and not (folder / "config.json").exists():
-        raise ValueError(f"{folder} is a checkpoint, for --resume_from_checkpoint: name the folder of a finished run.")
+        raise ValueError(f"{folder} is a checkpoint, for --resume_from_checkpoint: give the folder of a finished run.")
 
 
 def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
-    """Makes the run folder and writes the recipe into it, on the main process; starts the tracker if there is one.
+    """Makes the run folder, writes recipe.json (on the main process), and starts the tracker if there is one.
 
-    All processes must have passed `check_destination` before. If the output folder holds a run, this one is written
-    beside it, and takes its place when it is finished.
+    All processes call it after `check_destination`. If the output folder holds a run, the new run is written beside it
+    and replaces it at the end.
     """
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -167,18 +174,18 @@ def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
 
 def _make_folder(recipe: TrainingRecipe) -> Path:
     folder, beside = Path(recipe.output_dir), place_beside(recipe.output_dir)
-    goes_on = _goes_on(recipe)
-    if goes_on and (beside / "recipe.json").is_file():
+    resumes = _resumes(recipe)
+    if resumes and (beside / "recipe.json").is_file():
         return beside
-    (beside / "recipe.json").unlink(missing_ok=True)  # from here on, what is left of it is no run
+    (beside / "recipe.json").unlink(missing_ok=True)  # from here on, the rest of it is not a run
     shutil.rmtree(beside, ignore_errors=True)
     if not _will_replace(recipe):
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for leftover in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         return folder
     beside.mkdir()
-    if goes_on:  # what it goes on with stays with the run that is there, too
+    if resumes:  # the present run keeps its checkpoints until it is replaced
         if (folder / "metrics.jsonl").exists():
             shutil.copy(folder / "metrics.jsonl", beside)
         for path in (*list_checkpoints(folder), folder / TRACKER_FOLDER):
@@ -195,9 +202,9 @@ def _link(source: str, target: str) -> None:
 
 
 def run_record() -> dict[str, Any]:
-    """With what a run was made: command (of paths the last part), date, versions, commit of the code."""
+    """Records how something was made: command (without folders), date, versions of packages, and commit of the code."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *map(without_folders, sys.argv[1:])]),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(strip_folders, sys.argv[1:])]),
         "date": date.today().isoformat(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "commit": _commit(),
@@ -205,7 +212,7 @@ def run_record() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this code; None if there is no git, or it is installed, maybe within another's repository."""
+    """The commit of this code; None without git, or if the package is installed rather than a checkout."""
     git = ["git", "-C", str(_PACKAGE), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         said = subprocess.run(git, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
@@ -215,10 +222,10 @@ def _commit() -> str | None:
     return commit[:7] if commit and Path(folder) == _PACKAGE.parent.resolve() else None
 
 
-def without_folders(argument: str, near: Path | None = None) -> str:
-    """An argument of a command without what it says of the machine: of a path the last part, of several, too.
+def strip_folders(argument: str, near: Path | None = None) -> str:
+    """Strips folders from an argument of a command: of each path, separated by commas, the last part remains.
 
-    `owner/name` is one of the Hub, unless there is an `owner` here, or in a folder above `near`.
+    `owner/name` stays as a name on the Hub, unless `owner` exists here or in a folder above `near`.
     """
     flag, equals, value = argument.rpartition("=")
     here = (near or Path.cwd() / "x").resolve()
@@ -234,15 +241,17 @@ def without_folders(argument: str, near: Path | None = None) -> str:
 
 @contextmanager
 def written_whole(folder: Path, name: str) -> Iterator[Path]:
-    """Gives a folder of a name to write a run's files to, then moves them up into `folder`, config.json last.
+    """Yields a temporary folder for a run's files, then moves them into `folder`, config.json last.
 
-    Until then nothing loads from there. What an evaluation of other weights wrote goes then; on an error, what is new.
+    Nothing loads from `folder` before config.json is there. The files of an evaluation of the previous weights are
+    removed. On an error, the new files are removed instead.
 
     Args:
-        name: of the run, which heads its card.
+        folder: the run folder.
+        name: the name of the run, which becomes the title of its card.
 
     Raises:
-        OSError: if they cannot be written.
+        OSError: if the files cannot be written.
     """
     home = folder / f"{UNFINISHED}files"
     aside = home / name
@@ -252,11 +261,11 @@ def written_whole(folder: Path, name: str) -> Iterator[Path]:
         yield aside
         for path in aside.iterdir():
             flush(path)
-    except Exception as error:  # safetensors, tokenizers and Python each have their own for a full disk
+    except Exception as error:  # safetensors, tokenizers and Python each raise another for a full disk
         why = explain(error, folder)
         shutil.rmtree(home, ignore_errors=True)
         raise OSError(f"{folder} could not be written: {why}.") from error
-    for file in ("config.json", *EVALUATION_FILES):  # these are of other weights
+    for file in ("config.json", *EVALUATION_FILES):  # these belong to other weights
         (folder / file).unlink(missing_ok=True)
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
         path.replace(folder / path.name)
@@ -265,24 +274,24 @@ def written_whole(folder: Path, name: str) -> Iterator[Path]:
 
 
 def replace_run(folder: Path) -> None:
-    """Lets the finished run that is beside a folder take its place. What the folder holds besides a run stays there.
+    """Replaces a run folder by the finished run beside it. The user's own files stay.
 
-    There is a moment without a folder, and none with parts of two runs in it.
+    For a moment there is no folder, but it never holds parts of two runs.
     """
     beside = place_beside(folder)
-    folder = beside.with_name(beside.name.removesuffix(".unfinished"))  # without links
+    folder = beside.with_name(beside.name.removesuffix(".unfinished"))  # symbolic links resolved
     if folder.exists():
-        if (beside / REPLACED).exists():  # it died here before
+        if (beside / REPLACED).exists():  # an earlier attempt died here
             folder.rmdir()
         else:
             folder.rename(beside / REPLACED)
     beside.rename(folder)
     flush(folder.parent)
-    _keep_what_is_not_of_the_run(folder)
+    _keep_user_files(folder)
 
 
-def _keep_what_is_not_of_the_run(folder: Path) -> None:
-    """Takes it over from the run that was there before, which goes."""
+def _keep_user_files(folder: Path) -> None:
+    """Moves the user's own files from the replaced run into the new one, and removes the rest."""
     if (folder / REPLACED).exists():
         for path in (folder / REPLACED).iterdir():
             if not any(path.match(pattern) for pattern in RUN_FILES):

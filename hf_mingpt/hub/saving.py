@@ -1,7 +1,4 @@
-"""The Hub: a finished run is saved with its card, and pushed.
-
-Last in the flow. What is pushed is a run folder's own files, of each path in them the last part only.
-"""
+"""Saving: a trained model is written into its run folder with its tokenizer, records and card, and pushed."""
 
 import logging
 import shutil
@@ -34,16 +31,24 @@ def finish_run(
     seconds: float,
     stop_at_mask: bool,
 ) -> None:
-    """Writes a trained run into its folder on the main process, and pushes it if the recipe says so.
+    """Writes a trained run into its folder (on the main process), and pushes it if the recipe says so.
+
+    Args:
+        recipe: the run configuration.
+        accelerator: the accelerator of the training.
+        model: the trained model.
+        tokenizer: its tokenizer.
+        seconds: the training time.
+        stop_at_mask: whether generation stops at MASK, as after the answer to a question.
 
     Raises:
-        OSError: if it cannot be written; its checkpoints, and a run that it was to replace, are left as they are.
+        OSError: if it cannot be written. The checkpoints and the run to be replaced stay as they are.
     """
     if accelerator.is_main_process:
         try:
             about = run_record()
-        except Exception as error:  # of packages and their records: the weights are to be written all the same
-            logger.warning(f"run.json says neither command nor versions: {error}")
+        except Exception as error:  # of the metadata of packages: it must not cost the weights
+            logger.warning(f"run.json has no command and no versions: {error}")
             about = {}
         record = about | {
             "device": accelerator.device.type,
@@ -60,7 +65,7 @@ def finish_run(
                     save_run(aside, model, tokenizer, record, stop_at_mask=stop_at_mask)
             except OSError as error:
                 raise OSError(
-                    f"{error} The last checkpoint is {last_checkpoint(recipe)}: make room, and go on with "
+                    f"{error} The last checkpoint is {last_checkpoint(recipe)}: make room, and resume with "
                     "--resume_from_checkpoint latest."
                 ) from error
             if written != folder:
@@ -71,8 +76,8 @@ def finish_run(
                     print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
     try:
         accelerator.end_training()
-    except Exception as error:  # of the tracker, whatever it raises: the run is there
-        logger.warning(f"{recipe.report_to} could not be ended: {error}")
+    except Exception as error:  # of the tracker: the run itself is written
+        logger.warning(f"{recipe.report_to} could not be closed: {error}")
         accelerator.trackers.clear()
         accelerator.end_training()
 
@@ -85,16 +90,19 @@ def save_run(
     *,
     stop_at_mask: bool,
 ) -> None:
-    """Writes model, generation config, tokenizer, model code, run.json and the card into a run folder.
+    """Writes model, model code, generation config, tokenizer, run.json and the card into a run folder.
 
     Args:
-        record: what run.json says.
-        stop_at_mask: whether generation ends with a MASK, as the answer to a question does.
+        folder: an existing folder with a recipe.json.
+        model: the model.
+        tokenizer: its tokenizer.
+        record: the content of run.json.
+        stop_at_mask: whether generation stops at MASK, as after the answer to a question.
     """
     model.generation_config = GenerationConfig(
         max_new_tokens=MAX_ANSWER_TOKENS, pad_token_id=PAD_ID, eos_token_id=MASK_ID if stop_at_mask else None
     )
-    model.save_pretrained(folder)  # with the files of its code
+    model.save_pretrained(folder)  # and its code
     tokenizer.eos_token = MASK if stop_at_mask else None
     tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", record)

@@ -1,1 +1,1 @@
-"""What attention can do, and how a model comes to an answer."""
+"""Attention maps, the logit lens, and an exploration of what attention can compute."""

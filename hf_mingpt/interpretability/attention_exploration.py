@@ -1,9 +1,10 @@
-"""Exploration: what attention can do and what it cannot, shown with the very function that the model uses.
+"""Attention exploration: what attention can compute and what it cannot, shown with the model's own attention function.
 
-Beside corruption in the flow; nothing of the experiment needs it. The claims are those of part 1 of the assignment.
-docs/attention.md tells the story, `scripts/explore_attention.py` makes its figures and numbers.
+The claims are those of part 1 of CS224n, assignment 5. docs/attention.md explains them, and
+`scripts/explore_attention.py` makes the figures and numbers.
 
-Shapes: N samples, n keys, nh heads, d width of a head. Everything is float64 but the two models that are trained.
+Shapes: N samples, n keys, nh heads, d = WIDTH dimensions of a head, G gaps or betas. Everything is float64, except for
+the two models that are trained.
 """
 
 import math
@@ -19,14 +20,14 @@ WIDTH = 16
 
 
 def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The model's attention without a mask, of one query a head.
+    """The model's attention without a mask and without scaling, with one query per head.
 
     Args:
         queries: (N, nh, d).
-        keys, values: (N, n, d), the same for all heads; N may be 1.
+        keys, values: (N, n, d), shared by all heads; N may be 1.
 
     Returns:
-        What each head copies, (N, nh, d), and its weights (N, nh, n).
+        The output of each head, (N, nh, d), and its weights, (N, nh, n).
     """
     samples, heads, _ = queries.shape
     keys, values = (x[:, None].expand(samples, heads, -1, -1) for x in (keys, values))
@@ -35,50 +36,50 @@ def attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> t
 
 
 def orthonormal(number: int, generator: torch.Generator) -> torch.Tensor:
-    """Random orthonormal vectors, (number, d)."""
+    """Draws random orthonormal vectors, (number, d)."""
     square = torch.randn(WIDTH, WIDTH, generator=generator, dtype=torch.float64)
     return torch.linalg.qr(square).Q[:number]
 
 
 class Copying(NamedTuple):
-    """How far the output is from the value of the key that dominates, and how far it can be at most; each (G,)."""
+    """How closely attention copies one value, for each of G gaps."""
 
-    error: torch.Tensor
-    bound: torch.Tensor
+    error: torch.Tensor  # (G,) distance of the output from the value
+    bound: torch.Tensor  # (G,) upper bound of that distance
     weights: torch.Tensor  # (G, n)
 
 
 def copy_one(gaps: torch.Tensor, *, num_keys: int = 8, seed: int = 0) -> Copying:
-    """A query whose product with one key is larger than with the others by each of `gaps` (G,).
+    """Copies the value of one key, with a query whose product with that key exceeds the others by each of `gaps` (G,).
 
-    The others get (n - 1) / (n - 1 + e^gap) of the weight, so the output is off by at most that share of the largest
+    The other keys get the weight (n - 1) / (n - 1 + e^gap), so the error is at most that weight times the largest
     distance between values.
     """
     generator = torch.Generator().manual_seed(seed)
     keys = orthonormal(num_keys, generator)
     values = nn.functional.normalize(torch.randn(num_keys, WIDTH, generator=generator, dtype=torch.float64), dim=-1)
     output, weights = attend(gaps[:, None, None] * keys[0], keys[None], values[None])
-    share_of_others = (num_keys - 1) / (num_keys - 1 + gaps.exp())
+    weight_of_others = (num_keys - 1) / (num_keys - 1 + gaps.exp())
     return Copying(
         (output[:, 0] - values[0]).norm(dim=-1),
-        share_of_others * (values - values[0]).norm(dim=-1).max(),
+        weight_of_others * (values - values[0]).norm(dim=-1).max(),
         weights[:, 0],
     )
 
 
 class Recovery(NamedTuple):
-    """A vector of span(A), what comes back of it from its sum with one of span(B), and what A^T alone gives."""
+    """A vector of span(A), and what two linear maps recover of it from its sum with a vector of span(B)."""
 
     vector: torch.Tensor  # (d,)
     by_projection: torch.Tensor  # (d,)
-    by_transpose: torch.Tensor  # (m,)
+    by_transpose: torch.Tensor  # (m,) A^T times the sum
     coordinates: torch.Tensor  # (m,) of the vector in the columns of A
 
 
 def recover(*, orthonormal_columns: bool, seed: int = 0) -> Recovery:
-    """Takes v_a back from v_a + v_b, with v_a in span(A), v_b in span(B), and A orthogonal to B.
+    """Recovers v_a from v_a + v_b, with v_a in span(A), v_b in span(B), and A orthogonal to B.
 
-    The projection A (A^T A)^-1 A^T does it. A^T alone gives the coordinates of v_a, and only if A's columns are
+    The projection A (A^T A)^-1 A^T gives v_a. A^T alone gives the coordinates of v_a, and only if the columns of A are
     orthonormal.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -93,38 +94,38 @@ def recover(*, orthonormal_columns: bool, seed: int = 0) -> Recovery:
 
 
 def average_two(betas: torch.Tensor, *, num_keys: int = 8, seed: int = 0) -> torch.Tensor:
-    """How far the output of the query beta (k_a + k_b) is from the mean of v_a and v_b; (G,) for betas (G,)."""
+    """The distance of the output for the query beta (k_a + k_b) from the mean of v_a and v_b; (G,) for betas (G,)."""
     generator = torch.Generator().manual_seed(seed)
     keys, values = orthonormal(num_keys, generator), orthonormal(num_keys, generator)
     output, _ = attend(betas[:, None, None] * (keys[0] + keys[1]), keys[None], values[None])
     return (output[:, 0] - values[:2].mean(dim=0)).norm(dim=-1)
 
 
-class Fragility(NamedTuple):
-    """What one head and two heads make of keys that are drawn anew for each of N samples.
+class NoisyAverage(NamedTuple):
+    """The average of two values by one head and by two heads, with keys that are drawn anew for each of N samples.
 
-    length: (N,) of the first key along its mean, which has length 1.
-    one_head, two_heads: (N,) the share of the first value in the output.
-    spread_of_one, spread_of_two: the variance of the output, summed over its components.
+    length: (N,) the length of the first key along its mean, which has length 1.
+    one_head, two_heads: (N,) the weight of the first value in the output.
+    variance_of_one, variance_of_two: the variance of the output over samples, summed over its dimensions.
     """
 
     length: torch.Tensor
     one_head: torch.Tensor
     two_heads: torch.Tensor
-    spread_of_one: float
-    spread_of_two: float
+    variance_of_one: float
+    variance_of_two: float
 
 
 def average_noisy_keys(
     beta: float, alpha: float, *, stretched: bool, samples: int = 4000, num_keys: int = 8, seed: int = 0
-) -> Fragility:
+) -> NoisyAverage:
     """Averages v_a and v_b when k_i ~ N(mu_i, alpha I), with orthonormal means mu_i.
 
-    One head asks with beta (mu_a + mu_b); of two heads one asks with beta mu_a, the other with beta mu_b, and their
-    outputs are averaged.
+    One head has the query beta (mu_a + mu_b). Two heads have the queries beta mu_a and beta mu_b, and their outputs
+    are averaged.
 
     Args:
-        stretched: k_a has the covariance alpha I + 1/2 mu_a mu_a^T: its length varies.
+        stretched: whether k_a has the covariance alpha I + 1/2 mu_a mu_a^T, so that its length varies.
     """
     generator = torch.Generator().manual_seed(seed)
     means, values = orthonormal(num_keys, generator), orthonormal(num_keys, generator)
@@ -136,7 +137,7 @@ def average_noisy_keys(
     queries = beta * torch.stack((means[0] + means[1], means[0], means[1]))
     output, _ = attend(queries.expand(samples, -1, -1), keys, values[None])  # (N, 3, d)
     one, two = output[:, 0], output[:, 1:].mean(dim=1)
-    return Fragility(
+    return NoisyAverage(
         keys[:, 0] @ means[0],
         one @ values[0],
         two @ values[0],
@@ -145,22 +146,22 @@ def average_noisy_keys(
     )
 
 
-def share_of_stretched_key(length: torch.Tensor, beta: float) -> torch.Tensor:
-    """The closed form of one head without other noise: 1 / (1 + exp(beta (1 - length)))."""
+def weight_of_stretched_key(length: torch.Tensor, beta: float) -> torch.Tensor:
+    """The weight that one head gives to v_a without other noise, in closed form: 1 / (1 + exp(beta (1 - length)))."""
     return torch.sigmoid(beta * (length - 1))
 
 
-NUM_SYMBOLS = 32  # letters that are asked about, and as many answers
-SHOWN = 8  # letters of a row
-PAIRS = 16  # letters and answers of a row, in any order
+NUM_SYMBOLS = 32  # letters, and as many answers
+SHOWN = 8  # distinct letters of a sequence, at most
+PAIRS = 16  # letter-answer pairs of a sequence
 
 
-def recall_rows(number: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of `letter answer letter answer ...`, in which every letter has an answer of the row's own.
+def recall_sequences(number: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws sequences `letter answer letter answer ...` of associative recall; each has its own answer for a letter.
 
     Returns:
-        Ids and labels, (number, 2 * PAIRS). An answer is learnt where its letter has occurred before: it is the token
-        after the letter's earlier occurrence.
+        Ids and labels, (number, 2 * PAIRS). An answer has a label if its letter has occurred before: it is the token
+        after the earlier occurrence.
     """
     answer_of = torch.randint(NUM_SYMBOLS, (number, NUM_SYMBOLS), generator=generator)
     shown = torch.rand(number, NUM_SYMBOLS, generator=generator).argsort(dim=1)[:, :SHOWN]
@@ -173,24 +174,28 @@ def recall_rows(number: int, generator: torch.Generator) -> tuple[torch.Tensor, 
     return ids, labels
 
 
-def guess_among_shown(number: int = 1000, seed: int = 0) -> float:
-    """How often a guess among the letters that a row has shown so far is right, where an answer is to be given."""
-    ids, labels = recall_rows(number, torch.Generator().manual_seed(seed))
-    letters, wanted = ids[:, ::2], labels[:, 1::2] != -100
+def chance_accuracy(number: int = 1000, seed: int = 0) -> float:
+    """The accuracy of guessing among the answers of the letters that a sequence has shown so far.
+
+    Two letters may have the same answer, so a guess is correct a little more often than one time in the letters shown.
+    """
+    ids, labels = recall_sequences(number, torch.Generator().manual_seed(seed))
+    letters, answers, has_label = ids[:, ::2], ids[:, 1::2], labels[:, 1::2] != -100
     new = ~(letters[:, :, None] == letters[:, None, :]).tril(-1).any(dim=-1)
-    return (1 / new.cumsum(dim=1))[wanted].mean().item()
+    correct = ((answers[:, :, None] == answers[:, None, :]) & new[:, None, :]).tril().sum(dim=-1)
+    return (correct / new.cumsum(dim=1))[has_label].mean().item()
 
 
 def train_recall(
     attention_type: Literal["dot_product", "synthesizer"], *, steps: int, every: int = 10, seed: int = 0
 ) -> list[float]:
-    """Trains one layer to give the token after the earlier occurrence of the present one.
+    """Trains one layer on associative recall: to predict the token after the earlier occurrence of the current one.
 
-    Each place is given the token before it as well, as a layer below could give it. Dot products find the place whose
-    token before is the present one. The synthesizer scores places without looking at what stands there.
+    Each position also gets the embedding of the token before it, as a layer below could provide it. Dot products find
+    the position whose previous token is the current one. The synthesizer scores positions without reading their tokens.
 
     Returns:
-        The share of right answers on fresh rows, before training and then every `every` steps.
+        The accuracy on fresh sequences, before training and then every `every` steps.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -206,19 +211,19 @@ def train_recall(
         hidden_dropout=0.0,
     )
     model = MinGPTForCausalLM._from_config(config, attn_implementation="eager").train()
-    before = nn.Embedding(2 * NUM_SYMBOLS + 1, config.hidden_size)
-    nn.init.normal_(before.weight, std=config.initializer_range)
-    optimizer = torch.optim.AdamW([*model.parameters(), *before.parameters()], lr=3e-3, weight_decay=0.0)
-    right = []
+    previous_embedding = nn.Embedding(2 * NUM_SYMBOLS + 1, config.hidden_size)
+    nn.init.normal_(previous_embedding.weight, std=config.initializer_range)
+    optimizer = torch.optim.AdamW([*model.parameters(), *previous_embedding.parameters()], lr=3e-3, weight_decay=0.0)
+    accuracies = []
     for step in range(steps + 1):
-        ids, labels = recall_rows(64, generator)
+        ids, labels = recall_sequences(64, generator)
         previous = nn.functional.pad(ids[:, :-1], (1, 0), value=2 * NUM_SYMBOLS)
-        output = model(inputs_embeds=model.get_input_embeddings()(ids) + before(previous), labels=labels)
+        output = model(inputs_embeds=model.get_input_embeddings()(ids) + previous_embedding(previous), labels=labels)
         if step % every == 0:
-            wanted = labels[:, 1:]
-            found = output.logits[:, :-1].argmax(dim=-1) == wanted
-            right.append(found[wanted != -100].double().mean().item())
+            targets = labels[:, 1:]
+            correct = output.logits[:, :-1].argmax(dim=-1) == targets
+            accuracies.append(correct[targets != -100].double().mean().item())
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return right
+    return accuracies

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.figures import FIGURE_STYLE
-from ..evaluation.markup import show_unseen
+from ..evaluation.markup import show_invisible
 from ..tokenization_mingpt import MASK
 from .logit_lens import Explanation
 
@@ -27,13 +27,11 @@ def draw_logit_lens(explanation: Explanation) -> "Figure":
         figure = Figure(figsize=(max(6.5, 2.8 + 0.5 * characters), 1.9 + 0.42 * layers))
         axis = figure.subplots()
         image = axis.imshow(explanation.probabilities.numpy(), aspect="auto", **_scale())
-        for layer, favourites in enumerate(explanation.favourites):
-            for place, favourite in enumerate(favourites):
+        for layer, characters_of_layer in enumerate(explanation.top_characters):
+            for place, favorite in enumerate(characters_of_layer):
                 dark = explanation.probabilities[layer, place] > DARK
-                text = axis.text(
-                    place, layer, _visible(favourite), ha="center", va="center", color="w" if dark else "k"
-                )
-                _box(text, favourite)
+                text = axis.text(place, layer, _visible(favorite), ha="center", va="center", color="w" if dark else "k")
+                _box(text, favorite)
         _name_characters(axis, explanation.text[explanation.answer_start :], "x")
         axis.set_yticks(range(layers), ["embeddings", *(f"layer {number}" for number in range(1, layers))])
         axis.set(title="Logit lens: the most probable character after each layer")
@@ -48,7 +46,7 @@ def draw_attention(explanation: Explanation) -> "Figure":
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    weights = explanation.looks.mean(dim=1)  # (L, A, T)
+    weights = explanation.answer_attentions.mean(dim=1)  # (L, A, T)
     layers, characters, length = weights.shape
     with rc_context(STYLE):
         figure = Figure(figsize=(max(7.0, 1.8 + 0.22 * length), 1.4 + layers * (0.55 + 0.2 * characters)))
@@ -119,7 +117,7 @@ def _box(text: Any, character: str) -> None:
 
 
 def _visible(character: str) -> str:
-    return {" ": "␣", "\n": "⏎"}.get(character) or show_unseen(character) or character
+    return {" ": "␣", "\n": "⏎"}.get(character) or show_invisible(character) or character
 
 
 def _draw_once(figure: "Figure") -> None:

@@ -1,10 +1,10 @@
-"""Explanation: what a model looks at while it answers, and from which layer on it knows.
+"""Logit lens and attention maps: in which layer an answer appears, and which characters the model attends to.
 
-After evaluation in the flow. Attention is what the model itself computes (transformers' recorded attentions); what a
-layer knows is read by the model's own last norm and head.
+The logit lens applies the model's own final norm and head to the hidden states of each layer. The attention maps are
+those that transformers records.
 
-Shapes: L layers, nh heads, T characters of question and answer, A characters of the answer, the MASK that ends it
-included.
+Shapes: L layers, nh heads, T characters of question and answer, A characters of the answer, closing MASK included, V
+tokens of the vocabulary.
 
 Reference: nostalgebraist 2020, interpreting GPT: the logit lens.
 """
@@ -20,41 +20,45 @@ from ..tokenization_mingpt import MASK
 
 
 class Explanation(NamedTuple):
-    """How a model came to an answer.
+    """Logit lens and attention maps of one answer.
 
-    text: `question MASK answer MASK`, T characters; without the last MASK if the answer fills the block.
-    answer_start: where in it the answer begins.
-    attentions: (L, nh, T, T), the weights of each character (third) on those up to it (fourth).
-    probabilities: (L + 1, A), of the characters of the answer, as read from the embeddings and from each layer.
-    favourites: L + 1 strings of A characters, the likeliest where each of the answer is read.
+    text: `question MASK answer MASK`, T characters; without the closing MASK if the answer fills the context.
+    answer_start: the index of the first character of the answer.
+    attentions: (L, nh, T, T), the weights with which each query (dimension 2) attends to each key (dimension 3).
+    probabilities: (L + 1, A), logit lens: the probability of each character of the answer, after the embeddings and
+        after each layer.
+    top_characters: L + 1 strings of A characters, logit lens: the most probable character in each position.
     """
 
     text: str
     answer_start: int
     attentions: torch.Tensor
     probabilities: torch.Tensor
-    favourites: list[str]
+    top_characters: list[str]
 
     @property
     def answer(self) -> str:
-        """Without the MASK that ends it."""
+        """The answer without the closing MASK."""
         return self.text[self.answer_start :].removesuffix(MASK)
 
     @property
-    def looks(self) -> torch.Tensor:
-        """(L, nh, A, T), what is looked at when each character of the answer is to be written."""
+    def answer_attentions(self) -> torch.Tensor:
+        """(L, nh, A, T), the weights when each character of the answer is predicted."""
         return self.attentions[:, :, self.answer_start - 1 : -1]
 
 
 @torch.inference_mode()
 def explain(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> Explanation:
-    """Asks where somebody was born, and records what happens.
+    """Answers the question where a person was born, and records attention maps and hidden states.
 
     Args:
-        model: in evaluation mode; its attention is "eager" meanwhile, which alone keeps its weights.
+        model: a model in evaluation mode. Its attention implementation is "eager" during the call, because the others
+            do not return weights.
+        tokenizer: the tokenizer of the model.
+        name: the name of the person.
 
     Raises:
-        ValueError: if the name has a character that the model does not know, or is too long for its block.
+        ValueError: if the name has a character that is not in the vocabulary, or is too long for the context.
     """
     (question,) = questions_about([name], tokenizer)
     (answer,) = answer_questions(model, tokenizer, [Question(question, None)])
@@ -67,15 +71,15 @@ def explain(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> Explan
     finally:
         model.set_attn_implementation(implementation)
     start = len(question) + 1
-    *layers, last = (states[0, start - 1 : -1] for states in outputs.hidden_states)  # the last has passed the norm
-    read = torch.stack([*(model.model.norm(states) for states in layers), last])
-    probabilities = model.lm_head(read).float().softmax(dim=-1)  # (L + 1, A, V)
-    wanted = ids[0, start:].expand(len(read), -1)
-    favourites = ["".join(tokenizer.convert_ids_to_tokens(row)) for row in probabilities.argmax(dim=-1).tolist()]
+    *layers, last = (states[0, start - 1 : -1] for states in outputs.hidden_states)  # the last ones are normalized
+    normalized = torch.stack([*(model.model.norm(states) for states in layers), last])
+    probabilities = model.lm_head(normalized).float().softmax(dim=-1)  # (L + 1, A, V)
+    answer_ids = ids[0, start:].expand(len(normalized), -1)
+    top_characters = ["".join(tokenizer.convert_ids_to_tokens(row)) for row in probabilities.argmax(dim=-1).tolist()]
     return Explanation(
         text,
         start,
         torch.stack([weights[0] for weights in outputs.attentions]).float().cpu(),
-        probabilities.gather(-1, wanted[..., None])[..., 0].cpu(),
-        favourites,
+        probabilities.gather(-1, answer_ids[..., None])[..., 0].cpu(),
+        top_characters,
     )

@@ -77,6 +77,28 @@ def with_present_names(
     return renamed
 
 
+def without_constants(
+    recipe_class: Any, values: Mapping[str, Any], warn: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Values without those that were fields once and are constants now: the `CONSTANTS` of a recipe.
+
+    Args:
+        recipe_class: a dataclass.
+        values: by the names of fields and constants.
+        warn: takes a sentence for every constant.
+
+    Raises:
+        ValueError: if a constant is given another value; None is no value.
+    """
+    constants = getattr(recipe_class, "CONSTANTS", {})
+    for name in constants.keys() & values.keys():
+        sentence = f"{name} is gone: it is always {constants[name]}."
+        if values[name] not in (None, constants[name]):
+            raise ValueError(f"{name} is {values[name]}, but {sentence}")
+        warn(sentence)
+    return {name: value for name, value in values.items() if name not in constants}
+
+
 def check_choice(name: str, value: Any, choices: Sequence[Any] | Mapping[str, Any]) -> None:
     """Raises a ValueError if a value is none of the choices."""
     if value not in choices:

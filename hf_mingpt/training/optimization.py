@@ -169,6 +169,6 @@ def build_scheduler(
 def count_steps(recipe: TrainingRecipe, steps_per_epoch: int | None) -> tuple[int, int]:
     """The steps of the run, and of the learning-rate decay. For a stream (None) the recipe must set `max_steps`."""
     max_steps = recipe.max_steps or math.ceil(recipe.num_train_epochs * (steps_per_epoch or 0))
-    if recipe.decay_epochs:
-        return max_steps, math.ceil(recipe.decay_epochs * (steps_per_epoch or 0))
+    if recipe.lr_scheduler_type == "assignment":
+        return max_steps, math.ceil(recipe.CONSTANTS["decay_epochs"] * (steps_per_epoch or 0))
     return max_steps, math.ceil(recipe.decay_ratio * max_steps)

@@ -32,7 +32,6 @@ _ASSIGNMENT = {
     "learning_rate": 6e-4,
     "lr_scheduler_type": "assignment",
     "warmup_steps": 1,  # it warms up over 10,240 positions, which are less than one batch
-    "decay_epochs": 200.0,
     "decay_all_weights": True,
     "shuffle": False,
     "dropout": 0.1,

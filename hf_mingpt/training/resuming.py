@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..data.steps import StreamedSteps, TrainingSteps
-from ..system.fields import with_present_names
+from ..system.fields import with_present_names, without_constants
 from .checkpoints import hash_data, is_whole, read_state
 from .folders import list_checkpoints, run_folder
 from .optimization import build_scheduler, count_steps
@@ -83,6 +83,7 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
 def _check_recipe(recipe: TrainingRecipe, examples_per_step: int, checkpoint: Path) -> None:
     state = read_state(checkpoint)
     state |= {name: with_present_names(type(recipe), state.get(name, {})) for name in ("recipe", "data")}
+    state["recipe"] = without_constants(type(recipe), state["recipe"])
     may_change = _MAY_CHANGE | _unchanged_data(recipe, state, checkpoint)
     defaults = {field.name: field.default for field in dataclasses.fields(recipe)}  # of newer fields
     saved = {**defaults, **state["recipe"], "examples per step": state["examples_per_step"]}

@@ -19,7 +19,7 @@ class TestCalibrationFigure:
         """Four questions, K and M answered correctly; two of the four have a probability of at least 0.5."""
         return build_report(
             QUESTIONS, ["K", "K", "M", "K"], np.array([0.92, 0.8, 0.4, 0.45]), threshold=0.5,
-            of_invented=np.array([0.6, 0.2]), train=None, documents=None, block_size=64,
+            invented_probability=np.array([0.6, 0.2]), train=None, documents=None, context_length=64,
         )  # fmt: skip
 
     def test_names_its_questions_thresholds_and_metrics(self, report, tmp_path):

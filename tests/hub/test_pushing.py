@@ -54,7 +54,7 @@ both_storages = pytest.mark.parametrize("storage", ["lfs", "xet"])
 
 @pytest.fixture
 def client(hub, tmp_path, storage):
-    """Runs Python as a user of that Hub would, with the user's token."""
+    """Runs Python as a user of that Hub, with the user's token."""
 
     def run(*command, token: str | None = TOKEN) -> subprocess.CompletedProcess:
         env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
@@ -84,8 +84,8 @@ print(ascii(write("Where was Ada born?", max_new_tokens=8, do_sample=False)[0]["
 
 
 @both_storages
-def test_what_is_pushed_is_what_is_loaded(hub, client, run_folder, tokenizer, storage):
-    done = client(*push("--run", run_folder, "--hub_model_id", "tester/ada", "--private"))
+def test_a_pushed_run_loads_unchanged(hub, client, run_folder, tokenizer, storage):
+    done = client(*push("--run", run_folder, "--hub_model_id", "tester/ada", "--hub_private_repo"))
     assert done.returncode == 0, done.stderr
     assert f"{hub.address}/tester/ada/commit/" in done.stdout
     repository = hub.repositories["model", "tester/ada"]
@@ -118,7 +118,7 @@ def test_what_is_pushed_is_what_is_loaded(hub, client, run_folder, tokenizer, st
         assert (run_folder.parent / "ada-again" / path).read_bytes() == pushed
 
 
-def test_a_branch_is_made_and_main_is_left_alone(hub, client, run_folder):
+def test_a_push_to_a_branch_leaves_main_unchanged(hub, client, run_folder):
     done = client(*push("--run", run_folder, "--hub_model_id", "ada", "--revision", "second"))
     assert done.returncode == 0, done.stderr
     repository = hub.repositories["model", "tester/ada"]
@@ -126,26 +126,26 @@ def test_a_branch_is_made_and_main_is_left_alone(hub, client, run_folder):
     assert client("-c", LOAD, "tester/ada", "second").returncode == 0
 
 
-def test_a_calibrated_run_is_asked_from_the_hub(client, run_folder):
+def test_ask_works_with_a_calibrated_run_on_the_hub(client, run_folder):
     ask = (ROOT / "scripts" / "ask.py", "Ada", "--model_name_or_path", "tester/ada", "--use_cpu")
     assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
     refused = client(*ask)
     assert (refused.returncode, "tester/ada has no calibration.json" in refused.stderr) == (2, True), refused.stderr
 
     weights = {"log_odds": 1.0, "entropy": 0.0, "contrast": 0.0}
-    names = {"places": ["London", "Bonn"], "unknown_names": ["Bo"]}
+    names = {"candidates": ["London", "Bonn"], "unknown_names": ["Bo"]}
     calibration = Calibration(weights=weights, bias=0.0, threshold=0.5, fitted_on=9, **names)
     write_json(run_folder / "calibration.json", asdict(calibration))
     assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
     done = client(*ask)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Ada: ")
-    assert "other places" in done.stdout
+    assert "alternatives: " in done.stdout
 
 
 @both_storages
 @pytest.mark.parametrize(("failure", "said"), [("refuse_commits", "out of order"), ("dies_at_commit", "push failed: ")])
-def test_a_push_that_fails_loses_nothing_and_can_be_repeated(hub, client, run_folder, failure, said):
+def test_a_failed_push_loses_nothing_and_can_be_repeated(hub, client, run_folder, failure, said):
     before = {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file() and path.name != "README.md"}
     setattr(hub, failure, True)
     failed = client(*push("--run", run_folder, "--hub_model_id", "tester/ada"))
@@ -160,7 +160,7 @@ def test_a_push_that_fails_loses_nothing_and_can_be_repeated(hub, client, run_fo
         assert client("-c", LOAD, "tester/ada").returncode == 0
 
 
-def test_training_pushes_at_its_end_and_asks_for_the_token_before(hub, client, tmp_path):
+def test_training_checks_the_token_first_and_pushes_at_the_end(hub, client, tmp_path):
     flags = [
         "--preset",
         "demo",
@@ -208,7 +208,7 @@ if __name__ == "__main__":
 """
 
 
-def test_corpus_on_the_hub(client, tmp_path):
+def test_a_text_on_the_hub_is_loaded(client, tmp_path):
     (tmp_path / "read.py").write_text(READ, encoding="utf-8")
     done = client(tmp_path / "read.py")
     assert done.returncode == 0, done.stderr
@@ -225,7 +225,7 @@ print({split: len(rows) for split, rows in questions.items()}, questions["dev"][
 """
 
 
-def test_generated_data_is_pushed_and_read(hub, client, tmp_path):
+def test_generated_data_is_pushed_and_loaded(hub, client, tmp_path):
     refused = client(*push("--data", tmp_path, "--hub_dataset_id", "lives"))
     assert (refused.returncode, "has no README.md" in refused.stderr) == (2, True)
     folder = CORPUS.parent
@@ -243,8 +243,8 @@ def test_generated_data_is_pushed_and_read(hub, client, tmp_path):
     )
 
 
-def test_what_is_pushed_names_no_folder_host_or_user(hub, client, tmp_path):
-    """Of runs that were made in folders with telling names, with a tracker, and evaluated: every byte."""
+def test_pushed_files_name_no_folder_host_or_user(hub, client, tmp_path):
+    """Every byte of runs from folders with recognizable names, with a tracker and an evaluation."""
     secret = tmp_path / "home-of-alice"
     data = CORPUS.parent
     train = secret / "data/birth_places_train.tsv"
@@ -295,7 +295,7 @@ tokenizer.push_to_hub("tester/direct")
 """
 
 
-def test_what_the_library_pushes_brings_its_code(hub, client, run_folder):
+def test_push_to_hub_of_transformers_includes_the_code(hub, client, run_folder):
     done = client("-c", PUSH, run_folder)
     assert done.returncode == 0, done.stderr
     repository = hub.repositories["model", "tester/direct"]

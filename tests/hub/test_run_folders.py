@@ -1,4 +1,4 @@
-"""A run folder is one run, whole, or an unfinished one that says so, and has one writer; a file is whole or absent."""
+"""A run folder holds one whole run or a marked unfinished one, and has one writer; a file is whole or absent."""
 
 import json
 import os
@@ -27,11 +27,11 @@ PEOPLE = [f"{first} {last}" for first in ("Ada", "Bo", "Cy", "Di") for last in (
 
 
 class Killed(BaseException):
-    """Not an Exception: nothing may clean up after it, as nothing does after SIGKILL."""
+    """Not an Exception, so that nothing cleans up after it, as after SIGKILL."""
 
 
 def script(name: str, *arguments) -> None:
-    """A script in this process."""
+    """Runs a script in this process."""
     argv, sys.argv = sys.argv, [str(part) for part in (SCRIPTS / name, *arguments)]
     try:
         runpy.run_path(str(SCRIPTS / name), run_name="__main__")
@@ -75,7 +75,7 @@ def pretrain(flags):
 
 @pytest.fixture
 def refused(capsys):
-    """Runs something that has to end with one sentence."""
+    """Runs something that must end with one sentence."""
 
     def run(said: str, function, *arguments, code: int = 2) -> None:
         capsys.readouterr()
@@ -106,7 +106,7 @@ def finished(made, tmp_path):
 
 @pytest.fixture
 def pretrain_until(pretrain, monkeypatch):
-    """Pretrains, and is killed in a step."""
+    """Pretrains until it is killed in a step."""
     real = metrics_log.MetricsLog.end_step
 
     def run(step: int, folder: Path, *more) -> None:
@@ -123,13 +123,13 @@ def pretrain_until(pretrain, monkeypatch):
     return run
 
 
-def test_a_fresh_run_is_written_in_place_and_its_checkpoints_are_where_they_are_looked_for(tmp_path, pretrain_until):
+def test_a_new_run_is_written_in_place_with_checkpoints_where_transformers_finds_them(tmp_path, pretrain_until):
     pretrain_until(4, tmp_path / "run")
     assert get_last_checkpoint(str(tmp_path / "run")) == str(tmp_path / "run" / "checkpoint-2")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_an_unfinished_run_says_so(tmp_path, data, pretrain_until, refused, finished):
+def test_an_unfinished_run_is_refused_everywhere(tmp_path, data, pretrain_until, refused, finished):
     folder = tmp_path / "unfinished"
     pretrain_until(4, folder)
     before = snapshot(folder)
@@ -155,7 +155,8 @@ def test_an_unfinished_run_says_so(tmp_path, data, pretrain_until, refused, fini
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_a_run_that_is_replaced_stays_until_the_new_one_is_finished(finished, pretrain, pretrain_until, resumed):
+def test_a_replaced_run_stays_until_the_new_one_is_finished(finished, pretrain, pretrain_until, resumed):
+    (finished / "honesty.md").touch()  # of an earlier version
     before, beside = snapshot(finished), finished.with_name("run.unfinished")
     if resumed:
         pretrain_until(3, finished, "--seed", 1, "--overwrite_output_dir")
@@ -168,7 +169,7 @@ def test_a_run_that_is_replaced_stays_until_the_new_one_is_finished(finished, pr
     after = snapshot(finished)
     assert not beside.exists()
     assert after["notes.txt"] == b"mine"
-    assert after.keys() - {"notes.txt"} == before.keys() - {"notes.txt", "report.json", "predictions.txt"}
+    assert after.keys() - {"notes.txt"} == before.keys() - {"notes.txt", "report.json", "predictions.txt", "honesty.md"}
     assert after["model.safetensors"] != before["model.safetensors"]
     assert json.loads(after["recipe.json"])["seed"] == 1
     assert "accuracy" not in after["README.md"].decode().split("---")[1]
@@ -209,8 +210,8 @@ SAID = {
 
 
 @pytest.mark.parametrize(("flag", "value"), [(flag, value) for flag, values in BAD.items() for value in values])
-def test_what_cannot_be_done_is_refused_before_the_old_run_is_touched(finished, pretrain, refused, flag, value):
-    """Also what only torch, accelerate or transformers notice."""
+def test_impossible_settings_are_refused_before_the_old_run_is_touched(finished, pretrain, refused, flag, value):
+    """Including settings that only torch, accelerate or transformers refuse."""
     before = snapshot(finished)
     said = SAID.get(value, flag.removeprefix("--"))
     refused(said, pretrain, finished, "--overwrite_output_dir", flag, *value.split())
@@ -229,8 +230,8 @@ def test_a_tracker_that_cannot_be_imported_is_refused(finished, pretrain, refuse
     assert snapshot(finished) == before
 
 
-def test_a_tracker_that_fails_costs_nothing(finished, pretrain, monkeypatch, caplog):
-    """Neither while it is told, nor at the end; what it wrote moves with the run."""
+def test_a_failing_tracker_costs_nothing(finished, pretrain, monkeypatch, caplog):
+    """Neither when it logs nor at its end; its files move with the run."""
     from accelerate.tracking import TensorBoardTracker
 
     def fail(self, *_, **__):
@@ -244,11 +245,11 @@ def test_a_tracker_that_fails_costs_nothing(finished, pretrain, monkeypatch, cap
     monkeypatch.undo()
     monkeypatch.setattr(TensorBoardTracker, "finish", fail)
     pretrain(finished, "--overwrite_output_dir", "--report_to", "tensorboard")
-    assert "could not be ended: the server is gone" in caplog.text
+    assert "could not be closed: the server is gone" in caplog.text
     load_run(str(finished))
 
 
-def test_a_card_that_fails_costs_nothing(finished, data, pretrain, monkeypatch, caplog):
+def test_a_failing_card_costs_nothing(finished, data, pretrain, monkeypatch, caplog):
     def fail(*_, **__):
         raise TypeError("no card today")
 
@@ -262,31 +263,31 @@ def test_a_card_that_fails_costs_nothing(finished, data, pretrain, monkeypatch, 
     assert json.loads((finished / "report.json").read_text())["results"]["model"]["total"] == 8
 
 
-def test_a_record_that_fails_costs_nothing(tmp_path, pretrain, monkeypatch, caplog):
-    """As where a package is there without its metadata."""
+def test_a_failing_record_costs_nothing(tmp_path, pretrain, monkeypatch, caplog):
+    """As with a package that has no metadata."""
 
     def fail(*_):
         raise ModuleNotFoundError("No package metadata was found for evaluate")
 
     monkeypatch.setattr(saving, "run_record", fail)
     pretrain(tmp_path / "run")
-    assert "run.json says neither command nor versions: No package metadata" in caplog.text
+    assert "run.json has no command and no versions: No package metadata" in caplog.text
     load_run(str(tmp_path / "run"))
 
 
-def test_a_name_that_an_unfinished_run_would_have_is_refused(tmp_path, pretrain, refused):
-    refused("is named as runs are until they replace another", pretrain, tmp_path / "run.unfinished")
+def test_the_name_of_an_unfinished_run_is_refused(tmp_path, pretrain, refused):
+    refused("ends in .unfinished", pretrain, tmp_path / "run.unfinished")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_in_which_one_stands_is_not_replaced(finished, pretrain, refused, monkeypatch):
+def test_the_working_directory_is_not_replaced(finished, pretrain, refused, monkeypatch):
     monkeypatch.chdir(finished)
     before = snapshot(finished)
-    refused("the working directory is in it", pretrain, ".", "--overwrite_output_dir")
+    refused("contains the working directory", pretrain, ".", "--overwrite_output_dir")
     assert snapshot(finished) == before
 
 
-def test_a_run_behind_a_link_is_replaced_where_it_is(finished, tmp_path, pretrain):
+def test_a_run_behind_a_link_is_replaced_at_its_target(finished, tmp_path, pretrain):
     link = tmp_path / "link"
     link.symlink_to(finished)
     pretrain(link, "--overwrite_output_dir", "--seed", 1)
@@ -295,7 +296,7 @@ def test_a_run_behind_a_link_is_replaced_where_it_is(finished, tmp_path, pretrai
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "run"]
 
 
-def test_without_git_a_run_is_finished(tmp_path, pretrain, monkeypatch):
+def test_a_run_finishes_without_git(tmp_path, pretrain, monkeypatch):
     monkeypatch.setenv("PATH", "")
     pretrain(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["commit"] is None
@@ -305,8 +306,8 @@ RENAMES = ("rename", "replace", "unlink", "rmdir")
 
 
 @pytest.mark.parametrize("told", [["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]])
-def test_a_run_that_dies_while_it_takes_anothers_place_is_one_of_them(finished, made, pretrain, monkeypatch, told):
-    """Killed before every change of a name after training, and gone on with."""
+def test_a_run_that_dies_while_it_replaces_another_leaves_one_of_them(finished, made, pretrain, monkeypatch, told):
+    """Killed before every rename after training, then resumed."""
     old = (made / "model.safetensors").read_bytes()
     changes = ["--seed", 1] if "--overwrite_output_dir" in told else ["--save_total_limit", 5]
     ended, calls, beside = [], [], finished.with_name("run.unfinished")
@@ -360,10 +361,8 @@ def test_a_run_that_dies_while_it_takes_anothers_place_is_one_of_them(finished, 
 
 
 @pytest.mark.parametrize("in_the_way", [False, True])
-def test_a_run_that_died_between_two_names_takes_the_place_before_it_is_replaced(
-    finished, pretrain, monkeypatch, in_the_way
-):
-    """Else what is the user's would go: it is in neither place then. An empty folder may have come in between."""
+def test_an_interrupted_replacement_is_completed_before_the_next_one(finished, pretrain, monkeypatch, in_the_way):
+    """Otherwise the user's files, which are then in neither place, would be lost. An empty folder may exist by then."""
     real = Path.rename
 
     def rename(self, target):
@@ -384,10 +383,8 @@ def test_a_run_that_died_between_two_names_takes_the_place_before_it_is_replaced
     assert [path.name for path in finished.parent.iterdir()] == ["run"]
 
 
-def test_a_fresh_run_that_dies_while_it_is_finished_is_unfinished_or_whole(
-    tmp_path, pretrain, pretrain_until, monkeypatch
-):
-    """Killed before each of its files comes to its place."""
+def test_a_new_run_that_dies_at_its_end_is_unfinished_or_whole(tmp_path, pretrain, pretrain_until, monkeypatch):
+    """Killed before each of its files is moved."""
     folder, real, calls = tmp_path / "run", Path.replace, []
     pretrain_until(4, folder)
 
@@ -414,7 +411,7 @@ def test_a_fresh_run_that_dies_while_it_is_finished_is_unfinished_or_whole(
 LONGER = ["--lr_scheduler_type", "constant", "--max_steps"]
 
 
-def test_a_longer_run_takes_the_place_of_the_finished_one_that_it_goes_on_with(tmp_path, pretrain, pretrain_until):
+def test_a_longer_run_replaces_the_finished_run_that_it_resumes(tmp_path, pretrain, pretrain_until):
     pretrain(tmp_path / "whole", *LONGER, 8)
     folder = tmp_path / "run"
     pretrain(folder, *LONGER, 4)
@@ -430,7 +427,7 @@ def test_a_longer_run_takes_the_place_of_the_finished_one_that_it_goes_on_with(t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
 
 
-def test_another_runs_checkpoint_replaces_nothing_unasked(tmp_path, finished, pretrain, refused):
+def test_resuming_another_runs_checkpoint_replaces_nothing_unasked(tmp_path, finished, pretrain, refused):
     pretrain(tmp_path / "other", *LONGER, 8)
     before = snapshot(finished)
     other = ["--resume_from_checkpoint", tmp_path / "other" / "checkpoint-6", *LONGER, 8]
@@ -442,14 +439,12 @@ def test_another_runs_checkpoint_replaces_nothing_unasked(tmp_path, finished, pr
     assert [step for step, _ in losses(finished)] == [7, 8]
     assert (finished / "notes.txt").exists()
     own = ["--resume_from_checkpoint", finished / "checkpoint-8", "--overwrite_output_dir"]
-    refused("would remove what resume_from_checkpoint goes on with", pretrain, finished, *own)
+    refused("would remove the checkpoint of resume_from_checkpoint", pretrain, finished, *own)
 
 
-def test_an_unfinished_run_beside_is_gone_on_with_or_replaced_but_never_passed_over(
-    finished, pretrain, pretrain_until, refused
-):
+def test_an_unfinished_run_beside_is_resumed_or_replaced_but_never_ignored(finished, pretrain, pretrain_until, refused):
     pretrain_until(3, finished, "--overwrite_output_dir", "--seed", 1)
-    said = "run.unfinished holds an unfinished run that is to take the place of"
+    said = "run.unfinished holds an unfinished run that is to replace"
     refused(said, pretrain, finished)
     refused(said, pretrain, finished, "--resume_from_checkpoint", finished / "checkpoint-2")
     beside = finished.with_name("run.unfinished")
@@ -459,8 +454,8 @@ def test_an_unfinished_run_beside_is_gone_on_with_or_replaced_but_never_passed_o
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_a_branch_leaves_the_newer_checkpoints_and_its_own(tmp_path, pretrain_until, limit):
-    """save_total_limit counts neither the ones that were there after the branching nor removes them."""
+def test_resuming_an_older_checkpoint_keeps_the_newer_ones(tmp_path, pretrain_until, limit):
+    """save_total_limit neither counts nor removes the newer ones."""
     folder = tmp_path / "run"
     pretrain_until(10, folder, *LONGER, 12, "--save_total_limit", 9)
     assert [path.name for path in list_checkpoints(folder)] == [f"checkpoint-{step}" for step in (2, 4, 6, 8)]
@@ -472,7 +467,7 @@ def test_a_branch_leaves_the_newer_checkpoints_and_its_own(tmp_path, pretrain_un
 
 @pytest.mark.parametrize("word", ["latest", "true", "True"])
 def test_checkpoints_of_earlier_versions_are_found(tmp_path, pretrain, pretrain_until, word):
-    """Under their former names, in `checkpoints`."""
+    """In `checkpoints`, under their former names."""
     pretrain(tmp_path / "whole")
     folder = tmp_path / "run"
     pretrain_until(4, folder)
@@ -483,8 +478,8 @@ def test_checkpoints_of_earlier_versions_are_found(tmp_path, pretrain, pretrain_
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-4"]
 
 
-def test_checkpoints_of_others_are_left_alone(tmp_path, pretrain, pretrain_until):
-    """Of the Trainer, for example."""
+def test_checkpoints_of_other_programs_are_left_alone(tmp_path, pretrain, pretrain_until):
+    """For example those of the Trainer."""
     pretrain_until(4, tmp_path / "run")
     foreign = tmp_path / "run" / "checkpoint-900"
     foreign.mkdir()
@@ -505,7 +500,7 @@ with one_writer(sys.argv[1]):
 
 @pytest.fixture
 def locked():
-    """Lets another process write into a folder, until it is killed."""
+    """Lets another process lock a folder until it is killed."""
     processes = []
 
     def lock(folder: Path) -> subprocess.Popen:
@@ -544,10 +539,10 @@ def test_a_folder_has_one_writer(finished, data, pretrain, refused, locked, tmp_
 
 
 @pytest.mark.parametrize("still_writes", [True, False])
-def test_a_second_run_that_comes_while_the_first_one_begins_is_refused(
+def test_a_second_run_during_the_start_of_the_first_is_refused(
     tmp_path, pretrain, refused, locked, monkeypatch, still_writes
 ):
-    """After both have found the folder free; also where the other one has ended by then."""
+    """After both have found the folder free, even if the other one has ended by then."""
     real, theirs = setup.check_training, tmp_path / "run" / "recipe.json"
 
     def check(*arguments):
@@ -565,7 +560,7 @@ def test_a_second_run_that_comes_while_the_first_one_begins_is_refused(
 
 
 def test_the_lock_is_not_inherited(tmp_path):
-    """A worker of the loader outlives a killed parent for some seconds."""
+    """A worker of the data loader outlives its killed parent for some seconds."""
     begun, begins = os.pipe()
     with one_writer(tmp_path):
         child = os.fork()
@@ -598,7 +593,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
         raise OSError("Errno 5")
 
 
-def test_no_fold_of_an_earlier_split_stays(tmp_path, data):
+def test_folds_of_an_earlier_split_are_removed(tmp_path, data):
     run = ["--questions_file", data / "train.tsv", "--output_dir", tmp_path / "folds"]
     script("split_questions.py", *run, "--num_folds", 4)
     (tmp_path / "folds" / "fold-notes").mkdir()
@@ -607,17 +602,19 @@ def test_no_fold_of_an_earlier_split_stays(tmp_path, data):
     assert names == ["fold-0", "fold-1", "fold-2", "fold-notes"]
 
 
-def test_an_evaluation_without_answers_leaves_no_report_of_other_predictions(finished, tmp_path):
+def test_an_evaluation_without_answers_removes_the_report_of_other_predictions(finished, tmp_path):
     asked = tmp_path / "asked.txt"
     asked.write_text("Where was Ada Byron born?\n")
     run = ["--model_name_or_path", finished, "--questions_file", asked, "--use_cpu", "--overwrite_output_dir"]
     assert (finished / "report.json").exists()
+    for name in ("honesty.md", "honesty.png"):  # of an earlier version
+        (finished / name).touch()
     script("evaluate_birthplaces.py", *run)
     assert len((finished / "predictions.txt").read_text().splitlines()) == 1
-    assert not (finished / "report.json").exists()
+    assert not [name for name in ("report.json", "honesty.md", "honesty.png") if (finished / name).exists()]
 
 
-def test_a_log_whose_last_line_is_torn_goes_on(tmp_path, pretrain, pretrain_until):
+def test_a_run_resumes_with_an_incomplete_last_line_in_its_log(tmp_path, pretrain, pretrain_until):
     pretrain(tmp_path / "whole")
     folder = tmp_path / "run"
     pretrain_until(4, folder)
@@ -632,7 +629,7 @@ def test_a_log_whose_last_line_is_torn_goes_on(tmp_path, pretrain, pretrain_unti
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of a megabyte, and a function that fills it up to some bytes."""
+    """A disk of four megabytes, and a function that fills it up to some bytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -651,8 +648,8 @@ def disk(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "log", "final", "start"])
-def test_a_full_disk_costs_nothing_that_is_there(disk, tmp_path, pretrain, refused, monkeypatch, what):
-    """A real one. One sentence, nothing half-written, the last checkpoint whole; with room the run goes on."""
+def test_a_full_disk_destroys_nothing(disk, tmp_path, pretrain, refused, monkeypatch, what):
+    """A real one. The run ends with one sentence, nothing half-written and a whole checkpoint, and then resumes."""
     folder, fill = disk[0] / "run", disk[1]
     pretrain(tmp_path / "whole")
     if what == "start":
@@ -695,7 +692,7 @@ def test_a_full_disk_costs_nothing_that_is_there(disk, tmp_path, pretrain, refus
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
-def test_a_full_disk_leaves_the_run_that_was_to_be_replaced(made, disk, pretrain, refused, monkeypatch):
+def test_a_full_disk_leaves_the_run_to_be_replaced(made, disk, pretrain, refused, monkeypatch):
     folder, fill = disk[0] / "run", disk[1]
     shutil.copytree(made, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     before = snapshot(folder)
@@ -708,7 +705,7 @@ def test_a_full_disk_leaves_the_run_that_was_to_be_replaced(made, disk, pretrain
     assert json.loads((folder / "recipe.json").read_text())["seed"] == 1
 
 
-def test_a_full_disk_leaves_the_evaluation_that_was_there(made, disk, data, refused):
+def test_a_full_disk_leaves_the_earlier_evaluation(made, disk, data, refused):
     folder, fill = disk[0] / "run", disk[1]
     shutil.copytree(made, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     before = snapshot(folder)

@@ -84,7 +84,7 @@ def test_the_folder_is_self_describing(run_folder):
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
 
 
-def test_card_has_results_and_valid_metadata(run_folder):
+def test_the_card_has_results_and_valid_metadata(run_folder):
     row = {"accuracy": 0.5, "correct": 1, "total": 2, "interval_95": [0.1, 0.9]}
     questions = {"file": "dev.tsv", "bytes": 1, "sha256": "0" * 64}
     report = {
@@ -101,10 +101,33 @@ def test_card_has_results_and_valid_metadata(run_folder):
     assert "| always London | 50.0% | 1 of 2 |" in reread.text
     assert "someone/mingpt" in reread.text
     assert "{{" not in reread.text
-    assert "It makes places up" in reread.text
+    assert "It invents places" in reread.text
 
 
-def test_the_record_does_not_say_where_files_were(monkeypatch, tmp_path):
+def test_a_report_of_an_earlier_version_is_on_the_card(run_folder):
+    """Its keys are honesty and right."""
+    row = {"accuracy": 0.5, "correct": 1, "total": 2, "interval_95": [0.1, 0.9]}
+    honesty = {
+        "threshold": 0.5,
+        "scores": {"auroc": 0.75},
+        "intervals_95": {"auroc": [0.5, 1.0]},
+        "invented_names": 20,
+        "false_answers_on_invented_names": 0.05,
+        "accuracy_by": {"the place": {"rare": {"right": 1, "total": 4}}},
+    }
+    questions = {"file": "dev.tsv", "bytes": 1, "sha256": "0" * 64}
+    report = {"results": {"model": row}, "questions": questions, "command": "c", "date": "2026-01-01"}
+    write_json(run_folder / "report.json", {**report, "honesty": honesty})
+    old = write_card(run_folder).text
+    assert "(honesty.png)" in old
+    assert "| auroc | 0.750 | 0.500 to 1.000 |" in old
+    assert "| rare | 25.0% | 4 |" in old
+    honesty["accuracy_by"]["the place"]["rare"] = {"correct": 1, "total": 4}
+    write_json(run_folder / "report.json", {**report, "calibration": honesty})
+    assert write_card(run_folder).text == old.replace("honesty.png", "calibration.png")
+
+
+def test_the_record_has_no_folders(monkeypatch, tmp_path):
     argv = [f"{tmp_path}/scripts/ask.py", "Ada Byron", "--run", f"{tmp_path}/fast", f"--text={tmp_path}/t", "a/b=c"]
     monkeypatch.setattr(sys, "argv", argv)
     assert run_record()["command"] == "ask.py 'Ada Byron' --run fast --text=t a/b=c"
@@ -113,13 +136,13 @@ def test_the_record_does_not_say_where_files_were(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said", "used"),
     [
-        ({}, "meant to be finetuned", "do_sample=True"),
-        ({"objective": "causal"}, "Plain language modelling", "do_sample=True"),
-        ({"questions_file": "q.tsv"}, "with spans moved out of them, and along with them questions", "Where was"),
-        ({"questions_file": "q.tsv", "ssm_probability": 1.0}, "as clozes of names", "Where was"),
+        ({}, "Finetune the model before use", "do_sample=True"),
+        ({"objective": "causal"}, "Causal language modeling", "do_sample=True"),
+        ({"questions_file": "q.tsv"}, "with span corruption", "Where was"),
+        ({"questions_file": "q.tsv", "ssm_probability": 1.0}, "with salient span masking", "Where was"),
     ],
 )
-def test_card_says_what_a_pretrained_run_is_for(run_folder, flags, said, used):
+def test_the_card_says_what_a_pretrained_run_is_for(run_folder, flags, said, used):
     recipe = PretrainRecipe(train_file="t.txt", output_dir=str(run_folder), **flags)
     write_json(run_folder / "recipe.json", {"kind": "PretrainRecipe", **recipe.__dict__})
     text = write_card(run_folder).text
@@ -127,7 +150,7 @@ def test_card_says_what_a_pretrained_run_is_for(run_folder, flags, said, used):
     assert used in text
 
 
-def test_vocabulary_must_fit_the_model(run_folder):
+def test_the_vocabulary_must_match_the_model(run_folder):
     small_model("rope", vocab_size=99).save_pretrained(run_folder)
     with pytest.raises(ValueError, match="the model 99"):
         load_run(str(run_folder))
@@ -140,12 +163,12 @@ UP = "model.layers.0.mlp.up_proj.weight"
     ("damage", "said"),
     [
         (lambda weights: weights.pop(UP), f"its weights lack {UP}"),
-        (lambda weights: weights.update(more=torch.zeros(2)), "the model has not, more"),
-        (lambda weights: weights.update({UP: torch.zeros(3, 3)}), f"in another shape {UP}"),
+        (lambda weights: weights.update(more=torch.zeros(2)), "have the unknown more"),
+        (lambda weights: weights.update({UP: torch.zeros(3, 3)}), f"another shape in {UP}"),
     ],
     ids=["missing", "extra", "another shape"],
 )
-def test_weights_must_fit_the_model(run_folder, damage, said):
+def test_the_weights_must_match_the_model(run_folder, damage, said):
     weights = load_file(run_folder / "model.safetensors")
     damage(weights)
     save_file(weights, run_folder / "model.safetensors", metadata={"format": "pt"})
@@ -154,14 +177,14 @@ def test_weights_must_fit_the_model(run_folder, damage, said):
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors " * 9, None])
-def test_damaged_weights_are_named(run_folder, content):
+def test_damaged_weights_are_an_error(run_folder, content):
     path = run_folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] if content is None else content)
     with pytest.raises(ValueError, match="its weights are damaged"):
         load_run(str(run_folder))
 
 
-def test_missing_runs_are_named(tmp_path):
+def test_a_missing_run_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="No run folder at"):
         load_run(str(tmp_path / "nothing"))
     with pytest.raises(FileNotFoundError, match=r"it lacks config\.json"):
@@ -179,7 +202,7 @@ def test_an_output_folder_is_not_overwritten_unasked(tmp_path):
     assert (tmp_path / "precious").exists()
 
 
-def test_saved_is_loaded(run_folder, tokenizer):
+def test_saved_weights_are_loaded_unchanged(run_folder, tokenizer):
     variant = run_folder.name.removeprefix("run-")
     loaded = AutoModelForCausalLM.from_pretrained(run_folder).state_dict()
     for name, tensor in small_model(variant, vocab_size=len(tokenizer)).state_dict().items():
@@ -192,10 +215,10 @@ def spoil(folder: Path, file: str, **changes) -> None:
 
 
 class TestLoading:
-    """What is loaded is what was saved, and nothing of a stranger is run."""
+    """Loading restores what was saved, and runs no code of the repository."""
 
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-    def test_weights_that_are_not_finite_are_named(self, run_folder, bad):
+    def test_weights_that_are_not_finite_are_an_error(self, run_folder, bad):
         weights = load_file(run_folder / "model.safetensors")
         weights[UP][1, 2] = bad
         save_file(weights, run_folder / "model.safetensors", metadata={"format": "pt"})
@@ -203,13 +226,13 @@ class TestLoading:
             load_run(str(run_folder))
 
     @pytest.mark.parametrize("heads", [0, -4, 5])
-    def test_heads_that_do_not_divide_are_refused(self, run_folder, heads):
+    def test_heads_that_do_not_divide_the_width_are_an_error(self, run_folder, heads):
         spoil(run_folder, "config.json", num_attention_heads=heads)
         with pytest.raises(ValueError, match=re.escape(f"{run_folder}: ") + f".*num_attention_heads {heads}"):
             load_run(str(run_folder))
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_weights_of_a_smaller_type_are_loaded_as_float32(self, run_folder, dtype):
+    def test_weights_of_a_smaller_dtype_are_loaded_as_float32(self, run_folder, dtype):
         model, _ = load_run(str(run_folder))
         smaller = model.to(dtype)
         smaller.save_pretrained(run_folder)
@@ -219,8 +242,8 @@ class TestLoading:
 
     @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
     @pytest.mark.parametrize("script", ["sample.py", "convert_checkpoint.py", "finetune.py"])
-    def test_code_of_a_stranger_is_not_run_and_nobody_is_asked(self, tmp_path, tokenizer, file, script):
-        """Whatever stands on the standard input."""
+    def test_code_of_a_repository_never_runs_and_never_prompts(self, tmp_path, tokenizer, file, script):
+        """Whatever is on standard input."""
         folder, owned = tmp_path / "stranger", tmp_path / "owned"
         small_model("learned", vocab_size=len(tokenizer)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -247,15 +270,15 @@ class TestLoading:
         assert str(folder) in last
         assert "code" in last
 
-    def test_code_beside_a_mingpt_is_not_run(self, run_folder):
-        """The package has the classes; what auto_map names is nobody's business."""
+    def test_code_beside_a_mingpt_does_not_run(self, run_folder):
+        """The classes come from the package; auto_map is ignored."""
         (run_folder / "modeling_mingpt.py").write_text("raise RuntimeError('this was run')\n")
         (run_folder / "configuration_mingpt.py").write_text("raise RuntimeError('this was run')\n")
         load_run(str(run_folder))
 
 
 class TestMetrics:
-    """What plot_run.py reads of run folders."""
+    """The metrics that plot_run.py reads from run folders."""
 
     LINE = '{"step": 1, "loss": 2.5, "learning_rate": 0.1}\n'
 
@@ -264,7 +287,7 @@ class TestMetrics:
         (folder / "metrics.jsonl").write_text(content)
         return folder
 
-    def test_folders_of_one_name_stay_apart(self, tmp_path):
+    def test_folders_with_one_name_get_distinct_labels(self, tmp_path):
         folders = [
             self.write(tmp_path / name, self.LINE.replace("2.5", f"{i}.5"))
             for i, name in enumerate(("a/x", "b/x", "y"))
@@ -272,28 +295,28 @@ class TestMetrics:
         losses = {label: lines[0]["loss"] for label, lines in read_metrics(folders).items()}
         assert losses == {"a/x": 0.5, "b/x": 1.5, "y": 2.5}
 
-    def test_a_line_that_the_run_did_not_end_is_left_out(self, tmp_path):
+    def test_an_incomplete_last_line_is_left_out(self, tmp_path):
         folder = self.write(tmp_path / "x", self.LINE + self.LINE[:20])
         assert read_metrics([folder]) == {"x": [json.loads(self.LINE)]}
 
     @pytest.mark.parametrize(
         "line", ["{", "[]", "{}", '{"step": 1, "loss": "low", "learning_rate": 0.1}', "[" * 100_000]
     )
-    def test_a_damaged_line_is_named(self, tmp_path, line):
+    def test_a_damaged_line_is_an_error_with_its_number(self, tmp_path, line):
         folder = self.write(tmp_path / "x", f"{self.LINE}{line}\n")
         with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
             read_metrics([folder])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, '{"model_type": "gpt"}'])
-def test_a_damaged_config_is_named(run_folder, content):
+def test_a_damaged_config_is_an_error(run_folder, content):
     (run_folder / "config.json").write_text(content)
     with pytest.raises((ValueError, OSError), match=str(run_folder)) as error:
         load_run(str(run_folder))
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_header_of_weights_that_claims_too_much_is_named(run_folder):
+def test_a_weights_header_with_too_large_a_size_is_an_error(run_folder):
     weights = run_folder / "model.safetensors"
     weights.write_bytes((2**60).to_bytes(8, "little") + weights.read_bytes()[8:])
     with pytest.raises(ValueError, match="weights are damaged"):
@@ -318,7 +341,7 @@ for folder, *names in json.loads(sys.argv[2]):
 
 
 class TestEveryWayOfSaving:
-    """Whoever saves, and by whatever means: the folder brings its code and loads without this package."""
+    """Whatever saves a model, its folder includes the code and loads without this package."""
 
     @pytest.fixture
     def folders(self, run_folder, tmp_path):
@@ -364,7 +387,7 @@ class TestEveryWayOfSaving:
             with_package = AutoModel.from_pretrained(folders / folder, trust_remote_code=False)
             assert type(with_package).__module__ == "hf_mingpt.modeling_mingpt"
 
-    def test_a_config_that_names_code_elsewhere_names_its_own_when_it_is_saved(self, tmp_path):
+    def test_a_saved_config_names_the_code_beside_it(self, tmp_path):
         config = small_model("rope").config
         config.auto_map = {"AutoModel": "someone/else--modeling_mingpt.MinGPTModel"}
         config.save_pretrained(tmp_path)

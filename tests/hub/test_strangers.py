@@ -1,4 +1,4 @@
-"""What strangers give: text that looks like markup, and prompts that do not fit."""
+"""Untrusted input: text that looks like markup, and prompts that do not fit."""
 
 import asyncio
 import runpy
@@ -12,8 +12,8 @@ import torch
 
 from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation.markup import code_span, escape_html, escape_markdown
-from hf_mingpt.evaluation.report import build_report, format_page
-from hf_mingpt.evaluation.scoring import accuracy, format_table
+from hf_mingpt.evaluation.report import build_report, format_page, format_table
+from hf_mingpt.evaluation.scoring import accuracy
 from hf_mingpt.hub.cards import write_card
 from hf_mingpt.interpretability.logit_lens import Explanation
 from hf_mingpt.system.writing import write_json
@@ -28,7 +28,7 @@ IN_MARKDOWN = (
 
 
 class TestMarkup:
-    def test_markdown_is_shown_as_it_is(self):
+    def test_markdown_is_escaped(self):
         assert escape_markdown(EVIL) == IN_MARKDOWN
         for text in ("Ada Byron. Ada (born 1815) was born in London .", "Zoë O'Brien", "Where was 李 born?"):
             assert escape_markdown(text) == text
@@ -44,13 +44,13 @@ class TestMarkup:
             ("12) a", r"12\) a"),
         ],
     )
-    def test_the_beginning_of_a_line_makes_no_block(self, text, shown):
+    def test_the_start_of_a_line_makes_no_block(self, text, shown):
         assert escape_markdown(text) == shown
 
-    def test_html_is_shown_as_it_is(self):
+    def test_html_is_escaped(self):
         assert escape_html('<b title="x">&\'\u202e\n\x1b') == "&lt;b title=&quot;x&quot;&gt;&amp;&#x27;U+202E U+001B"
 
-    def test_code_is_code_whatever_is_in_it(self):
+    def test_code_spans(self):
         assert code_span("dev.tsv") == "`dev.tsv`"
         assert code_span("a\u202e\nb") == "`aU+202E b`"
         marks = {"`": r"\`", "|": r"\|", "<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -66,28 +66,28 @@ def assert_harmless(page: str):
     assert r"a\|b" in page
 
 
-def test_text_from_corpora_is_no_markup_on_the_page_of_the_report():
+def test_texts_inject_no_markup_into_the_report():
     questions = [Question(f"Where was {EVIL} born?", EVIL), Question(f"Where was A{EVIL} born?", f"B{EVIL}")]
     documents = [f"{EVIL}. {EVIL} was born.", f"A{EVIL}. {EVIL}"]
     report = build_report(
-        questions, [EVIL, EVIL], np.array([0.9, 0.8]), threshold=0.5, of_invented=np.array([0.1]), train=questions,
-        documents=documents, block_size=64,
+        questions, [EVIL, EVIL], np.array([0.9, 0.8]), threshold=0.5, invented_probability=np.array([0.1]),
+        train=questions, documents=documents, context_length=64,
     )  # fmt: skip
     page = format_page(report, title=f"The run {EVIL}")
     assert_harmless(page)
     assert len(page.splitlines()) == len(format_page(report, title="t").splitlines())
     assert f"- Where was {IN_MARKDOWN} born? **{IN_MARKDOWN}** (90%)" in page
-    assert f"- Where was A{IN_MARKDOWN} born? **{IN_MARKDOWN}** (80%), but it was B{IN_MARKDOWN}\n" in page
+    assert f"- Where was A{IN_MARKDOWN} born? **{IN_MARKDOWN}** (80%), correct: B{IN_MARKDOWN}\n" in page
     assert f"  > {IN_MARKDOWN}. {IN_MARKDOWN} was born." in page
 
 
-def test_names_are_one_cell_of_a_table():
+def test_a_name_stays_in_its_table_cell():
     lines = format_table({f"most frequent ({EVIL})": accuracy(["a"], ["a"])}).splitlines()
     assert lines[2].startswith(f"| most frequent ({IN_MARKDOWN}) | 100.0% |")
     assert_harmless(lines[2])
 
 
-def test_names_are_no_markup_on_the_card(tmp_path):
+def test_names_inject_no_markup_into_the_card(tmp_path):
     evil = EVIL.replace("/", "").replace("\n", " ")
     row = {"accuracy": 1.0, "correct": 1, "total": 1, "interval_95": [0.2, 1.0]}
     recipe = {"kind": "FinetuneRecipe", "train_file": f"x/{evil}", "model_name_or_path": f"y/{evil}"}
@@ -105,7 +105,7 @@ def test_names_are_no_markup_on_the_card(tmp_path):
     assert 'from_pretrained("a\\"b\\u003cscript\\u003e", trust_remote_code=True)' in card
 
 
-def test_a_name_is_no_markup_on_the_page_of_an_explanation():
+def test_a_name_injects_no_markup_into_an_explanation():
     render = runpy.run_path(str(SCRIPTS / "explain_answer.py"))["render"]
     question, answer = "Where was <b>&\u202e born?", "<i>"
     text = f"{question}\u2047{answer}\u2047"
@@ -122,7 +122,7 @@ class Refused(Exception):
 
 
 class TestServer:
-    """scripts/serve.py; that it serves is in test_tools."""
+    """scripts/serve.py; test_tools.py runs the server itself."""
 
     @pytest.fixture
     def generate(self, monkeypatch):
@@ -140,22 +140,22 @@ class TestServer:
         return call
 
     @pytest.mark.parametrize("length", [0, 48, 5000])
-    def test_a_prompt_that_does_not_fit_is_the_asker_s_mistake(self, generate, length):
+    def test_a_prompt_that_does_not_fit_gets_status_400(self, generate, length):
         for ids in ([2] * length, torch.ones(1, length)):
-            with pytest.raises(Refused, match=rf"400, .*has {length} tokens: this model takes 1 to 47"):
+            with pytest.raises(Refused, match=rf"400, .*has {length} tokens: give 1 to 47"):
                 generate(ids, 5)
 
     @pytest.mark.parametrize(("length", "most", "written"), [(1, 1024, 47), (47, 5, 1), (20, 5, 5), (20, None, 28)])
-    def test_what_is_written_ends_with_the_context(self, generate, length, most, written):
+    def test_generation_ends_with_the_context(self, generate, length, most, written):
         assert generate(torch.ones(1, length), most) == generate([2] * length, most) == (written, "me")
 
     @pytest.mark.parametrize("most", [0, -3])
-    def test_no_character_is_no_wish(self, generate, most):
+    def test_max_tokens_must_be_positive(self, generate, most):
         with pytest.raises(Refused, match=f"400, 'max_tokens is {most}"):
             generate([2], most)
 
-    def test_the_server_s_tokenizer_reaches_no_weight(self, tokenizer):
-        """It hands it to generate, for stop strings, and that hands it on to the model."""
+    def test_a_tokenizer_passed_to_generate_changes_nothing(self, tokenizer):
+        """The server passes it for stop strings, and generate passes it on to the model."""
         model = small_model("learned", vocab_size=len(tokenizer))
         ids = tokenizer("Ada", return_tensors="pt")
         written = model.generate(**ids, max_new_tokens=4, do_sample=False)

@@ -178,7 +178,7 @@ def test_cards_are_what_the_hub_takes(card):
     assert loaded.data.license == "mit"
     (result,) = loaded.data.eval_results
     assert f"| model | {result.metric_value:.1%} |" in loaded.text
-    for heading in ("Results", "How far to trust an answer", "Limits", "What it must not be used for"):
+    for heading in ("Results", "Calibration", "Limits", "Out-of-scope use"):
         assert f"\n## {heading}\n" in loaded.text
     assert not re.search(r"/(home|root|tmp|Users)/", loaded.text)
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from hf_mingpt.evaluation.calibration import ConfidenceFeatures, fit_calibration
+from hf_mingpt.evaluation.calibration import fit_calibration
+from hf_mingpt.evaluation.confidence import ConfidenceFeatures
 from hf_mingpt.system.writing import write_json
 
 from ..conftest import SCRIPTS, run_script
@@ -35,6 +36,13 @@ def works(name: str, *arguments, **options) -> str:
     done = script(name, *arguments, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def refused(said: str, name: str, *arguments, untouched: Path | None = None) -> None:
+    """One sentence, code 2, and nothing written."""
+    done = script(name, *arguments)
+    assert (done.returncode, said in done.stderr.splitlines()[-1]) == (2, True), done.stderr
+    assert untouched is None or not untouched.exists()
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +92,11 @@ def test_questions_read_along_with_the_text_need_no_finetuning(home, tmp_path):
     pieces += ["--ema_decay", 0.9, "--num_train_epochs", 1, "--overwrite_output_dir"]
     works("pretrain.py", *data, "--preset", "closed_book", *pieces, *TINY)
     assert json.loads((tmp_path / "fast/metrics.jsonl").read_text().splitlines()[-1])["step"] == 2  # 104 + 48 by 115
-    done = script("pretrain.py", *data, "--preset", "closed_book", "--num_spans", 9, *TINY, "--overwrite_output_dir")
-    assert (done.returncode, "num_spans is 9: with block_size 128, use 1 to 8" in done.stderr) == (2, True)
+    again = ["pretrain.py", *data, "--preset", "closed_book", *TINY, "--overwrite_output_dir"]
+    refused("num_spans is 9: with block_size 128, use 1 to 8", *again, "--num_spans", 9)
 
     few = ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
-    done = script("pretrain.py", *data, "--preset", "closed_book", *TINY, *few, "--overwrite_output_dir")
-    assert done.returncode == 2
-    assert "questions_ratio 0.1 is 0 of the 1 examples of a step: change the ratio or the batch size" in done.stderr
+    refused("questions_ratio 0.1 is 0 of the 1 examples of a step: change the ratio or the batch size", *again, *few)
 
 
 def test_split_questions(home, tmp_path):
@@ -98,9 +104,7 @@ def test_split_questions(home, tmp_path):
     works("split_questions.py", "--questions_file", questions, "--output_dir", tmp_path / "folds", "--num_folds", 3)
     held_out = [(tmp_path / f"folds/fold-{i}/held_out.tsv").read_text() for i in range(3)]
     assert sorted("".join(held_out).splitlines()) == sorted(questions.read_text().splitlines())
-    again = script("split_questions.py", "--questions_file", questions, "--output_dir", tmp_path / "folds")
-    assert again.returncode == 2
-    assert "is not empty" in again.stderr
+    refused("is not empty", "split_questions.py", "--questions_file", questions, "--output_dir", tmp_path / "folds")
 
 
 @pytest.fixture
@@ -109,8 +113,10 @@ def calibrated(home, tmp_path):
     run = tmp_path / "calibrated"
     shutil.copytree(home / "finetuned", run, ignore=shutil.ignore_patterns("predictions.txt", "report.json"))
     rng = np.random.default_rng(0)
-    signs = ConfidenceFeatures(*rng.normal(size=(3, 50)))
-    calibration = fit_calibration(signs, signs.contrast > 0, places=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"])
+    features = ConfidenceFeatures(*rng.normal(size=(3, 50)))
+    calibration = fit_calibration(
+        features, features.contrast > 0, candidates=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"]
+    )
     write_json(run / "calibration.json", asdict(calibration))
     return run
 
@@ -120,15 +126,14 @@ def test_answers_come_with_probabilities(home, calibrated):
         "ask.py", "Bra Mir", "Mir Bra", "--model_name_or_path", calibrated, "--use_cpu",
         "--train_file", home / "data/biographies.txt",
     )  # fmt: skip
-    verdict = r"\(\d+% likely to be right: (retrieved|a guess: I don't know)\)"
-    assert re.search(rf"Bra Mir: .* {verdict}\n    other places, .*: (Bra|Mir) \d+%", said)
+    reply = r"(.+ \(\d+%|I don't know \(.* is \d+%) likely to be correct\)"
+    assert re.search(rf"Bra Mir: {reply}\n    alternatives: (Bra|Mir) \d+%", said)
     for arguments, message in (
         (["--model_name_or_path", calibrated], "No name"),
-        (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: make it with"),
+        (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: write it with"),
         (["B☃", "--model_name_or_path", calibrated, "--use_cpu"], "'☃'"),
     ):
-        done = script("ask.py", *arguments)
-        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+        refused(message, "ask.py", *arguments)
 
 
 def test_an_answer_is_explained_on_one_page(home, tmp_path):
@@ -139,8 +144,7 @@ def test_an_answer_is_explained_on_one_page(home, tmp_path):
     assert "<h1>Where was Bra Mir born?" in text
     assert text.count("</svg>") == 3
     assert not re.search(r'(src|href)="(?!#|data:)', text)  # nothing from elsewhere
-    again = script("explain_answer.py", home / "finetuned", "Bra", "--output_file", page)
-    assert (again.returncode, "give --overwrite_output_dir" in again.stderr) == (2, True)
+    refused("give --overwrite_output_dir", "explain_answer.py", home / "finetuned", "Bra", "--output_file", page)
 
 
 def test_the_page_needs_a_calibration_and_says_so(home):
@@ -149,32 +153,27 @@ def test_the_page_needs_a_calibration_and_says_so(home):
     assert re.search("has no calibration.json|gradio is not installed", done.stderr)
 
 
-def test_a_calibrated_run_reports_honesty(home, calibrated):
+def test_a_calibrated_run_reports_its_calibration(home, calibrated):
     data = home / "data"
     works(
         "evaluate_birthplaces.py", "--model_name_or_path", calibrated, "--questions_file", data / "birth_dev.tsv",
         "--train_questions_file", data / "birth_places_train.tsv", "--train_file", data / "biographies.txt",
         "--num_invented_names", 20, "--use_cpu",
     )  # fmt: skip
-    honesty = json.loads((calibrated / "report.json").read_text())["honesty"]
-    assert sum(part["total"] for part in honesty["accuracy_by"]["the biography"].values()) == 8
-    assert len(honesty["probabilities"]["invented"]) == 20
-    assert (calibrated / "honesty.png").read_bytes().startswith(b"\x89PNG")
-    assert "20 invented names" in (calibrated / "honesty.md").read_text()
-    assert "## How far to trust an answer" in (calibrated / "README.md").read_text()
+    report = json.loads((calibrated / "report.json").read_text())["calibration"]
+    assert sum(part["total"] for part in report["accuracy_by"]["the biography"].values()) == 8
+    assert len(report["probabilities"]["invented"]) == 20
+    assert (calibrated / "calibration.png").read_bytes().startswith(b"\x89PNG")
+    assert "20 invented names" in (calibrated / "calibration.md").read_text()
+    assert "## Calibration" in (calibrated / "README.md").read_text()
 
 
 def test_calibration_needs_questions_that_were_held_out(home, tmp_path):
     train, dev = (home / "data" / name for name in ("birth_places_train.tsv", "birth_dev.tsv"))
     run = ["--model_name_or_path", home / "pretrained", "--train_questions_file", train, "--num_unknown_names", 5]
     run += ["--num_invented_names", 20, "--use_cpu"]
-    for questions, message in ((train, "is in both files"), (dev, "0 of 8 answers are right")):
-        done = script("calibrate.py", *run, "--questions_file", questions)
-        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
-    done = script("calibrate.py", *run, "--questions_file", dev, "--max_false_answer_rate", 10)
-    assert (done.returncode, "max_false_answer_rate is 10.0: it must be from 0 to 1" in done.stderr) == (2, True), (
-        done.stderr
-    )
+    for questions, message in ((train, "is a training question"), (dev, "0 of 8 answers are correct")):
+        refused(message, "calibrate.py", *run, "--questions_file", questions)
     assert not (home / "pretrained/calibration.json").exists()
 
 
@@ -200,12 +199,11 @@ def test_calibration_learns_from_right_and_wrong_answers(home, tmp_path):
         10,
     ]
     shown = works("calibrate.py", *data, held_out, *options)
-    assert "4 of 8 right" in shown
+    assert "4 of 8 correct" in shown
     calibration = json.loads((run / "calibration.json").read_text())
     assert calibration["fitted_on"] == 8
     assert len(calibration["unknown_names"]) == 5
-    again = script("calibrate.py", *data, held_out, *options)
-    assert (again.returncode, "give --overwrite_output_dir" in again.stderr) == (2, True)
+    refused("give --overwrite_output_dir", "calibrate.py", *data, held_out, *options)
 
 
 def test_several_runs_answer_together(home, tmp_path):
@@ -221,8 +219,7 @@ def test_several_runs_answer_together(home, tmp_path):
     assert distilled.startswith(train.read_text())
     assert len(distilled.splitlines()) == 12 + sum(map(bool, said))
     for runs, message in (([home / "finetuned"], "two runs or more, not 1"), ([home, home], "holds predictions")):
-        done = script("ensemble.py", *runs, *run)
-        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+        refused(message, "ensemble.py", *runs, *run)
 
 
 def test_an_open_book_baseline_extracts_answers(home, tmp_path):
@@ -233,8 +230,7 @@ def test_an_open_book_baseline_extracts_answers(home, tmp_path):
     lines = (tmp_path / "read/with_reader.tsv").read_text().splitlines()
     assert lines[:12] == train.read_text().splitlines()
     assert set((data / "birth_dev.tsv").read_text().splitlines()) <= set(lines[12:])
-    again = script("read_answers.py", *run)
-    assert (again.returncode, "give --overwrite_output_dir" in again.stderr) == (2, True)
+    refused("give --overwrite_output_dir", "read_answers.py", *run)
 
 
 def test_questions_without_answers_get_predictions(home, tmp_path):
@@ -244,9 +240,7 @@ def test_questions_without_answers_get_predictions(home, tmp_path):
     works("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.txt"]
     assert len((tmp_path / "out/predictions.txt").read_text().splitlines()) == 2
-    again = script("evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "out")
-    assert again.returncode == 2
-    assert "holds predictions" in again.stderr
+    refused("holds predictions", "evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "out")
 
 
 def test_a_text_is_learnt_and_continued(home, tmp_path):
@@ -330,131 +324,89 @@ def test_several_processes_answer_what_one_answers(home, calibrated, lets_go, tm
     assert len(one.splitlines()) == questions
     one, other = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "several"))
     assert one["results"] == other["results"]
-    assert one["honesty"]["probabilities"] == other["honesty"]["probabilities"]
+    assert one["calibration"]["probabilities"] == other["calibration"]["probabilities"]
 
 
-class TestBadInput:
-    """One sentence with the value and the remedy, before training, exit code 2, and nothing written."""
+class TestMistakes:
+    """What a user names or types is read literally, and refused before training."""
 
-    @pytest.fixture(autouse=True)
-    def in_this_process(self, monkeypatch, capsys):
-        self.monkeypatch, self.capsys = monkeypatch, capsys
+    def test_of_texts(self, home, tmp_path):
+        corpus, out = home / "data/biographies.txt", tmp_path / "out"
+        for name, content in {
+            "blank.txt": "\n\r\n",
+            "marked.txt": "a\nb□\n",
+            "q.tsv": "a\tb⁇\n",
+            "x.txt": "X\n",
+        }.items():
+            (tmp_path / name).write_text(content)
+        marked, pretrained = tmp_path / "marked.txt", home / "pretrained"
+        stream = ["--streaming", "--tokenizer_name", pretrained, "--max_steps", 1]
+        for said, text, *flags in (
+            ("No file at nothing.txt", "nothing.txt"),
+            ("blank.txt has no documents", tmp_path / "blank.txt"),
+            ("has no documents", tmp_path / "blank.txt", *stream),
+            ("Document 2: character 2, '□'", marked),
+            ("Document 2: character 2, '□'", marked, *stream),
+            ("marked.txt, line 2: '□'", corpus, "--vocabulary_file", marked),
+            ("q.tsv, line 1: '⁇'", corpus, "--questions_file", tmp_path / "q.tsv"),
+            ("'X' (U+0058)", tmp_path / "x.txt", "--tokenizer_name", pretrained),
+            ("No tokenizer at gpt2: check the path", corpus, "--tokenizer_name", "gpt2"),
+            ("got dense", corpus, "--attention_type", "dense"),
+        ):
+            run = ["--train_file", text, "--output_dir", out, "--use_cpu", *flags]
+            refused(said, "pretrain.py", *run, untouched=out)
 
-    def refused(self, said: str, name: str, *arguments, untouched: Path | None = None):
-        self.monkeypatch.setattr(sys, "argv", [str(part) for part in (SCRIPTS / name, *arguments)])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
-        assert stop.value.code == 2
-        assert said in self.capsys.readouterr().err.splitlines()[-1]
-        assert untouched is None or not untouched.exists()
-
-    def pretrain(self, tmp_path, said, *arguments):
-        out = tmp_path / "out"
-        self.refused(said, "pretrain.py", "--output_dir", out, "--use_cpu", *arguments, untouched=out)
-
-    def test_pretraining(self, home, tmp_path):
-        (tmp_path / "empty.txt").touch()
-        (tmp_path / "marked.txt").write_text("a ⁇ b\n")
-        corpus = home / "data/biographies.txt"
-        self.pretrain(tmp_path, "No file at nothing.txt", "--train_file", "nothing.txt")
-        self.pretrain(tmp_path, "is empty", "--train_file", tmp_path / "empty.txt")
-        self.pretrain(tmp_path, "U+2047", "--train_file", tmp_path / "marked.txt")
-        self.pretrain(tmp_path, "'fastest' is unknown", "--train_file", corpus, "--preset", "fastest")
-        self.pretrain(tmp_path, "got dense", "--train_file", corpus, "--attention_type", "dense")
-        self.pretrain(tmp_path, "over the model's 128", "--train_file", corpus, "--block_size", 256)
-        (tmp_path / "other.txt").write_text("Xylophon\n")
-        tokenizer = ["--tokenizer_name", home / "pretrained"]
-        self.pretrain(tmp_path, "'X' (U+0058)", "--train_file", tmp_path / "other.txt", *tokenizer)
-
-    def test_output_folder_of_another_run(self, home):
-        before = (home / "pretrained/model.safetensors").read_bytes()
-        corpus = home / "data/biographies.txt"
-        self.refused(
-            "--overwrite_output_dir", "pretrain.py", "--train_file", corpus, "--output_dir", home / "pretrained"
-        )
-        assert (home / "pretrained/model.safetensors").read_bytes() == before
-
-    def test_finetuning(self, home, tmp_path):
-        out = tmp_path / "out"
-        questions = tmp_path / "q.tsv"
-        run = ["--model_name_or_path", home / "pretrained", "--questions_file", questions, "--output_dir", out]
+    def test_of_questions(self, home, tmp_path):
+        out, questions = tmp_path / "out", tmp_path / "q.tsv"
+        run = ["--questions_file", questions, "--output_dir", out, "--model_name_or_path"]
         for content, said in (
             ("Where?\tThere\nWhere\n", "line 2: 0 tabs"),
             (f"{'a' * 130}\tB\n", "needs 133 tokens"),
             ("Where was Ωmega born?\tB\n", "'Ω' (U+03A9)"),
         ):
             questions.write_text(content)
-            self.refused(said, "finetune.py", *run, untouched=out)
+            refused(said, "finetune.py", *run, home / "pretrained", untouched=out)
         questions.write_text("Where was A born?\tB\n")
-        self.refused(
-            "No run folder at", "finetune.py", *run[2:], "--model_name_or_path", tmp_path / "none", untouched=out
-        )
-
-    def test_a_vocabulary_that_does_not_match(self, home, tmp_path):
+        refused("No run folder at", "finetune.py", *run, tmp_path / "none", untouched=out)
         broken = tmp_path / "broken"
         shutil.copytree(home / "pretrained", broken)
         content = json.loads((broken / "tokenizer.json").read_text())
         content["model"]["vocab"]["Ω"] = len(content["model"]["vocab"])
         (broken / "tokenizer.json").write_text(json.dumps(content))
-        run = ["--model_name_or_path", broken, "--questions_file", home / "data/birth_places_train.tsv"]
-        out = tmp_path / "out"
-        self.refused(
-            "use the tokenizer that was saved with the model", "finetune.py", *run, "--output_dir", out, untouched=out
-        )
+        refused("use the tokenizer that was saved with the model", "finetune.py", *run, broken, untouched=out)
 
-
-class TestNamedFiles:
-    """What a user names or types is read literally, and refused in one sentence."""
-
-    @pytest.fixture(autouse=True)
-    def in_this_process(self, monkeypatch, capsys):
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def call(self, name: str, *arguments) -> tuple[int, str]:
-        """The exit code, and the last line of what is said."""
-        self.monkeypatch.setattr(sys, "argv", [str(part) for part in (SCRIPTS / name, *arguments)])
-        try:
-            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
-        except SystemExit as stop:
-            return stop.code, self.capsys.readouterr().err.splitlines()[-1]
-        return 0, self.capsys.readouterr().out
-
-    def refused(self, said: str, name: str, *arguments):
-        code, line = self.call(name, *arguments)
-        assert (code, said in line) == (2, True), line
-
-    def test_pretraining(self, home, tmp_path):
-        corpus, out = home / "data/biographies.txt", ["--output_dir", tmp_path / "out", "--use_cpu"]
-        for name, content in {"blank.txt": "\n\r\n", "marked.txt": "a\nb□\n", "q.tsv": "a\tb⁇\n"}.items():
-            (tmp_path / name).write_text(content)
-        blank, marked = tmp_path / "blank.txt", tmp_path / "marked.txt"
-        stream = ["--streaming", "--tokenizer_name", home / "pretrained", "--max_steps", 1]
-        self.refused("blank.txt has no documents", "pretrain.py", *out, "--train_file", blank)
-        self.refused("has no documents", "pretrain.py", *out, "--train_file", blank, *stream)
-        self.refused("Document 2: character 2, '□'", "pretrain.py", *out, "--train_file", marked)
-        self.refused("Document 2: character 2, '□'", "pretrain.py", *out, "--train_file", marked, *stream)
-        data = [*out, "--train_file", corpus]
-        self.refused("marked.txt, line 2: '□'", "pretrain.py", *data, "--vocabulary_file", marked)
-        self.refused("q.tsv, line 1: '⁇'", "pretrain.py", *data, "--questions_file", tmp_path / "q.tsv")
-        self.refused("No tokenizer at gpt2: check the path", "pretrain.py", *data, "--tokenizer_name", "gpt2")
-        assert not (tmp_path / "out").exists()
-
-    def test_marks_in_what_is_typed(self, home, tmp_path):
+    def test_of_prompts_and_names(self, home, tmp_path):
         run = ["--model_name_or_path", home / "pretrained", "--prompt"]
-        self.refused("The prompt's character 3, '□'", "sample.py", *run, "⁇B□")
-        self.refused("The prompt's character 2, 'Ω'", "sample.py", *run, "⁇Ω")
-        assert self.call("sample.py", *run, "B⁇", "--max_new_tokens", 1)[0] == 0
+        refused("The prompt's character 3, '□'", "sample.py", *run, "⁇B□")
+        refused("The prompt's character 2, 'Ω'", "sample.py", *run, "⁇Ω")
+        works("sample.py", *run, "B⁇", "--max_new_tokens", 1)
         page = ["--output_file", tmp_path / "page.html"]
-        self.refused("'A⁇': character 12, '⁇'", "explain_answer.py", home / "finetuned", "A⁇", *page)
+        refused("'A⁇': character 12, '⁇'", "explain_answer.py", home / "finetuned", "A⁇", *page)
 
-    def test_a_plot_of_runs_of_one_name(self, home, tmp_path):
+    @pytest.mark.parametrize(
+        "content", [b"", b"x", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x80\x04]\x94.", b"\x80\x05K\x01."]
+    )
+    def test_of_files_of_weights(self, home, tmp_path, content):
+        (tmp_path / "weights.pt").write_bytes(content)
+        run = ["--checkpoint", tmp_path / "weights.pt", "--output_dir", tmp_path / "out"]
+        refused("weights.pt", "convert_checkpoint.py", *run, "--vocabulary_file", home / "data/biographies.txt")
+
+    def test_of_checkpoints(self, tmp_path):
+        for missing in (tmp_path / "none", "./none", "none.pt"):
+            refused(
+                "check the path", "convert_checkpoint.py", "--output_dir", tmp_path / "out", "--checkpoint", missing
+            )
+
+
+class TestRunsOfOneName:
+    def test_in_a_plot(self, home, tmp_path):
         reports = {"a": 0.25, "b": 0.5}
         for name, accuracy in reports.items():
             shutil.copytree(
                 home / "pretrained", tmp_path / name / "run", ignore=shutil.ignore_patterns("*.safetensors")
             )
             row = {"accuracy": accuracy, "interval_95": [0.0, 1.0]}
-            results = {"model": row, "always London": row, "the same": reports_row()}
+            results = {"model": row, "always London": row, "the same": {"accuracy": 0.75, "interval_95": [0.5, 1.0]}}
             write_json(tmp_path / name / "run/report.json", {"results": results})
         folders = [tmp_path / name / "run" for name in reports]
         rows = runpy.run_path(str(SCRIPTS / "plot_run.py"))["read_accuracies"](folders)
@@ -462,37 +414,18 @@ class TestNamedFiles:
             "a/run": 0.25, "b/run": 0.5, "always London": 0.25, "always London, b/run": 0.5, "the same": 0.75,
         }  # fmt: skip
         plot = ["--output_file", tmp_path / "plot.png", "--runs"]
-        assert self.call("plot_run.py", *plot, ",".join(map(str, folders)))[0] == 0
+        works("plot_run.py", *plot, ",".join(map(str, folders)))
         plot.insert(0, "--overwrite_output_dir")
-        self.refused("run is named twice", "plot_run.py", *plot, f"{folders[0]},{folders[0]}")
+        refused("run is named twice", "plot_run.py", *plot, f"{folders[0]},{folders[0]}")
         for content in ("", "[]", '{"results": {"model": {"accuracy": 7, "interval_95": [0, 1]}}}', '{"results": 1}'):
             (folders[0] / "report.json").write_text(content)
-            self.refused("report.json is no", "plot_run.py", *plot, folders[0])
+            refused("report.json is no", "plot_run.py", *plot, folders[0])
 
-    def test_an_ensemble_of_runs_of_one_name(self, home, tmp_path):
-        for name, run in (("a", "finetuned"), ("b", "scratch"), ("b", "ensemble")):
-            folder = tmp_path / name / ("run" if run != "ensemble" else "ensemble")
-            shutil.copytree(home / run if run != "ensemble" else home / "scratch", folder)
+    def test_in_an_ensemble(self, home, tmp_path):
         runs = [tmp_path / "a/run", tmp_path / "b/run", tmp_path / "b/ensemble"]
+        for run, folder in zip(("finetuned", "scratch", "scratch"), runs, strict=True):
+            shutil.copytree(home / run, folder)
         data = ["--questions_file", home / "data/birth_dev.tsv", "--output_dir", tmp_path / "all", "--use_cpu"]
-        assert self.call("ensemble.py", *runs, *data)[0] == 0
+        works("ensemble.py", *runs, *data)
         results = json.loads((tmp_path / "all/report.json").read_text())["results"]
         assert list(results)[:4] == ["a/run", "b/run", "the run ensemble", "ensemble"]
-
-    @pytest.mark.parametrize(
-        "content", [b"", b"x", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x80\x04]\x94.", b"\x80\x05K\x01."]
-    )
-    def test_a_checkpoint_that_is_none(self, home, tmp_path, content):
-        (tmp_path / "weights.pt").write_bytes(content)
-        run = ["--checkpoint", tmp_path / "weights.pt", "--output_dir", tmp_path / "out"]
-        code, line = self.call("convert_checkpoint.py", *run, "--vocabulary_file", home / "data/biographies.txt")
-        assert (code, "weights.pt" in line or "unknown code" in line) == (2, True), line
-
-    def test_a_conversion_of_what_is_not_there(self, tmp_path):
-        run = ["--output_dir", tmp_path / "out", "--checkpoint"]
-        for missing in (tmp_path / "none", "./none", "none.pt"):
-            self.refused("check the path", "convert_checkpoint.py", *run, missing)
-
-
-def reports_row() -> dict:
-    return {"accuracy": 0.75, "interval_95": [0.5, 1.0]}

@@ -92,7 +92,7 @@ def test_text_of_a_command_line_is_utf8_in_any_locale(monkeypatch, capsys):
         parse_recipe(
             PretrainRecipe, argv=["--train_file", "t", "--output_dir", typed.decode("ascii", "surrogateescape")]
         )
-    assert "is no text in this locale: set PYTHONUTF8=1" in capsys.readouterr().err
+    assert "cannot be decoded in this locale: set PYTHONUTF8=1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)

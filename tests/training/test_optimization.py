@@ -70,7 +70,7 @@ def test_the_assignments_schedule_without_warm_up_or_decay():
         ({"num_train_epochs": 2.5, "decay_ratio": 0.3}, 11, (28, 9)),  # rounded up
         ({"num_train_epochs": 1.0, "decay_ratio": 1.0}, 7, (7, 7)),
         ({"max_steps": 9, "decay_ratio": 0.5}, None, (9, 5)),
-        ({"lr_scheduler_type": "assignment", "decay_epochs": 1.5, "max_steps": 100}, 9, (100, 14)),
+        ({"lr_scheduler_type": "assignment", "max_steps": 100}, 9, (100, 1800)),
     ],
 )
 def test_number_of_steps(tmp_path, changes, steps_per_epoch, expected):
@@ -102,7 +102,7 @@ def test_averaged_weights_are_an_exponential_moving_average():
 
 
 def test_build_scheduler_with_the_assignments_schedule(tmp_path):
-    changed = recipe(tmp_path, lr_scheduler_type="assignment", decay_epochs=1, warmup_steps=2)
+    changed = recipe(tmp_path, lr_scheduler_type="assignment", warmup_steps=2)
     scheduler = build_scheduler(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=8.0), changed, 100, 6)
     learning_rates = []
     for _ in range(7):

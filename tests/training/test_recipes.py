@@ -1,14 +1,17 @@
+import json
 import runpy
 import sys
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, asdict, dataclass
 from pathlib import Path
 
 import pytest
 
 from hf_mingpt.system.command_line import parse_recipe, user_errors
-from hf_mingpt.system.fields import flag, required
+from hf_mingpt.system.fields import TOPICS, flag, required
+from hf_mingpt.training.checkpoints import sums_of
 from hf_mingpt.training.presets import FINETUNE_PRESETS, MODEL_PRESETS, PRETRAIN_PRESETS
 from hf_mingpt.training.recipes import FinetuneRecipe, PretrainRecipe, build_config
+from hf_mingpt.training.resuming import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RUN = ["--model_name_or_path", "run", "--questions_file", "q"]
@@ -53,7 +56,7 @@ def test_finetuning_presets_are_recipes(name):
         (["--optim", "sgd"], "'sgd' is unknown"),
         (["--model_preset", "gpt9"], "'gpt9' is unknown"),
         (["--lr_scheduler_type", "sgdr"], "'sgdr' is unknown"),
-        (["--decay_epochs", "3"], "takes decay_epochs"),
+        (["--decay_epochs", "3"], "decay_epochs is 3.0, but decay_epochs is gone: it is always 200.0."),
         (["--decay_ratio", "0"], "decay_ratio is 0"),
         (["--report_to", "paper"], "'paper' is unknown"),
         (["--objective", "x"], "'x' is unknown"),
@@ -66,9 +69,9 @@ def test_finetuning_presets_are_recipes(name):
             ["--preset", "closed_book"],
             "questions_file, or --masking_policy_probability 0 and --learned_masking_policy false.",
         ),
-        (["--paraphrases_per_answer", "2"], "they restate the answers of a questions_file"),
-        (["--preset", "causal", "--num_spans", "2"], "num_spans 2 goes with the objective 'span_corruption' only"),
-        (["--learned_masking_policy"], "give masking_policy_probability, and not streaming"),
+        (["--paraphrases_per_answer", "2"], "it needs the answers of a questions_file"),
+        (["--preset", "causal", "--num_spans", "2"], "num_spans 2 needs the objective 'span_corruption'"),
+        (["--learned_masking_policy"], "learned_masking_policy needs masking_policy_probability"),
         (["--ema_decay", "1"], "ema_decay is 1"),
         (["--streaming"], "give max_steps and tokenizer_name"),
         (["--learning_rte", "1"], "--learning_rte is unknown: did you mean --learning_rate?"),
@@ -185,6 +188,40 @@ class TestOldNames:
         assert read("--train_questions_file", "q.tsv", "--train_file", "t.tsv") == ("q.tsv", "t.tsv")
         assert read("--train_file", "t.txt") == (None, "t.txt")
 
+    def test_of_fields_that_are_constants_now(self, capsys):
+        assert parse("--preset", "assignment", "--decay_epochs", "200") == parse("--preset", "assignment")
+        assert "warning: decay_epochs is gone: it is always 200.0." in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("before", "said"),
+        [
+            ({"salient_share": 0.5, "average_decay": 0.9, "decay_epochs": None}, None),
+            ({"ssm_probability": 0.5, "ema_decay": 0.9, "decay_epochs": 200.0}, None),
+            ({"salient_share": 0.25, "average_decay": 0.9}, "ssm_probability 0.25, now 0.5"),
+            ({"salient_share": 0.5, "average_decay": 0.9, "decay_epochs": 100.0}, "decay_epochs is 100.0, but"),
+        ],
+    )
+    def test_of_checkpoints(self, tmp_path, before, said):
+        recipe = PretrainRecipe(
+            train_file="t",
+            output_dir=str(tmp_path),
+            resume_from_checkpoint="latest",
+            ssm_probability=0.5,
+            ema_decay=0.9,
+        )
+        (folder := tmp_path / "checkpoint-1").mkdir()
+        present = {
+            name: value for name, value in asdict(recipe).items() if name not in ("ssm_probability", "ema_decay")
+        }
+        state = {"step": 1, "examples_per_step": 4, "recipe": {**present, **before}}
+        (folder / "state.json").write_text(json.dumps(state))
+        (folder / "SHA256SUMS").write_text(sums_of(folder))
+        if said is None:
+            assert find_checkpoint(recipe, 4) == folder
+        else:
+            with pytest.raises(ValueError, match=said):
+                find_checkpoint(recipe, 4)
+
     def test_of_finetuning(self):
         argv = ["--model_name_or_path", "m", "--output_dir", "o", "--train_file", "q.txt"]
         assert parse_recipe(FinetuneRecipe, FINETUNE_PRESETS, argv).questions_file == "q.txt"
@@ -203,6 +240,8 @@ def test_help_shows_what_the_run_takes(capsys):
     ):
         assert said in shown
     assert "salient_share" not in shown
+    topics = [shown.index(f"{topic}:") for topic in TOPICS]
+    assert topics == sorted(topics)
 
 
 def test_config_of_a_recipe():
@@ -215,7 +254,7 @@ def test_config_of_a_recipe():
 
 
 def test_a_block_over_the_models_is_an_error():
-    with pytest.raises(ValueError, match="block_size 200 is over the model's 128"):
+    with pytest.raises(ValueError, match="block_size 200 is over the model's context length of 128"):
         build_config(parse("--block_size", "200"), 256)
 
 
@@ -224,7 +263,6 @@ def test_a_block_over_the_models_is_an_error():
     [
         ("pretrain", NEEDED, "--learning_rate", ["nan", "inf", "1e999"]),
         ("pretrain", NEEDED, "--muon_learning_rate", ["nan"]),
-        ("pretrain", [*NEEDED, "--preset", "assignment"], "--decay_epochs", ["nan", "-1"]),
         (
             "finetune",
             ["--output_dir", "out", "--questions_file", "q", "--model_name_or_path", "run"],
@@ -240,9 +278,7 @@ def test_a_block_over_the_models_is_an_error():
         ("sample", ["--model_name_or_path", "run"], "--num_samples", ["0"]),
         ("generate_biographies", ["--output_dir", "o"], "--zipf_exponent", ["nan", "inf"]),
         ("generate_biographies", ["--output_dir", "o"], "--distractor_probability", ["nan"]),
-        ("split_questions", ["--questions_file", "q", "--output_dir", "o"], "--seed", ["-1"]),
         ("show_examples", ["--train_file", "c"], "--block_size", ["0"]),
-        ("explore_attention", [], "--training_steps", ["0"]),
     ],
 )
 def test_numbers_are_finite_and_in_their_range(script, given, flag, values, monkeypatch, capsys, tmp_path):
@@ -341,7 +377,7 @@ def test_what_a_recipe_is_if_nothing_is_told():
         "overwrite_output_dir": False, "seed": 0, "num_train_epochs": 10.0, "max_steps": None,
         "per_device_train_batch_size": 32, "gradient_accumulation_steps": 4, "shuffle": True, "optim": "adamw",
         "learning_rate": 6e-4, "muon_learning_rate": 0.02, "lr_scheduler_type": "linear", "warmup_steps": 10,
-        "decay_ratio": 0.2, "decay_epochs": None, "weight_decay": 0.1, "decay_all_weights": False, "adam_beta1": 0.9,
+        "decay_ratio": 0.2, "weight_decay": 0.1, "decay_all_weights": False, "adam_beta1": 0.9,
         "adam_beta2": 0.95, "max_grad_norm": 1.0, "ema_decay": None, "dropout": 0.1, "mixed_precision": None,
         "attn_implementation": None, "padding_free": False, "torch_compile": False, "use_cpu": False,
         "dataloader_num_workers": 0, "logging_steps": 10, "save_steps": None, "save_total_limit": 2,
@@ -379,7 +415,7 @@ STREAM = {"streaming": True, "max_steps": 1, "tokenizer_name": "t"}
         {"ema_decay": 0.999},
         {"learning_rate": 0.5, "muon_learning_rate": 0.5, "max_grad_norm": 0.5, "num_train_epochs": 0.5},
         {"max_steps": 1, "save_steps": 1, "save_total_limit": 1, "logging_steps": 1},
-        {"lr_scheduler_type": "assignment", "decay_epochs": 1.0},
+        {"lr_scheduler_type": "assignment"},
         {"ssm_probability": 1.0, "context_before": 0, "context_after": 0, "long_context_probability": 1.0},
         {"questions_ratio": 0.0},
         {"questions_ratio": 1.0},
@@ -400,9 +436,6 @@ def test_the_least_and_the_most_are_recipes(changes):
         ({"decay_ratio": 1.001}, "decay_ratio is 1.001"),
         ({"dropout": -0.001}, r"dropout is -0\.001"),
         ({"ema_decay": 0.0}, r"ema_decay is 0\.0"),
-        ({"lr_scheduler_type": "assignment"}, "decay_epochs is None and lr_scheduler_type 'assignment'"),
-        ({"lr_scheduler_type": "cosine", "decay_epochs": 1.0}, "takes decay_epochs"),
-        ({"lr_scheduler_type": "linear", "decay_epochs": 0.5}, "takes decay_epochs"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"ssm_probability": 1.001}, "ssm_probability is 1.001"),
         ({"masking_policy_probability": -0.001}, r"masking_policy_probability is -0\.001"),
@@ -422,23 +455,23 @@ def test_the_least_and_the_most_are_recipes(changes):
             "questions_file, or --masking_policy_probability 0\\.",
         ),
         ({"questions_file": "q", "masking_policy_probability": 0.5}, "masking_policy_probability is 0.5"),
-        ({"objective": "causal", "ssm_probability": 0.5}, "ssm_probability 0.5 goes with"),
-        ({"objective": "causal", "document_windows": True}, "document_windows True goes with"),
-        ({**READ, "learned_masking_policy": True}, "learned_masking_policy is learned from the whole text"),
+        ({"objective": "causal", "ssm_probability": 0.5}, "ssm_probability 0.5 needs"),
+        ({"objective": "causal", "document_windows": True}, "document_windows True needs"),
+        ({**READ, "learned_masking_policy": True}, "learned_masking_policy needs masking_policy_probability"),
         (
             {**READ, **STREAM, "masking_policy_probability": 0.5, "learned_masking_policy": True},
-            "learned_masking_policy is learned from the whole text",
+            "learned_masking_policy needs masking_policy_probability",
         ),
         ({"questions_file": "q", "questions_ratio": 0.0}, r"questions_ratio is 0\.0"),
         ({"questions_file": "q", "questions_ratio": 1.0}, r"questions_ratio is 1\.0"),
         ({"paraphrases_per_answer": 1}, "paraphrases_per_answer is 1"),
         ({**STREAM, "questions_file": "q", "paraphrases_per_answer": 1}, "paraphrases_per_answer is 1"),
-        ({"streaming": True, "max_steps": 1}, "A stream has no known length"),
+        ({"streaming": True, "max_steps": 1}, "The length and the vocabulary of a stream are unknown"),
         (
-            {"streaming": True, "max_steps": 1, "lr_scheduler_type": "assignment", "decay_epochs": 2.0},
-            "decay_epochs is 2.0: how many steps that is of a stream is not known",
+            {"streaming": True, "max_steps": 1, "lr_scheduler_type": "assignment"},
+            "lr_scheduler_type 'assignment' decays over epochs",
         ),
-        ({"streaming": True, "tokenizer_name": "t"}, "A stream has no known length"),
+        ({"streaming": True, "tokenizer_name": "t"}, "The length and the vocabulary of a stream are unknown"),
     ],
 )
 def test_what_is_no_recipe_is_refused(changes, said):

@@ -1,6 +1,6 @@
 """Exact-match accuracy of birthplace answers, as a metric of the `evaluate` library.
 
-Loads offline: `evaluate.load(hf_mingpt.METRIC_FOLDER)`.
+It loads offline: `evaluate.load(hf_mingpt.METRIC_FOLDER)`.
 """
 
 import datasets
@@ -8,7 +8,7 @@ import evaluate
 
 from hf_mingpt.evaluation.scoring import exact_matches
 
-_DESCRIPTION = "Share of the questions whose predicted place equals the reference, but for white space around."
+_DESCRIPTION = "Fraction of predictions that equal the reference after stripping surrounding white space."
 _CITATION = "CS224n: Natural Language Processing with Deep Learning, assignment 5, Stanford University."
 _INPUTS = """
 Args:
@@ -16,10 +16,10 @@ Args:
     references: a list of strings, the true places, in the same order.
 Returns:
     accuracy: a float from 0 to 1.
-    correct: the number of right answers.
+    correct: the number of correct predictions.
     total: the number of questions.
 Raises:
-    ValueError: if there are none, or not as many of each, or one of them is no text.
+    ValueError: if there are none, if their numbers differ, or if one of them is not a string.
 Example:
     >>> import evaluate
     >>> import hf_mingpt
@@ -40,5 +40,5 @@ class BirthplaceAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        right = exact_matches(predictions, references)
-        return {"accuracy": sum(right) / len(right), "correct": sum(right), "total": len(right)}
+        correct = exact_matches(predictions, references)
+        return {"accuracy": sum(correct) / len(correct), "correct": sum(correct), "total": len(correct)}

@@ -1,0 +1,145 @@
+"""Confidence: log-probabilities of answers, and the features that tell retrieved answers from invented ones.
+
+Shapes: N questions, K answers, L tokens of an answer, V tokens of the vocabulary. Log-probabilities are in nats.
+
+Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know What They Know.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from ..data.birthplaces import question_about
+from ..data.questions import Question
+from ..tokenization_mingpt import MASK, PAD_ID
+from .answering import check_questions
+
+_ANSWERS_PER_BATCH = 64
+
+
+@torch.inference_mode()
+def score_answers(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    *,
+    progress: bool = False,
+) -> np.ndarray:
+    """Computes the log-probability of each answer, closing MASK included, given each question.
+
+    Each question is read once. Its cache is shared by all answers, which are sorted by length and scored in batches.
+
+    Args:
+        questions: N questions.
+        answers: K answers, none of them empty.
+        progress: whether to show a progress bar.
+
+    Returns:
+        (N, K) float64 log-probabilities, in nats.
+
+    Raises:
+        ValueError: if a question and an answer together do not fit the context.
+    """
+    context_length, device = model.config.max_position_embeddings, model.device
+    encoded = tokenizer([f"{answer}{MASK}" for answer in answers])["input_ids"]
+    lengths = np.array([len(tokens) for tokens in encoded])
+    check_questions([Question(question, None) for question in questions], context_length - lengths.max() + 1)
+    by_length = np.argsort(lengths, kind="stable")
+    groups = [by_length[start : start + _ANSWERS_PER_BATCH] for start in range(0, len(by_length), _ANSWERS_PER_BATCH)]
+    padded = []  # of each group: ids (k, L), and the mask of the tokens that are not padding
+    for group in groups:
+        inside = torch.arange(lengths[group].max()) < torch.from_numpy(lengths[group])[:, None]
+        ids = torch.full(inside.shape, PAD_ID)
+        ids[inside] = torch.tensor([token for k in group for token in encoded[k]])
+        padded.append((ids.to(device), inside.to(device)))
+    scores = np.empty((len(questions), len(encoded)))
+    for i, question in enumerate(tqdm(questions, unit="question", disable=not progress)):
+        prompt = tokenizer(question + MASK, return_tensors="pt")["input_ids"].to(device)
+        cache = DynamicCache(config=model.config)
+        first = model(prompt, cache=cache, use_cache=True, logits_to_keep=1)
+        for group, (ids, inside) in zip(groups, padded, strict=True):
+            branches = deepcopy(cache)
+            branches.batch_repeat_interleave(len(group))
+            logits = model(ids[:, :-1], cache=branches, use_cache=True).logits
+            logits = torch.cat((first.logits.expand(len(group), -1, -1), logits), dim=1)  # (k, L, V)
+            chosen = torch.log_softmax(logits.float(), dim=-1).gather(-1, ids[..., None])[..., 0]
+            scores[i, group] = (chosen.double() * inside).sum(-1).cpu().numpy()
+    return scores
+
+
+class ConfidenceFeatures(NamedTuple):
+    """The confidence features of N answers, in nats; each is an array of shape (N,).
+
+    log_odds: log(p / (1 - p)), where p is the probability of the answer, closing MASK included.
+    entropy: of the distribution over the candidate answers; 0 if one candidate has all the probability.
+    contrast: log-probability of the answer, minus the log of its mean probability over questions about unknown names.
+    """
+
+    log_odds: np.ndarray
+    entropy: np.ndarray
+    contrast: np.ndarray
+
+
+class Confidence(NamedTuple):
+    """What `compute_confidence` returns for N answers.
+
+    features: the inputs of the calibration.
+    candidate_probabilities: (N, K), the distribution over the candidate answers; each row sums to 1.
+    """
+
+    features: ConfidenceFeatures
+    candidate_probabilities: np.ndarray
+
+
+def compute_confidence(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    predictions: Sequence[str],
+    *,
+    candidates: Sequence[str],
+    unknown_names: Sequence[str],
+    progress: bool = False,
+) -> Confidence:
+    """Computes the confidence features of predictions.
+
+    A prediction that cannot be scored, because it is empty or does not fit the context, gets the log-probability of the
+    least probable answer to its question, and no contrast.
+
+    Args:
+        questions: N questions.
+        predictions: the model's N answers to them.
+        candidates: the K possible answers, such as all training answers.
+        unknown_names: names that do not occur in the training text (`invent_names`).
+        progress: whether to show a progress bar.
+    """
+    unknown = [question_about(name) for name in unknown_names]
+    room = model.config.max_position_embeddings - 2 - max(map(len, [*questions, *unknown]))
+    scorable = sorted({prediction for prediction in predictions if 0 < len(prediction) <= room})
+    answers = [*candidates, *(prediction for prediction in scorable if prediction not in candidates)]
+    scores = score_answers(model, tokenizer, questions, answers, progress=progress)
+    of_candidates = scores[:, : len(candidates)]
+    distribution = np.exp(of_candidates - np.logaddexp.reduce(of_candidates, axis=1, keepdims=True))
+
+    log_probability = scores.min(axis=1)  # of predictions that cannot be scored
+    contrast = np.zeros(len(questions))
+    if scorable:
+        by_name = score_answers(model, tokenizer, unknown, scorable)
+        log_mean = np.logaddexp.reduce(by_name, axis=0) - np.log(len(unknown))
+    for i, prediction in enumerate(predictions):
+        if prediction in scorable:
+            log_probability[i] = scores[i, answers.index(prediction)]
+            contrast[i] = log_probability[i] - log_mean[scorable.index(prediction)]
+    entropy = -(distribution * np.log(np.maximum(distribution, 1e-300))).sum(axis=1)
+    return Confidence(ConfidenceFeatures(log_odds(log_probability), entropy, contrast), distribution)
+
+
+def log_odds(log_probability: np.ndarray, *, eps: float = 1e-6) -> np.ndarray:
+    """log(p / (1 - p)) from log(p), in nats. 1 - p is at least `eps`, the resolution of float32."""
+    return log_probability - np.log(-np.expm1(np.minimum(log_probability, -eps)))
