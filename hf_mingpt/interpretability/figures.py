@@ -51,7 +51,7 @@ def draw_attention(explanation: Explanation) -> "Figure":
     weights = explanation.answer_attentions.mean(dim=1)  # (L, A, T)
     layers, characters, length = weights.shape
     with rc_context(STYLE):
-        figure = Figure(figsize=(max(7.0, 1.8 + 0.22 * length), 1.4 + layers * (0.55 + 0.2 * characters)))
+        figure = Figure(figsize=(max(7.0, 1.8 + 0.22 * length), 1.4 + layers * (0.45 + 0.17 * characters)))
         figure.suptitle("Attention maps: the characters of the answer")
         axes = figure.subplots(layers, 1, squeeze=False, sharex=True)[:, 0]
         for layer, axis in enumerate(axes):
@@ -105,7 +105,7 @@ def _name_characters(axis: "Axes", text: str, direction: str) -> None:
         axis.set_xticks(places, labels)
         ticks = axis.get_xticklabels()
     else:
-        axis.set_yticks(places, labels, fontsize=9)
+        axis.set_yticks(places, labels, fontsize=8)
         ticks = axis.get_yticklabels()
     for tick, character in zip(ticks, text, strict=True):
         _box(tick, character)
