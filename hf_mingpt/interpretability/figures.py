@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLE = {**FIGURE_STYLE, "axes.grid": False, "figure.dpi": 110}
+STYLE: dict[Any, Any] = {**FIGURE_STYLE, "axes.grid": False, "figure.dpi": 110}
 TICKS = (0, 0.05, 0.2, 0.5, 1)  # of the color scale
 DARK = 0.35  # a cell over this has white text
 MASK_NOTE = f"boxed {MASK}: the MASK token"
