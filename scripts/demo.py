@@ -27,7 +27,8 @@ from hf_mingpt.evaluation.markup import escape_html, escape_markdown
 from hf_mingpt.evaluation.report import find_biographies
 from hf_mingpt.evaluation.scoring import is_exact_match
 from hf_mingpt.hub.loading import load_calibration, load_run
-from hf_mingpt.interpretability.logit_lens import draw_attention, explain
+from hf_mingpt.interpretability.figures import draw_attention
+from hf_mingpt.interpretability.logit_lens import explain
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import check_least, flag, required
 
@@ -132,7 +133,7 @@ def build_page(
                 elem_id="alternatives",
             )
         line = gradio.Textbox(label="What the text says", interactive=False, elem_id="line")
-        gradio.Markdown("### Attention\nThe weights with which each character of the answer attends to earlier ones.")
+        gradio.Markdown("### Attention\nThe attention weights when each character of the answer is predicted.")
         attention = gradio.Plot(show_label=False, elem_id="attention")
         gradio.on([button.click, name.submit], respond, name, [answer, alternatives, line, attention])
     return page

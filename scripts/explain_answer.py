@@ -1,4 +1,4 @@
-"""Explains an answer of a minGPT: an HTML page with its logit lens and its attention maps.
+"""Explains an answer of a minGPT: one HTML page with the logit lens and the attention maps.
 
     python scripts/explain_answer.py runs/fast "Albert Einstein" --output_file runs/fast/einstein.html
 
@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from hf_mingpt.evaluation.markup import escape_html
 from hf_mingpt.hub.loading import load_run
-from hf_mingpt.interpretability.logit_lens import Explanation, draw_attention, draw_heads, draw_logit_lens, explain
+from hf_mingpt.interpretability.figures import draw_attention, draw_heads, draw_logit_lens
+from hf_mingpt.interpretability.logit_lens import Explanation, explain
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.files import name_apart
@@ -34,22 +35,23 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <title>{question}</title>
 <style>
-body {{ font-family: sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
+body {{ font-family: "DejaVu Sans", sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
+    line-height: 1.5; }}
 svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{question} {answer}</h1>
 <p>Answer of <code>{run}</code>, with the probability {probability}.</p>
+<p>All figures share one color scale. ⁇ is the MASK token: one character, which ends the question and the answer.</p>
 <h2>Logit lens</h2>
-<p>The final norm and the output head are applied to the hidden states of each layer. A cell shows the most probable
-character, and its shade the probability of the answer's own character. The last column, ⁇, ends the answer.</p>
+<p>The model's final norm and output head, applied to the hidden states after each layer. Each cell shows the most
+probable character; its color is the probability of the character that the model answers in the end.</p>
 {logit_lens}
-<h2>Attention</h2>
-<p>The weights with which each character of the answer attends to the characters before it. The line separates the
-question from the answer.</p>
+<h2>Attention maps of the answer</h2>
+<p>The attention weights when each character of the answer is predicted, as the mean over the heads of a layer. The
+dotted line separates the question from the answer.</p>
 {attention}
-<h2>All heads</h2>
-<p>The whole attention map of each head. The shade is the square root of the weight, from white for 0 to dark for 1. The
-line separates the question from the answer.</p>
+<h2>Attention maps of every head</h2>
+<p>The attention weights between all characters of question and answer.</p>
 {heads}
 </html>
 """
