@@ -133,7 +133,9 @@ def build_page(
                 elem_id="alternatives",
             )
         line = gradio.Textbox(label="What the text says", interactive=False, elem_id="line")
-        gradio.Markdown("### Attention\nThe attention weights when each character of the answer is predicted.")
+        gradio.Markdown(
+            "### Attention maps\nHow much each character of the answer attends to the characters before it."
+        )
         attention = gradio.Plot(show_label=False, elem_id="attention")
         gradio.on([button.click, name.submit], respond, name, [answer, alternatives, line, attention])
     return page

@@ -1,4 +1,4 @@
-"""Explains an answer of a minGPT: one HTML page with the logit lens and the attention maps.
+"""Explains an answer of a minGPT: an HTML page with its logit lens and its attention maps.
 
     python scripts/explain_answer.py runs/fast "Albert Einstein" --output_file runs/fast/einstein.html
 
@@ -40,18 +40,18 @@ body {{ font-family: "DejaVu Sans", sans-serif; max-width: 75rem; margin: 2rem a
 svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{question} {answer}</h1>
-<p>Answer of <code>{run}</code>, with the probability {probability}.</p>
-<p>All figures share one color scale. ⁇ is the MASK token: one character, which ends the question and the answer.</p>
+<p>Answer of <code>{run}</code>, with the probability {probability}. All figures share one color scale. ⁇ is the MASK
+token, which ends the question and the answer; a box marks it as one character.</p>
 <h2>Logit lens</h2>
-<p>The model's final norm and output head, applied to the hidden states after each layer. Each cell shows the most
-probable character; its color is the probability of the character that the model answers in the end.</p>
+<p>The final norm and the output head are applied to the hidden states of each layer. A cell shows the most probable
+character, and its shade the probability of the answer's own character. The last column, ⁇, ends the answer.</p>
 {logit_lens}
 <h2>Attention maps of the answer</h2>
-<p>The attention weights when each character of the answer is predicted, as the mean over the heads of a layer. The
-dotted line separates the question from the answer.</p>
+<p>The weights with which each character of the answer attends to the characters before it. The dotted line separates
+the question from the answer.</p>
 {attention}
-<h2>Attention maps of every head</h2>
-<p>The attention weights between all characters of question and answer.</p>
+<h2>Attention maps of all heads</h2>
+<p>The weights between all characters of the question and the answer.</p>
 {heads}
 </html>
 """

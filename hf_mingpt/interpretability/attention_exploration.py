@@ -175,11 +175,15 @@ def recall_sequences(number: int, generator: torch.Generator) -> tuple[torch.Ten
 
 
 def chance_accuracy(number: int = 1000, seed: int = 0) -> float:
-    """The accuracy of guessing among the answers that a sequence has shown so far."""
+    """The accuracy of guessing among the answers of the letters that a sequence has shown so far.
+
+    Two letters may have the same answer, so a guess is correct a little more often than one time in the letters shown.
+    """
     ids, labels = recall_sequences(number, torch.Generator().manual_seed(seed))
-    letters, has_label = ids[:, ::2], labels[:, 1::2] != -100
+    letters, answers, has_label = ids[:, ::2], ids[:, 1::2], labels[:, 1::2] != -100
     new = ~(letters[:, :, None] == letters[:, None, :]).tril(-1).any(dim=-1)
-    return (1 / new.cumsum(dim=1))[has_label].mean().item()
+    correct = ((answers[:, :, None] == answers[:, None, :]) & new[:, None, :]).tril().sum(dim=-1)
+    return (correct / new.cumsum(dim=1))[has_label].mean().item()
 
 
 def train_recall(

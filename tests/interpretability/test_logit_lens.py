@@ -4,7 +4,7 @@ import torch
 from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation.answering import answer_questions
-from hf_mingpt.interpretability.logit_lens import Explanation, draw_attention, draw_heads, draw_logit_lens, explain
+from hf_mingpt.interpretability.logit_lens import Explanation, explain
 from hf_mingpt.tokenization_mingpt import MASK
 
 from ..conftest import small_model
@@ -54,16 +54,6 @@ def test_attention_weights_are_causal_distributions(model, tokenizer):
     assert explanation.answer_attentions.shape == (2, 4, length - explanation.answer_start, length)
     first = explanation.attentions[0, 0, explanation.answer_start - 1]
     assert torch.equal(explanation.answer_attentions[0, 0, 0], first)
-
-
-def test_pictures_label_every_character(model, tokenizer):
-    explanation = explain(model, tokenizer, NAME)
-    layers, _ = draw_logit_lens(explanation).axes
-    shown = "".join(label.get_text() for label in layers.get_xticklabels())
-    assert shown == explanation.text[explanation.answer_start :].replace(" ", "␣").replace("\n", "⏎")
-    first, *_ = draw_attention(explanation).axes
-    assert len(first.get_xticklabels()) == len(explanation.text)
-    assert len(draw_heads(explanation).axes) == 8
 
 
 def test_an_answer_may_fill_the_context(model, tokenizer):
@@ -122,11 +112,3 @@ def test_the_answer_has_no_closing_mask():
     # ⁇ predicts "a", "a" predicts "b", "b" predicts the closing ⁇
     assert torch.equal(explanation.answer_attentions, attentions[:, :, 1:4, :5])
     assert explanation._replace(text=f"Q{MASK}ab").answer == "ab"
-
-
-def test_white_space_is_visible_in_pictures(tokenizer):
-    explanation = explain(small_model("learned", vocab_size=len(tokenizer)).eval(), tokenizer, "Ada")
-    shown = explanation._replace(text="a\n b", answer_start=1, top_characters=["\n b"] * 2)
-    axis, _ = draw_logit_lens(shown._replace(probabilities=torch.zeros(2, 3))).axes
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["⏎", "␣", "b"]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["embeddings", "layer 1"]
