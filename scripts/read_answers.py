@@ -19,7 +19,8 @@ from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, it
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.masking_policy import LearnedPolicy, read_answers
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
-from hf_mingpt.evaluation.scoring import accuracy, format_table
+from hf_mingpt.evaluation.report import format_table
+from hf_mingpt.evaluation.scoring import accuracy
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 

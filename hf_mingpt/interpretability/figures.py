@@ -27,13 +27,13 @@ def draw_logit_lens(explanation: Explanation) -> "Figure":
         figure = Figure(figsize=(max(6.5, 2.8 + 0.5 * characters), 1.9 + 0.42 * layers))
         axis = figure.subplots()
         image = axis.imshow(explanation.probabilities.numpy(), aspect="auto", **_scale())
-        for layer, favourites in enumerate(explanation.top_characters):
-            for place, favourite in enumerate(favourites):
-                dark = explanation.probabilities[layer, place] > DARK
+        for layer, top_characters in enumerate(explanation.top_characters):
+            for position, character in enumerate(top_characters):
+                dark = explanation.probabilities[layer, position] > DARK
                 text = axis.text(
-                    place, layer, _visible(favourite), ha="center", va="center", color="w" if dark else "k"
+                    position, layer, _visible(character), ha="center", va="center", color="w" if dark else "k"
                 )
-                _box(text, favourite)
+                _box(text, character)
         _name_characters(axis, explanation.text[explanation.answer_start :], "x")
         axis.set_yticks(range(layers), ["embeddings", *(f"layer {number}" for number in range(1, layers))])
         axis.set(title="Logit lens: the most probable character after each layer")
