@@ -41,7 +41,7 @@ class Bar(NamedTuple):
 BAR_STYLES: dict[str, dict[str, Any]] = {
     "ours": {"facecolor": "#8fb3dc", "edgecolor": "#1b4f8f"},
     "published": {"facecolor": "w", "edgecolor": "0.45", "hatch": "////"},
-    "baseline": {"facecolor": "0.75", "edgecolor": "0.35"},
+    "baseline": {"facecolor": "w", "edgecolor": "0.35", "hatch": "...."},
 }
 SEED: dict[str, Any] = {"linestyle": "none", "marker": "o", "color": "k", "markersize": 2.5}
 BEHIND = {"facecolor": "w", "edgecolor": "none", "pad": 1.5}  # a heading

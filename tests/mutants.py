@@ -37,7 +37,6 @@ MODULES = [  # with tests that run in one process
     *("training.optimization", "training.recipes", "system.command_line", "tokenization_mingpt"),
 ]
 TEST_FILES = {  # of modules that have none of the same name
-    "evaluation.scoring": "evaluation/test_answering.py",
     "system.command_line": "training/test_recipes.py",
     "tokenization_mingpt": "plugin/test_tokenization.py",
 }

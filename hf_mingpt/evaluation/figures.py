@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # rcParams, for `with rc_context(FIGURE_STYLE):`. The first three colors differ in lightness, and each color has a line
 # style of its own, so that figures can be read in greyscale.
-FIGURE_STYLE: dict[str, Any] = {
+FIGURE_STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib, and has ⁇, ␣ and ⏎
     "figure.constrained_layout.use": True,
     "figure.dpi": 120,
@@ -89,8 +89,9 @@ def _draw_coverage(axis: "Axes", report: Mapping[str, Any]) -> None:
     total, scores = len(accuracy), report["scores"]
     numbers = np.unique(np.linspace(1, total, BAND_POINTS).round().astype(int))
     band = [wilson_interval(round(accuracy[number - 1] * number), int(number)) for number in numbers]
-    filled = {"color": "C0", "alpha": 0.2, "linewidth": 0, "label": "95 % interval"}
-    axis.fill_between(numbers / total, *zip(*band, strict=True), **filled)
+    filled: dict[str, Any] = {"color": "C0", "alpha": 0.2, "linewidth": 0, "label": "95 % interval"}
+    low, high = zip(*band, strict=True)
+    axis.fill_between(numbers / total, low, high, **filled)
     axis.plot(np.arange(1, total + 1) / total, accuracy, color="C0", label="most confident answers")
     axis.axvline(scores["coverage"], color="k", linestyle="--", linewidth=1)
     lines = [f"threshold {report['threshold']:.3g}:", f"coverage {scores['coverage']:.1%}"]
@@ -111,7 +112,7 @@ def _draw_probabilities(axis: "Axes", report: Mapping[str, Any]) -> None:
         if values:
             fractions = np.histogram(values, edges)[0] / len(values)
             highest = max(highest, fractions.max())
-            style = {"linestyle": styles[i], "color": f"C{i}", "linewidth": 2}
+            style: dict[str, Any] = {"linestyle": styles[i], "color": f"C{i}", "linewidth": 2}
             axis.stairs(fractions, edges, label=f"{kinds[i]} (n = {len(values):,})", **style)
     threshold, auroc = report["threshold"], report["scores"]["auroc"]
     axis.axvline(threshold, color="k", linestyle="--", linewidth=1)

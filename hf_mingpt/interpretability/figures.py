@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLE = {**FIGURE_STYLE, "axes.grid": False, "figure.dpi": 110}
+STYLE: dict[Any, Any] = {**FIGURE_STYLE, "axes.grid": False, "figure.dpi": 110}
 TICKS = (0, 0.05, 0.2, 0.5, 1)  # of the color scale
 DARK = 0.35  # a cell over this has white text
 MASK_NOTE = f"boxed {MASK}: the MASK token"
@@ -27,11 +27,13 @@ def draw_logit_lens(explanation: Explanation) -> "Figure":
         figure = Figure(figsize=(max(6.5, 2.8 + 0.5 * characters), 1.9 + 0.42 * layers))
         axis = figure.subplots()
         image = axis.imshow(explanation.probabilities.numpy(), aspect="auto", **_scale())
-        for layer, characters_of_layer in enumerate(explanation.top_characters):
-            for place, favorite in enumerate(characters_of_layer):
-                dark = explanation.probabilities[layer, place] > DARK
-                text = axis.text(place, layer, _visible(favorite), ha="center", va="center", color="w" if dark else "k")
-                _box(text, favorite)
+        for layer, top_characters in enumerate(explanation.top_characters):
+            for position, character in enumerate(top_characters):
+                dark = explanation.probabilities[layer, position] > DARK
+                text = axis.text(
+                    position, layer, _visible(character), ha="center", va="center", color="w" if dark else "k"
+                )
+                _box(text, character)
         _name_characters(axis, explanation.text[explanation.answer_start :], "x")
         axis.set_yticks(range(layers), ["embeddings", *(f"layer {number}" for number in range(1, layers))])
         axis.set(title="Logit lens: the most probable character after each layer")
@@ -49,7 +51,7 @@ def draw_attention(explanation: Explanation) -> "Figure":
     weights = explanation.answer_attentions.mean(dim=1)  # (L, A, T)
     layers, characters, length = weights.shape
     with rc_context(STYLE):
-        figure = Figure(figsize=(max(7.0, 1.8 + 0.22 * length), 1.4 + layers * (0.55 + 0.2 * characters)))
+        figure = Figure(figsize=(max(7.0, 1.8 + 0.22 * length), 1.4 + layers * (0.45 + 0.17 * characters)))
         figure.suptitle("Attention maps: the characters of the answer")
         axes = figure.subplots(layers, 1, squeeze=False, sharex=True)[:, 0]
         for layer, axis in enumerate(axes):
@@ -103,7 +105,7 @@ def _name_characters(axis: "Axes", text: str, direction: str) -> None:
         axis.set_xticks(places, labels)
         ticks = axis.get_xticklabels()
     else:
-        axis.set_yticks(places, labels, fontsize=9)
+        axis.set_yticks(places, labels, fontsize=8)
         ticks = axis.get_yticklabels()
     for tick, character in zip(ticks, text, strict=True):
         _box(tick, character)

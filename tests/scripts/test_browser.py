@@ -117,6 +117,8 @@ def test_a_name_is_typed_and_the_answer_is_read(run, address, browser):
     picture = wait_for(browser, lambda: browser.find_element("css selector", "#attention img"))
     assert wait_for(browser, lambda: picture.get_property("naturalWidth")) > 300
     if path := os.environ.get("SCREENSHOT"):
+        height = browser.execute_script("return document.documentElement.scrollHeight")
+        browser.set_window_size(1280, height + 150)  # the whole page; the window has a frame
         browser.save_screenshot(path)
 
 
