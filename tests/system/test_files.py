@@ -152,7 +152,7 @@ class TestText:
 
     @pytest.mark.parametrize(
         ("content", "said"),
-        [("text\n1\n2\n", "type int64, which is no string"), ("text,n\na\n\xff", "no text that can be read: 'utf-8'")],
+        [("text\n1\n2\n", "type int64, not strings"), ("text,n\na\n\xff", "no text that can be read: 'utf-8'")],
     )
     def test_what_others_have_guessed_is_refused(self, tmp_path, content, said):
         """`datasets` reads folders, by their cards."""
