@@ -125,7 +125,9 @@ def build_page(
                 label="Other places, and the model's share for each", show_heading=False, elem_id="others"
             )
         line = gradio.Textbox(label="What the text says", interactive=False, elem_id="line")
-        gradio.Markdown("### Attention\nFor each character of the answer, the attention weights of the characters before it.")
+        gradio.Markdown(
+            "### Attention\nFor each character of the answer, the attention weights of the characters before it."
+        )
         looks = gradio.Plot(show_label=False, elem_id="looks")
         gradio.on([button.click, name.submit], respond, name, [answer, others, line, looks])
     return page

@@ -35,7 +35,8 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <title>{question}</title>
 <style>
-body {{ font-family: "DejaVu Sans", sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
+body {{ font-family: "DejaVu Sans", sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
+    line-height: 1.5; }}
 svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{question} {answer}</h1>
@@ -46,8 +47,8 @@ svg {{ max-width: 100%; height: auto; }}
 probable character; its color is the probability of the character that the model answers in the end.</p>
 {layers}
 <h2>Attention maps of the answer</h2>
-<p>The attention weights when each character of the answer is predicted, as the mean over the heads of a layer. The dotted
-line separates the question from the answer.</p>
+<p>The attention weights when each character of the answer is predicted, as the mean over the heads of a layer. The
+dotted line separates the question from the answer.</p>
 {looks}
 <h2>Attention maps of every head</h2>
 <p>The attention weights between all characters of question and answer.</p>

@@ -30,7 +30,9 @@ def draw_logit_lens(explanation: Explanation) -> "Figure":
         for layer, favourites in enumerate(explanation.favourites):
             for place, favourite in enumerate(favourites):
                 dark = explanation.probabilities[layer, place] > DARK
-                text = axis.text(place, layer, _visible(favourite), ha="center", va="center", color="w" if dark else "k")
+                text = axis.text(
+                    place, layer, _visible(favourite), ha="center", va="center", color="w" if dark else "k"
+                )
                 _box(text, favourite)
         _name_characters(axis, explanation.text[explanation.answer_start :], "x")
         axis.set_yticks(range(layers), ["embeddings", *(f"layer {number}" for number in range(1, layers))])

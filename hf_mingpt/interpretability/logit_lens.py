@@ -18,6 +18,7 @@ from ..data.questions import Question
 from ..evaluation.answering import answer_questions, questions_about
 from ..tokenization_mingpt import MASK
 
+
 class Explanation(NamedTuple):
     """How a model came to an answer.
 

@@ -486,7 +486,7 @@ class TestNamedFiles:
         (tmp_path / "weights.pt").write_bytes(content)
         run = ["--checkpoint", tmp_path / "weights.pt", "--output_dir", tmp_path / "out"]
         code, line = self.call("convert_checkpoint.py", *run, "--vocabulary_file", home / "data/biographies.txt")
-        assert (code, "weights.pt" in line or "no known code" in line) == (2, True), line
+        assert (code, "weights.pt" in line or "unknown code" in line) == (2, True), line
 
     def test_a_conversion_of_what_is_not_there(self, tmp_path):
         run = ["--output_dir", tmp_path / "out", "--checkpoint"]
