@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial fuzz bench checks clean
+.PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial fuzz bench docs checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/demo-ready
@@ -82,8 +82,13 @@ CORPUS ?= runs/demo/data/biographies.txt
 QUESTIONS ?= runs/demo/data/birth_dev.tsv
 RUN ?= runs/demo/finetuned
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/bench.py --corpus_file $(CORPUS) --questions_file $(QUESTIONS) --answers_run $(RUN)
+	$(BIN)/python benchmarks/bench.py --train_file $(CORPUS) --questions_file $(QUESTIONS) --answers_run $(RUN)
 	$(BIN)/python benchmarks/scaling.py
+
+# the site of README.md and docs/, in site/: a dead link or a missing docstring fails
+docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+	$(BIN)/mkdocs build --strict
 
 checks: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -104,7 +109,7 @@ $(VENV)/ready: $(VENV)/demo-ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # do the tests notice when one operator of a module is changed? SAMPLE random mutants of SEED: half an hour
 SAMPLE ?= 174

@@ -1,6 +1,6 @@
 """Measures ours beside what one would use instead, in one run, and writes the table: `make bench`.
 
-    python benchmarks/bench.py --corpus_file wiki.txt --answers_run runs/demo/answers \
+    python benchmarks/bench.py --train_file wiki.txt --answers_run runs/demo/answers \
         --questions_file runs/demo/data/birth_dev.tsv
 
 - Training: `benchmarks/contenders.py`, each in a process of its own, taking turns; medians over the rounds.
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +40,7 @@ from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import write_json, write_text
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts
 
@@ -49,13 +50,13 @@ OURS = ("hf_mingpt, AdamW", "hf_mingpt, AdamW, 2 processes")  # with the peers' 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRecipe:
-    corpus_file: str = field(metadata={"help": "Text file, a document a line."})
-    answers_run: str = field(metadata={"help": "Finetuned run folder, to ask."})
-    questions_file: str = field(metadata={"help": "TSV of questions with answers, to ask and to mix in."})
-    output_dir: str = field(default="runs/bench", metadata={"help": "Where bench.json and bench.md go."})
-    rounds: int = field(default=5, metadata={"help": "Turns of every contender."})
-    steps_per_round: int = field(default=4, metadata={"help": "Optimizer steps of one turn."})
-    num_questions: int = field(default=500, metadata={"help": "Questions to ask; the file's are repeated."})
+    train_file: str = required("Text file, one document per line.", formerly="corpus_file")
+    answers_run: str = required("Finetuned run folder, to ask.")
+    questions_file: str = required("TSV of questions with answers, to ask and to mix in.")
+    output_dir: str = flag("runs/bench", "Where bench.json and bench.md go.")
+    rounds: int = flag(5, "Turns of every contender.")
+    steps_per_round: int = flag(4, "Optimizer steps of one turn.")
+    num_questions: int = flag(500, "Questions to ask; the file's are repeated.")
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
     with user_errors():
         questions = read_questions(recipe.questions_file, answers=True)
         run = load_run(recipe.answers_run)
-        load_texts(recipe.corpus_file)
+        load_texts(recipe.train_file)
     results = {
         "machine": {
             "processor": processor_name(),
@@ -71,8 +72,8 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "date": date.today().isoformat(),
         },
-        "startup_seconds": measure_startup(recipe.corpus_file),
-        "data": measure_data(recipe.corpus_file, recipe.questions_file),
+        "startup_seconds": measure_startup(recipe.train_file),
+        "data": measure_data(recipe.train_file, recipe.questions_file),
         "answers": measure_answers(run, questions, recipe.num_questions),
         "training": measure_training(recipe),
         **run_record(),
@@ -115,7 +116,7 @@ def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"}
     processes = {
         name: subprocess.Popen(
-            [sys.executable, str(HERE / "contenders.py"), name, recipe.corpus_file],
+            [sys.executable, str(HERE / "contenders.py"), name, recipe.train_file],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -138,8 +138,8 @@ class GatedSteps(TrainingSteps):
 
 
 def train_ours(contender: Contender, corpus: str, output_dir: str) -> None:
-    """The training loop of the package, as scripts/pretrain.py runs it with the preset `short`."""
-    flags = PRETRAIN_PRESETS["short"] | {
+    """The training loop of the package, as scripts/pretrain.py runs it with the preset `assignment_short`."""
+    flags = PRETRAIN_PRESETS["assignment_short"].values | {
         "optim": contender.optimizer,
         "max_steps": MANY_STEPS,
         "mixed_precision": "bf16" if contender.precision == "bf16" else "no",

@@ -1,8 +1,8 @@
 """Checks and measures the package on one GPU, in minutes: tables on the screen, all figures in gpu.json.
 
-    python benchmarks/gpu.py --corpus_file wiki.txt --questions_file birth_places_train.tsv --dev_file birth_dev.tsv \
-        --nanogpt path/to/nanoGPT
-    python benchmarks/gpu.py --device cpu --small true --corpus_file ... --sections right,profile
+    python benchmarks/gpu.py --train_file wiki.txt --questions_file birth_places_train.tsv \
+        --dev_questions_file birth_dev.tsv --nanogpt path/to/nanoGPT
+    python benchmarks/gpu.py --device cpu --small true --train_file ... --sections right,profile
 
 Sections:
 
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +35,7 @@ from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import write_json
 
 HERE = Path(__file__).parent
@@ -51,16 +52,16 @@ SPEEDRUNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class GpuRecipe:
-    corpus_file: str = field(metadata={"help": "Text file, a document a line."})
-    questions_file: str | None = field(default=None, metadata={"help": "TSV of training questions, for speedrun."})
-    dev_file: str | None = field(default=None, metadata={"help": "TSV of questions to be judged by, for speedrun."})
-    nanogpt: str | None = field(default=None, metadata={"help": "Checkout of karpathy/nanoGPT, to compare with."})
-    sections: str = field(default=",".join(SECTIONS), metadata={"help": "Which to run, with commas between."})
-    device: str = field(default="cuda", metadata={"help": "'cuda' or 'cpu'."})
-    small: bool = field(default=False, metadata={"help": "Small sizes, to see that everything runs."})
-    seeds: int = field(default=3, metadata={"help": "Runs of each speedrun."})
-    only: str = field(default="", metadata={"help": "Of right: only checks with one of these in their name."})
-    output_dir: str = field(default="runs/gpu", metadata={"help": "Where gpu.json and gpu.md go."})
+    train_file: str = required("Text file, one document per line.", formerly="corpus_file")
+    questions_file: str | None = flag(None, "TSV of training questions, for speedrun.")
+    dev_questions_file: str | None = flag(None, "TSV of questions to evaluate on, for speedrun.", formerly="dev_file")
+    nanogpt: str | None = flag(None, "Checkout of karpathy/nanoGPT, to compare with.")
+    sections: str = flag(",".join(SECTIONS), "Which to run, with commas between.")
+    device: str = flag("cuda", "'cuda' or 'cpu'.")
+    small: bool = flag(False, "Small sizes, to see that everything runs.")
+    seeds: int = flag(3, "Runs of each speedrun.")
+    only: str = flag("", "Of right: only checks with one of these in their name.")
+    output_dir: str = flag("runs/gpu", "Where gpu.json and gpu.md go.")
 
     def __post_init__(self):
         if unknown := set(self.sections.split(",")) - set(SECTIONS):
@@ -89,8 +90,7 @@ def main() -> None:
             rows = [8] if recipe.small else [128, 4096]
             steps = 2 if recipe.small else 10
             results["profile"] = [
-                gpu_rates.profile_steps(device, recipe.corpus_file, number, steps, small=recipe.small)
-                for number in rows
+                gpu_rates.profile_steps(device, recipe.train_file, number, steps, small=recipe.small) for number in rows
             ]
         print(f"{section}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         write_json(folder / "gpu.json", results)
@@ -130,17 +130,23 @@ def run_checks(recipe: GpuRecipe, device: torch.device) -> list[dict]:
 
 
 def run_speedruns(recipe: GpuRecipe) -> list[dict]:
-    if not (recipe.questions_file and recipe.dev_file):
-        raise ValueError("speedrun needs --questions_file and --dev_file.")
-    questions = read_questions(recipe.dev_file, answers=True)
+    if not (recipe.questions_file and recipe.dev_questions_file):
+        raise ValueError("speedrun needs --questions_file and --dev_questions_file.")
+    questions = read_questions(recipe.dev_questions_file, answers=True)
     device = torch.device(recipe.device)
     results = []
     for name, flags in SPEEDRUNS.items():
         for seed in range(recipe.seeds):
             with TemporaryDirectory() as folder:
                 run = Path(folder, "run")
-                command = [sys.executable, str(HERE.parent / "scripts" / "pretrain.py"), "--preset", "fast", *ON_A_GPU]
-                command += ["--train_file", recipe.corpus_file, "--questions_file", recipe.questions_file, *flags]
+                command = [
+                    sys.executable,
+                    str(HERE.parent / "scripts" / "pretrain.py"),
+                    "--preset",
+                    "closed_book",
+                    *ON_A_GPU,
+                ]
+                command += ["--train_file", recipe.train_file, "--questions_file", recipe.questions_file, *flags]
                 command += ["--seed", str(seed), "--output_dir", str(run)]
                 if recipe.small:
                     command += ["--max_steps", "2", "--model_preset", "gpt-nano", "--use_cpu", "true"]
@@ -246,7 +252,7 @@ def measure_rates(recipe: GpuRecipe, device: torch.device, contenders: dict[str,
         for name, records in turns.items()
     ]
     repeats = 3 if recipe.small else 20
-    results["small_model"] = gpu_rates.measure_small(device, recipe.corpus_file, rows, repeats, small=recipe.small)
+    results["small_model"] = gpu_rates.measure_small(device, recipe.train_file, rows, repeats, small=recipe.small)
     return results
 
 

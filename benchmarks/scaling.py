@@ -13,13 +13,14 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import psutil
 import torch
+from figures import draw_scaling
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.data.batching import BatchShape
@@ -29,6 +30,7 @@ from hf_mingpt.data.objectives import NextTokenPrediction, SpanCorruption
 from hf_mingpt.data.steps import StreamedSteps, TrainingSteps, step_loader
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import parse_recipe
+from hf_mingpt.system.fields import flag
 from hf_mingpt.system.writing import write_json, written_aside
 from hf_mingpt.training.loop import bf16_residual_stream, train
 from hf_mingpt.training.presets import PRETRAIN_PRESETS
@@ -51,8 +53,8 @@ DOCUMENT = (
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingRecipe:
-    output_dir: str = field(default="runs/scaling", metadata={"help": "Where scaling.json and scaling.png go."})
-    point: str | None = field(default=None, metadata={"help": "Measure this one point (JSON), as a process of ours."})
+    output_dir: str = flag("runs/scaling", "Where scaling.json and scaling.png go.")
+    point: str | None = flag(None, "Measure this one point (JSON), as a process of ours.")
 
 
 def main() -> None:
@@ -82,7 +84,8 @@ def main() -> None:
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "scaling.json", results)
-    draw(results, folder / "scaling.png")
+    with written_aside(folder / "scaling.png") as aside:
+        draw_scaling(results, aside)
 
 
 def run_point(**point) -> dict[str, float]:
@@ -169,7 +172,11 @@ def measure_corpus(*, documents: int, streaming: bool) -> dict[str, float]:
 def measure_processes(*, processes: int) -> dict[str, float] | None:
     """Useful tokens a second with 128 documents a step on one or several processes, by the package's own loop."""
     with TemporaryDirectory() as folder:
-        flags = PRETRAIN_PRESETS["short"] | {"max_steps": 30, "logging_steps": 5, "gradient_accumulation_steps": 1}
+        flags = PRETRAIN_PRESETS["assignment_short"].values | {
+            "max_steps": 30,
+            "logging_steps": 5,
+            "gradient_accumulation_steps": 1,
+        }
         recipe = PretrainRecipe(train_file="-", output_dir=folder, use_cpu=True, **flags)
         accelerator = build_accelerator(recipe)
         rng = np.random.default_rng(0)
@@ -186,44 +193,6 @@ def measure_processes(*, processes: int) -> dict[str, float] | None:
         if accelerator.num_processes != processes:
             raise RuntimeError(f"{accelerator.num_processes} processes were started, not {processes}.")
         return {"tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines[1:])}
-
-
-def draw(results: dict, path: Path) -> None:
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-
-    labels = {
-        "hidden_size": "width",
-        "num_hidden_layers": "layers",
-        "rows": "rows of a micro-batch",
-        "length": "tokens of a row",
-    }
-    figure, axes = plt.subplots(2, 4, figsize=(13, 6), layout="constrained")
-    for (time_axis, memory_axis), (name, label) in zip(axes.T, labels.items(), strict=True):
-        curves = {"eager": (results[name], "o-")}
-        if name == "length":
-            curves["sdpa"] = (results["length with sdpa"], "s--")
-        for axis, measured, unit in (
-            (time_axis, "milliseconds", "forward and backward pass (ms)"),
-            (memory_axis, "megabytes_of_the_passes", "memory of the passes (MB)"),
-        ):
-            for attention, (points, style) in curves.items():
-                axis.plot(
-                    [point[name] for point in points], [point[measured] for point in points], style, label=attention
-                )
-            axis.set(xscale="log", yscale="log", xlabel=label, ylabel=unit if name == "hidden_size" else None)
-            axis.set_xticks(CURVES[name], [str(value) for value in CURVES[name]], minor=False)
-            axis.minorticks_off()
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_major_formatter(ScalarFormatter())
-            axis.yaxis.set_minor_formatter(NullFormatter())
-            axis.grid(alpha=0.3)
-    axes[0, -1].legend(frameon=False)
-    figure.suptitle(
-        "Width 256, 4 layers, 32 rows of 64 tokens where not varied (2048 tokens where length is); bf16, two cores"
-    )
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=110)
 
 
 if __name__ == "__main__":

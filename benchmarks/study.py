@@ -5,9 +5,9 @@
         --output_dir runs/recipe-study
 
 The first asks how facts are stored and brought out, on invented people, of whom the truth is known. The second asks
-what each piece of the preset `fast` is worth on a text of yours; its answers are judged on a fifth of the questions,
-which is held out. Every run is the scripts' own work; those that results.jsonl has already are not repeated, so that a
-study can be stopped and go on. Writes study.md and study.png.
+what each piece of the preset `closed_book` is worth on a text of yours; its answers are judged on a fifth of the
+questions, which is held out. Every run is the scripts' own work; those that results.jsonl has already are not repeated,
+so that a study can be stopped and go on. Writes study.md and study.png.
 """
 
 import hashlib
@@ -22,19 +22,22 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from figures import Bar, draw_accuracies
 
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, exact_matches, read_questions, split_folds, write_questions
+from hf_mingpt.data.questions import Question, read_questions, split_folds, write_questions
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import score_answers
+from hf_mingpt.evaluation.scoring import exact_matches
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import write_json, write_text, written_aside
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -98,7 +101,7 @@ STORED: dict[str, dict[str, Arm]] = {
     },
 }
 
-_FAST = {"preset": "fast", "max_steps": 400}
+_FAST = {"preset": "closed_book", "max_steps": 400}
 _ANY_NAME = {"learned_masking_policy": False, "masking_policy_probability": 0.0}
 _ONE_THING = {
     "the preset": {},
@@ -124,15 +127,13 @@ PIECES: dict[str, dict[str, Arm]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecipe:
-    output_dir: str = field(metadata={"help": "Where the runs and the results go."})
-    train_file: str | None = field(
-        default=None, metadata={"help": "Text to study the preset on; None: invented people."}
-    )
-    questions_file: str | None = field(default=None, metadata={"help": "TSV of its training questions."})
-    num_seeds: int = field(default=3, metadata={"help": "Of each arm: 0, 1, ..."})
-    max_steps: int | None = field(default=None, metadata={"help": "Of every pretraining, to try the study itself."})
-    only: str = field(default="", metadata={"help": "Run and show only arms whose names have this in them."})
-    jobs: int = field(default=1, metadata={"help": "Runs at a time, each with its share of the cores."})
+    output_dir: str = required("Where the runs and the results go.")
+    train_file: str | None = flag(None, "Text to study the preset on; None: invented people.")
+    questions_file: str | None = flag(None, "TSV of its training questions.")
+    num_seeds: int = flag(3, "Of each arm: 0, 1, ...")
+    max_steps: int | None = flag(None, "Of every pretraining, to try the study itself.")
+    only: str = flag("", "Run and show only arms whose names have this in them.")
+    jobs: int = flag(1, "Runs at a time, each with its share of the cores.")
 
     def __post_init__(self):
         if (self.train_file is None) != (self.questions_file is None):
@@ -221,7 +222,11 @@ def measure(recipe: StudyRecipe, arm: Arm, key: str, seed: int) -> None:
     run("pretrain.py", flags)
     answers = home / "pretrained"
     if arm.finetune:
-        flags = {"preset": "demo" if arm.corpus else "short", "model_name_or_path": answers, "train_file": train}
+        flags = {
+            "preset": "demo" if arm.corpus else "assignment_short",
+            "model_name_or_path": answers,
+            "questions_file": train,
+        }
         answers = home / "finetuned"
         run("finetune.py", {**flags, **common, "output_dir": answers})
 
@@ -276,26 +281,36 @@ def render(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, i
 
 
 def draw(study: Mapping[str, Mapping[str, Arm]], results: Mapping[tuple[str, int], dict[str, Any]], path: Path) -> None:
-    """Draws the share of right answers of every arm: the mean, and a point for each seed."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
-    names = [(axis, name) for axis, named in study.items() for name in named]
-    figure = Figure(figsize=(9, 1 + 0.34 * len(names)), layout="constrained", dpi=120)
-    plot = figure.subplots()
-    for place, (axis, name) in enumerate(names):
-        shares = [row["right"] / row["total"] for row in of_seeds(study[axis][name], results)]
-        plot.barh(place, statistics.mean(shares), color=f"C{list(study).index(axis) % 2 * 7}")  # blue, grey by turns
-        plot.plot(shares, [place] * len(shares), "o", color="k", markersize=4)
-    plot.set_yticks(range(len(names)), [f"{axis}: {name}" if len(study) > 1 else name for axis, name in names])
-    plot.invert_yaxis()
-    plot.set(xlabel="exact match on unseen questions (points: seeds)", xlim=(0, None))
-    plot.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    plot.grid(axis="x", alpha=0.3)
-    plot.set_axisbelow(True)
-    plot.spines[["top", "right"]].set_visible(False)
+    """Draws the accuracy of every variant, the one that most axes share (else the first) once, as the baseline."""
+    arms = [(axis, name, arm) for axis, named in study.items() for name, arm in named.items()]
+    runs = {key_of(arm): of_seeds(arm, results) for _, _, arm in arms}
+    ((baseline, _),) = Counter(key_of(arm) for _, _, arm in arms).most_common(1)
+    shared = {axis: name for axis, name, arm in arms if key_of(arm) == baseline}
+    label = next(iter(shared.values())) if len(shared) == 1 else "baseline"
+    groups: dict[str, dict[str, Bar]] = {"Baseline": {}}
+    for axis, name, arm in arms:
+        rows = runs[key_of(arm)]
+        bar = Bar([row["right"] / row["total"] for row in rows], total=rows[0]["total"])
+        if key_of(arm) == baseline:
+            groups["Baseline"][label] = bar
+        else:
+            heading = f"{axis} (baseline: {shared[axis]})" if axis in shared else axis
+            groups.setdefault(heading, {})[name] = bar
+    questions, steps = (
+        " to ".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)}))
+        for numbers in (
+            [row["total"] for rows in runs.values() for row in rows],
+            [arm.pretrain["max_steps"] for _, _, arm in arms if "max_steps" in arm.pretrain] or [0],
+        )
+    )
     with written_aside(path) as aside:
-        figure.savefig(aside)
+        draw_accuracies(
+            groups,
+            aside,
+            title="One change at a time",
+            subtitle=f"Exact match on {questions} held-out questions; {steps} steps of pretraining",
+            baseline=label,
+        )
 
 
 if __name__ == "__main__":

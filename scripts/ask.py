@@ -1,44 +1,48 @@
 """Asks a minGPT where people were born, and says of each answer whether it was retrieved or guessed.
 
-    python scripts/ask.py "Albert Einstein" "Ada Byron" --model_name_or_path runs/fast --corpus_file wiki.txt
+    python scripts/ask.py "Albert Einstein" "Ada Byron" --model_name_or_path runs/fast --train_file wiki.txt
 
 The run, a folder or a Hub name, needs a calibration.json (scripts/calibrate.py). With a corpus, the line that is about
 the person is shown.
 """
 
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, question_about
+from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation.calibration import Answer, ask
 from hf_mingpt.evaluation.report import find_biographies
 from hf_mingpt.hub.loading import load_calibration, load_run
-from hf_mingpt.system.command_line import as_text, parse_recipe, split_arguments, user_errors
+from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.launching import join_processes
 
 
 @dataclass(frozen=True, kw_only=True)
 class AskRecipe:
-    model_name_or_path: str = field(metadata={"help": "Run folder or Hub name."})
-    corpus_file: str | None = field(default=None, metadata={"help": "The text that it has read, to show its line."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+    names: tuple[str, ...] = flag((), "People to ask about.")
+    model_name_or_path: str = required("Run folder or Hub name.")
+    train_file: str | None = flag(
+        None, "The text that the model was trained on: shows the line about the person.", formerly="corpus_file"
+    )
+    revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
+    use_cpu: bool = flag(False, "Stay on the CPU.")
+
+    def __post_init__(self):
+        if not self.names:
+            raise ValueError('No name: give one, as in `ask.py "Ada Byron" --model_name_or_path runs/fast`.')
 
 
 def main() -> None:
-    words, flags = split_arguments(sys.argv[1:])
-    names = [as_text(word) for word in words]
-    recipe = parse_recipe(AskRecipe, argv=flags)
+    recipe = parse_recipe(AskRecipe, positionals=("names",))
     with user_errors():
-        if not names:
-            raise ValueError('No name: write it first, as in `ask.py "Ada Byron" --model_name_or_path runs/fast`.')
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
-        documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else []
+        documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else []
         model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()
-        answers = ask(model, tokenizer, names, calibration)
-    lines = find_biographies([Question(question_about(name), None) for name in names], documents)
+        answers = ask(model, tokenizer, recipe.names, calibration)
+    lines = find_biographies([Question(question_about(name), None) for name in recipe.names], documents)
     for answer, line in zip(answers, lines, strict=True):
         print(describe(answer, line))
 

@@ -11,7 +11,7 @@ A file holds the weights that `torch.save(model.state_dict())` wrote. A folder o
 or, with `--to gpt2`, of a minGPT with dot products and learned positions.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
 from hf_mingpt.hub.loading import load_model
 from hf_mingpt.hub.run_folders import written_whole
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.files import check_source, describe_failure, first_line, read_text
 from hf_mingpt.system.writing import one_writer
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks
@@ -28,14 +29,12 @@ from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, che
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionRecipe:
-    checkpoint: str = field(metadata={"help": "File of weights, or folder or Hub name of a GPT-2 (or minGPT)."})
-    output_dir: str = field(metadata={"help": "Folder to write."})
-    to: str = field(default="mingpt", metadata={"help": "'mingpt' or 'gpt2'."})
-    vocabulary_file: str | None = field(
-        default=None, metadata={"help": "The text that an assignment's model has read."}
-    )
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer of a minGPT's file of weights."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "Of a file of weights; assignment: 8."})
+    checkpoint: str = required("File of weights, or folder or Hub name of a GPT-2 (or minGPT).")
+    output_dir: str = required("Folder to write.")
+    to: str = flag("mingpt", "'mingpt' or 'gpt2'.")
+    vocabulary_file: str | None = flag(None, "The text that an assignment's model has read.")
+    tokenizer_name: str | None = flag(None, "Tokenizer of a minGPT's file of weights.")
+    num_attention_heads: int | None = flag(None, "Of a file of weights; assignment: 8.")
 
     def __post_init__(self):
         if self.to not in ("mingpt", "gpt2"):

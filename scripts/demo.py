@@ -1,7 +1,7 @@
 """Asks a minGPT in the browser: where was somebody born, is that retrieved or guessed, and what did it look at?
 
     pip install -c constraints.txt -e ".[demo]"
-    python scripts/demo.py runs/fast --corpus_file wiki.txt --questions_file birth_dev.tsv
+    python scripts/demo.py runs/fast --train_file wiki.txt --questions_file birth_dev.tsv
 
 The run, a folder or a Hub name, needs a calibration.json (scripts/calibrate.py). With a corpus, the line about the
 person is shown; with questions and their answers, some that the model has right and wrong are offered as examples,
@@ -11,23 +11,25 @@ beside invented names. The page is on 127.0.0.1 and needs no other host.
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hf_mingpt.data.birthplaces import name_asked, question_about
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, is_exact_match, name_asked, question_about, read_questions
+from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import Calibration, ask
 from hf_mingpt.evaluation.markup import escape_html, escape_markdown
 from hf_mingpt.evaluation.report import find_biographies
+from hf_mingpt.evaluation.scoring import is_exact_match
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.interpretability.logit_lens import draw_attention, explain
 from hf_mingpt.system.command_line import parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.fields import check_least, flag, required
 
 if TYPE_CHECKING:
     import gradio
@@ -38,11 +40,13 @@ CHECKED_FOR_EXAMPLES = 100  # questions
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRecipe:
-    model_name_or_path: str = field(metadata={"help": "Run folder or Hub name."})
-    corpus_file: str | None = field(default=None, metadata={"help": "The text that it has read, to show its line."})
-    questions_file: str | None = field(default=None, metadata={"help": "TSV of questions and answers, for examples."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
-    port: int = field(default=7860, metadata={"help": "Of the page, on 127.0.0.1."})
+    model_name_or_path: str = required("Run folder or Hub name.")
+    train_file: str | None = flag(
+        None, "The text that the model was trained on: shows the line about the person.", formerly="corpus_file"
+    )
+    questions_file: str | None = flag(None, "TSV of questions with answers, for examples.")
+    revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
+    port: int = flag(7860, "Port of the page on 127.0.0.1.")
 
     def __post_init__(self):
         check_least(self, 0, "port")
@@ -56,7 +60,7 @@ def main() -> None:
         questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
         for question, _ in questions:
             name_asked(question)  # says which asks for no birthplace
-        documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else []
+        documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else []
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
     model.eval()

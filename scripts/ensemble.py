@@ -4,18 +4,16 @@
         --output_dir runs/ensemble
 
 Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json: the
-accuracy of each run, and of all together. With --train_file also distilled.tsv: the training questions, then those of
-the file with the ensemble's answers to them. Of these one model is distilled:
+accuracy of each run, and of all together. With --train_questions_file also distilled.tsv: the training questions,
+then those of the file with the ensemble's answers to them. Of these one model is distilled:
 
     python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_test_inputs.tsv \
-        --train_file birth_places_train.tsv --output_dir runs/teachers
-    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset fast \
+        --train_questions_file birth_places_train.tsv --output_dir runs/teachers
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
         --questions_file runs/teachers/distilled.tsv --output_dir runs/distilled
 """
 
-import os
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
@@ -24,8 +22,8 @@ from hf_mingpt.evaluation.ensemble import ensemble_answers
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
-from hf_mingpt.system.command_line import accidents, parse_recipe, split_arguments, user_errors
-from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.files import name_apart
 from hf_mingpt.system.launching import join_processes
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_json
@@ -33,34 +31,35 @@ from hf_mingpt.system.writing import check_no_writer, one_writer, write_json
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleRecipe:
-    questions_file: str = field(metadata={"help": "TSV of questions, with or without answers."})
-    output_dir: str = field(metadata={"help": "Where to write."})
-    train_file: str | None = field(default=None, metadata={"help": "Training TSV, to distil with and to compare with."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace predictions that are there."})
-    batch_size: int = field(default=128, metadata={"help": "Questions answered at once."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+    runs: tuple[str, ...] = flag((), "Run folders or Hub names.")
+    questions_file: str = required("TSV of questions, with or without answers.")
+    output_dir: str = required("Folder to write.")
+    train_questions_file: str | None = flag(
+        None, "TSV of the training questions, for distilled.tsv and the baseline.", formerly="train_file"
+    )
+    overwrite_output_dir: bool = flag(False, "Replace existing predictions.")
+    batch_size: int = flag(128, "Questions per batch.")
+    use_cpu: bool = flag(False, "Stay on the CPU.")
 
     def __post_init__(self):
         check_least(self, 1, "batch_size")
+        if len(self.runs) < 2:
+            raise ValueError(f"An ensemble needs two runs or more, not {len(self.runs)}: name their folders.")
 
 
 def main() -> None:
-    words, flags = split_arguments(sys.argv[1:])
-    names = [os.path.expanduser(word) for word in words]
-    recipe = parse_recipe(EnsembleRecipe, argv=flags)
+    recipe = parse_recipe(EnsembleRecipe, positionals=("runs",))
     folder = Path(recipe.output_dir)
     with user_errors():
-        if len(names) < 2:
-            raise ValueError(f"{len(names)} runs: an ensemble has two or more, named before the flags.")
         check_no_writer(folder)
         if (folder / "predictions.txt").exists() and not recipe.overwrite_output_dir:
             raise ValueError(
                 f"{folder} holds predictions: choose another --output_dir, or give --overwrite_output_dir."
             )
-        labels = ["the run ensemble" if label == "ensemble" else label for label in name_apart(names)]
+        labels = ["the run ensemble" if label == "ensemble" else label for label in name_apart(recipe.runs)]
         questions = read_questions(recipe.questions_file)
-        train = read_questions(recipe.train_file, answers=True) if recipe.train_file else None
-        runs = [load_run(name) for name in names]
+        train = read_questions(recipe.train_questions_file, answers=True) if recipe.train_questions_file else None
+        runs = [load_run(name) for name in recipe.runs]
         for model, _ in runs:
             check_questions(questions, model.config.max_position_embeddings)
         device = join_processes(use_cpu=recipe.use_cpu).device

@@ -1,18 +1,18 @@
 """Asks a finetuned minGPT every question of a file, and reports its accuracy beside the baselines.
 
     python scripts/evaluate_birthplaces.py --model_name_or_path runs/rope-answers --questions_file birth_dev.tsv \
-        --train_file birth_places_train.tsv --without_pretraining runs/no-pretraining
+        --train_questions_file birth_places_train.tsv --without_pretraining runs/no-pretraining
     python scripts/evaluate_birthplaces.py --model_name_or_path runs/rope-answers \
         --questions_file birth_test_inputs.tsv --output_dir runs/rope-answers/test
 
 Writes predictions.txt (one a line, in the order of the questions) and, if the file has answers, report.json; by default
 into the run folder. If the run has a calibration (scripts/calibrate.py), the report says too how far the answers can be
-trusted, and honesty.md and honesty.png show it; --corpus_file lets it look at the text for why answers are wrong.
+trusted, and honesty.md and honesty.png show it; --train_file lets it look at the text for why answers are wrong.
 Runs on one process or, by `accelerate launch`, on several.
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,17 +20,19 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from hf_mingpt.data.birthplaces import invent_names, name_asked, question_about
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, invent_names, name_asked, question_about, read_questions
+from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
 from hf_mingpt.evaluation.calibration import Calibration, Confidence, compute_confidence
-from hf_mingpt.evaluation.report import PICTURE, build_report, draw_calibration, format_metrics, format_page
+from hf_mingpt.evaluation.figures import draw_calibration
+from hf_mingpt.evaluation.report import PICTURE, build_report, format_metrics, format_page
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record, format_table
 from hf_mingpt.hub.cards import try_card
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.files import name_apart
 from hf_mingpt.system.launching import join_processes
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_json, write_text, written_aside
@@ -38,19 +40,23 @@ from hf_mingpt.system.writing import check_no_writer, one_writer, write_json, wr
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
-    model_name_or_path: str = field(metadata={"help": "Finetuned run folder or Hub name."})
-    questions_file: str = field(metadata={"help": "TSV of questions, with or without answers."})
-    train_file: str | None = field(default=None, metadata={"help": "Training TSV, for the most frequent answer."})
-    without_pretraining: str | None = field(default=None, metadata={"help": "A run trained from scratch, to compare."})
-    calibration: str | None = field(default=None, metadata={"help": "Run with a calibration; None: that of the run."})
-    corpus_file: str | None = field(default=None, metadata={"help": "The text it has read, for the honesty report."})
-    num_invented_names: int = field(default=200, metadata={"help": "Names to see whether it makes answers up."})
-    seed: int = field(default=1, metadata={"help": "Of the invented names."})
-    output_dir: str | None = field(default=None, metadata={"help": "Where to write; None: into the run folder."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace predictions that are there."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
-    batch_size: int = field(default=128, metadata={"help": "Questions answered at once."})
-    use_cpu: bool = field(default=False, metadata={"help": "Stay on the CPU."})
+    model_name_or_path: str = required("Finetuned run folder or Hub name.")
+    questions_file: str = required("TSV of questions, with or without answers.")
+    train_questions_file: str | None = flag(
+        None, "TSV of the training questions, for the most frequent answer.", formerly="train_file"
+    )
+    without_pretraining: str | None = flag(None, "Run trained without pretraining, to compare.")
+    calibration: str | None = flag(None, "Run whose calibration is used. None: the run itself.")
+    train_file: str | None = flag(
+        None, "The text that the model was trained on, for the calibration report.", formerly="corpus_file"
+    )
+    num_invented_names: int = flag(200, "Invented names, to measure false answers.")
+    seed: int = flag(1, "Seed of the invented names.")
+    output_dir: str | None = flag(None, "Folder to write. None: the run folder.")
+    overwrite_output_dir: bool = flag(False, "Replace existing predictions.")
+    revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
+    batch_size: int = flag(128, "Questions per batch.")
+    use_cpu: bool = flag(False, "Stay on the CPU.")
 
     def __post_init__(self):
         check_least(self, 0, "seed")
@@ -63,12 +69,12 @@ def main() -> None:
         state = join_processes(use_cpu=recipe.use_cpu)
         folder = output_folder(recipe)
         questions = read_questions(recipe.questions_file)
-        train = read_questions(recipe.train_file, answers=True) if recipe.train_file else None
+        train = read_questions(recipe.train_questions_file, answers=True) if recipe.train_questions_file else None
         names = [recipe.model_name_or_path] + [recipe.without_pretraining] * bool(recipe.without_pretraining)
         runs = [load_run(name, recipe.revision if name == recipe.model_name_or_path else None) for name in names]
         for model, _ in runs:
             check_questions(questions, model.config.max_position_embeddings)
-        documents = load_texts(recipe.corpus_file)["text"][:] if recipe.corpus_file else None
+        documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else None
         calibration = find_calibration(recipe) if questions[0].answer is not None else None
         if calibration:
             known_names = [name_asked(question) for question, _ in [*questions, *(train or [])]]
@@ -157,7 +163,7 @@ def report(recipe, folder, questions, train, answers, honesty) -> None:
     content = {
         "model_name_or_path": recipe.model_name_or_path,
         "questions": file_record(recipe.questions_file),
-        "train": file_record(recipe.train_file) if recipe.train_file else None,
+        "train": file_record(recipe.train_questions_file) if recipe.train_questions_file else None,
         "results": rows,
         **({"honesty": honesty} if honesty else {}),
         **run_record(),

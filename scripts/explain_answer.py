@@ -6,7 +6,7 @@ The run, a folder or a Hub name, and the person stand first. The page has its pi
 """
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -15,17 +15,18 @@ from hf_mingpt.evaluation.markup import escape_html
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.interpretability.logit_lens import Explanation, draw_attention, draw_heads, draw_logit_lens, explain
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.files import name_apart
 from hf_mingpt.system.writing import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainRecipe:
-    model_name_or_path: str = field(metadata={"help": "Run folder or Hub name."})
-    name: str = field(metadata={"help": "The person."})
-    output_file: str = field(default="explanation.html", metadata={"help": "Page to write."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace a page that is there."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+    model_name_or_path: str = required("Run folder or Hub name.")
+    name: str = required("The person.")
+    output_file: str = flag("explanation.html", "Page to write.")
+    overwrite_output_dir: bool = flag(False, "Replace an existing page.", formerly="overwrite")
+    revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
 
 
 PAGE = """<!DOCTYPE html>
@@ -56,8 +57,8 @@ def main() -> None:
     recipe = parse_recipe(ExplainRecipe, positionals=("model_name_or_path", "name"))
     with user_errors():
         output = Path(recipe.output_file)
-        if output.exists() and not recipe.overwrite:
-            raise ValueError(f"{output} exists: choose another with --output_file, or give --overwrite.")
+        if output.exists() and not recipe.overwrite_output_dir:
+            raise ValueError(f"{output} exists: choose another with --output_file, or give --overwrite_output_dir.")
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         explanation = explain(model.eval(), tokenizer, recipe.name)
     with accidents():

@@ -6,7 +6,7 @@ Writes a picture for each claim, and attention.json with its numbers. Half a min
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -24,7 +24,7 @@ from hf_mingpt.interpretability.attention_exploration import (
     train_recall,
 )
 from hf_mingpt.system.command_line import accidents, parse_recipe
-from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.fields import check_least, flag
 from hf_mingpt.system.writing import write_json, written_aside
 
 STYLES = ("-", "--", ":", "-.")
@@ -34,9 +34,9 @@ BETA = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class ExploreRecipe:
-    output_dir: str = field(default="runs/attention", metadata={"help": "Where the pictures and attention.json go."})
-    training_steps: int = field(default=300, metadata={"help": "Steps of the two models that learn to recall."})
-    seeds: int = field(default=3, metadata={"help": "Runs of each of them."})
+    output_dir: str = flag("runs/attention", "Where the pictures and attention.json go.")
+    training_steps: int = flag(300, "Steps of the two models that learn to recall.")
+    seeds: int = flag(3, "Runs of each of them.")
 
     def __post_init__(self):
         check_least(self, 1, "training_steps", "seeds")

@@ -1,9 +1,9 @@
 """Finetunes a pretrained minGPT on questions and answers, or trains its shape from scratch on them.
 
-    accelerate launch scripts/finetune.py --model_name_or_path runs/rope --train_file birth_places_train.tsv \
+    accelerate launch scripts/finetune.py --model_name_or_path runs/rope --questions_file birth_places_train.tsv \
         --output_dir runs/rope-answers
-    accelerate launch scripts/finetune.py --model_name_or_path runs/rope --train_file birth_places_train.tsv \
-        --preset short-from-scratch --output_dir runs/no-pretraining
+    accelerate launch scripts/finetune.py --model_name_or_path runs/rope --questions_file birth_places_train.tsv \
+        --preset assignment_short_from_scratch --output_dir runs/no-pretraining
 
 Flags can also stand in a YAML file, named first: `scripts/finetune.py recipe.yaml --seed 1`.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     recipe = parse_recipe(FinetuneRecipe, FINETUNE_PRESETS)
     with user_errors():
         check_destination(recipe)
-        questions = read_questions(recipe.train_file, answers=True)
+        questions = read_questions(recipe.questions_file, answers=True)
         dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), recipe.dropout)
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision, **dropout)
         examples = encode_questions(questions, tokenizer, model.config.max_position_embeddings)

@@ -5,12 +5,13 @@ python scripts/generate_biographies.py --output_dir data/one-phrasing --phrasing
 """
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hf_mingpt.data.biographies import BiographyRecipe, generate_corpus
 from hf_mingpt.data.questions import write_questions
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_text, written_aside
 
 # `datasets` reads all of a repository by the builder of its first configuration: a biography is a table row, too
@@ -55,8 +56,8 @@ people.
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRecipe(BiographyRecipe):
-    output_dir: str = field(metadata={"help": "Folder to write."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the files in that folder."})
+    output_dir: str = required("Folder to write.")
+    overwrite_output_dir: bool = flag(False, "Replace the files in that folder.")
 
 
 def main() -> None:

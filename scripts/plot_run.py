@@ -3,20 +3,21 @@
 python scripts/plot_run.py --runs runs/rope,runs/rope-answers --output_file runs/rope.png
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hf_mingpt.hub.loading import read_metrics
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.files import name_apart, parse_json, read_text
 from hf_mingpt.system.writing import written_aside
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlotRecipe:
-    runs: str = field(metadata={"help": "Run folders, with commas between them."})
-    output_file: str = field(metadata={"help": "Picture to write, .png or .svg."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace a picture that is there."})
+    runs: str = required("Run folders, separated by commas.")
+    output_file: str = required("Picture to write, .png or .svg.")
+    overwrite_output_dir: bool = flag(False, "Replace an existing picture.", formerly="overwrite")
 
 
 def main() -> None:
@@ -26,8 +27,8 @@ def main() -> None:
         output = Path(recipe.output_file)
         if output.suffix not in (".png", ".svg"):
             raise ValueError(f"output_file {output} must end in .png or .svg.")
-        if output.exists() and not recipe.overwrite:
-            raise ValueError(f"{output} exists: choose another, or give --overwrite.")
+        if output.exists() and not recipe.overwrite_output_dir:
+            raise ValueError(f"{output} exists: choose another, or give --overwrite_output_dir.")
         metrics, accuracies = read_metrics(folders), read_accuracies(folders)
     with accidents(), written_aside(output) as aside:
         draw(metrics, accuracies, aside)

@@ -1,8 +1,8 @@
 """Pretrains a minGPT on text: span corruption, clozes of names, or plain next-character prediction.
 
     accelerate launch scripts/pretrain.py --train_file wiki.txt --position_embedding_type rope --output_dir runs/rope
-    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset fast --questions_file birth_places_train.tsv \
-        --output_dir runs/fast
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
+        --questions_file birth_places_train.tsv --output_dir runs/fast
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset assignment --output_dir runs/assignment
     accelerate launch scripts/pretrain.py --train_file book.txt --preset causal --output_dir runs/book
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 scripts/pretrain.py --use_cpu \

@@ -6,20 +6,21 @@
 Data is read back by `load_dataset("me/biographies", "biographies")`, and its questions by the config "questions".
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hf_mingpt.hub.pushing import push_dataset, push_run
 from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import flag
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushRecipe:
-    run: str | None = field(default=None, metadata={"help": "Finished run folder."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "Its repository; None: the name of the folder."})
-    revision: str | None = field(default=None, metadata={"help": "Branch to push to; it is made if there is none."})
-    data: str | None = field(default=None, metadata={"help": "Folder that generate_biographies.py wrote."})
-    hub_dataset_id: str | None = field(default=None, metadata={"help": "Its repository; None: the name of the folder."})
-    private: bool = field(default=False, metadata={"help": "Make the repository private."})
+    run: str | None = flag(None, "Finished run folder.")
+    hub_model_id: str | None = flag(None, "Its repository; None: the name of the folder.")
+    revision: str | None = flag(None, "Branch to push to; it is made if there is none.")
+    data: str | None = flag(None, "Folder that generate_biographies.py wrote.")
+    hub_dataset_id: str | None = flag(None, "Its repository; None: the name of the folder.")
+    private: bool = flag(False, "Make the repository private.")
 
     def __post_init__(self):
         if (self.run is None) == (self.data is None):

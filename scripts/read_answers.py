@@ -1,7 +1,7 @@
 """Reads from the text where everybody else was born, for the track "with a reader": no closed-book learning.
 
     python scripts/read_answers.py --train_file wiki.txt --questions_file birth_places_train.tsv --output_dir runs/read
-    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset fast \\
+    accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \\
         --questions_file runs/read/with_reader.tsv --output_dir runs/with-a-reader
 
 Where answers stand in biographies is learnt from the training questions, and the name that stands most like one is
@@ -9,26 +9,32 @@ taken from each other biography. Writes with_reader.tsv: the training questions,
 model that is trained with them has been told what it will be asked; compare it with others of its kind only.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hf_mingpt import MinGPTConfig
+from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.masking_policy import LearnedPolicy, read_answers
-from hf_mingpt.data.questions import add_pseudo_labels, question_about, read_questions, write_questions
+from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
 from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.evaluation.scoring import accuracy, format_table
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderRecipe:
-    train_file: str = field(metadata={"help": "Text file, a document a line, or another that pretrain.py takes."})
-    questions_file: str = field(metadata={"help": "TSV of training questions with answers."})
-    output_dir: str = field(metadata={"help": "Folder to write."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace what was read before."})
-    dev_file: str | None = field(default=None, metadata={"help": "Questions with answers: how many are read right?"})
+    train_file: str = required(
+        "Text to read: a file with one document per line, or another source that pretrain.py takes."
+    )
+    questions_file: str = required("TSV of training questions with answers.")
+    output_dir: str = required("Folder to write.")
+    overwrite_output_dir: bool = flag(False, "Replace an existing result.")
+    dev_questions_file: str | None = flag(
+        None, "TSV of questions with answers, to measure the accuracy.", formerly="dev_file"
+    )
 
 
 def main() -> None:
@@ -38,7 +44,7 @@ def main() -> None:
         if path.exists() and not recipe.overwrite_output_dir:
             raise ValueError(f"{path} exists: choose another --output_dir, or give --overwrite_output_dir.")
         known = read_questions(recipe.questions_file, answers=True)
-        dev = read_questions(recipe.dev_file, answers=True) if recipe.dev_file else []
+        dev = read_questions(recipe.dev_questions_file, answers=True) if recipe.dev_questions_file else []
         texts = load_texts(recipe.train_file)
         tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
         encoded = encode_documents(texts, tokenizer).with_format("arrow")

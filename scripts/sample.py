@@ -4,27 +4,27 @@ python scripts/sample.py --model_name_or_path runs/book --prompt "It was " --max
 python scripts/sample.py --model_name_or_path runs/rope-answers --prompt "Where was Ada Byron born?⁇" --greedy
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from accelerate.utils import set_seed
 
 from hf_mingpt.evaluation.answering import continue_prompt
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.system.command_line import parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.fields import check_least, flag, required
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRecipe:
-    model_name_or_path: str = field(metadata={"help": "Run folder or Hub name."})
-    prompt: str = field(default="\n", metadata={"help": "Text to continue."})
-    max_new_tokens: int = field(default=200, metadata={"help": "Characters to write."})
-    num_samples: int = field(default=1, metadata={"help": "Continuations to write."})
-    temperature: float = field(default=1.0, metadata={"help": "Under 1: more likely characters; over 1: less."})
-    top_k: int | None = field(default=None, metadata={"help": "Draw from so many characters only; None: from all."})
-    greedy: bool = field(default=False, metadata={"help": "Always take the likeliest character."})
-    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+    model_name_or_path: str = required("Run folder or Hub name.")
+    prompt: str = flag("\n", "Text to continue.")
+    max_new_tokens: int = flag(200, "Characters to write.")
+    num_samples: int = flag(1, "Continuations to write.")
+    temperature: float = flag(1.0, "Under 1: more likely characters; over 1: less.")
+    top_k: int | None = flag(None, "Draw from so many characters only; None: from all.")
+    greedy: bool = flag(False, "Always take the likeliest character.")
+    seed: int = flag(0, "Seed of the draws.")
+    revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
 
     def __post_init__(self):
         check_least(self, 0, "seed")

@@ -1,12 +1,12 @@
 """Prints some training examples as the model sees them: what goes in above what is to come out.
 
-    python scripts/show_examples.py --corpus_file wiki.txt
-    python scripts/show_examples.py --corpus_file wiki.txt --questions_file birth_places_train.tsv --num_examples 4
+    python scripts/show_examples.py --train_file wiki.txt
+    python scripts/show_examples.py --train_file wiki.txt --questions_file birth_places_train.tsv --num_examples 4
 
 `x` is the input and `y`, under it, the character to predict from it; a position without loss is shown as PAD.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,19 +17,21 @@ from hf_mingpt.data.objectives import NextTokenPrediction, QuestionAnswering, Sa
 from hf_mingpt.data.questions import read_questions
 from hf_mingpt.data.sequences import IGNORE_ID
 from hf_mingpt.system.command_line import parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.tokenization_mingpt import PAD_ID
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowRecipe:
-    corpus_file: str = field(metadata={"help": "Text file, a document a line: the vocabulary comes from it."})
-    vocabulary_file: str | None = field(default=None, metadata={"help": "Text whose characters join the corpus's."})
-    questions_file: str | None = field(default=None, metadata={"help": "TSV of questions and answers."})
-    num_examples: int = field(default=2, metadata={"help": "Examples of each format."})
-    epoch: int = field(default=0, metadata={"help": "Epoch whose draws are shown."})
-    seed: int = field(default=0, metadata={"help": "Seed of the draws."})
-    block_size: int = field(default=128, metadata={"help": "Longest example, in characters."})
+    train_file: str = required(
+        "Text file, one document per line; the vocabulary comes from it.", formerly="corpus_file"
+    )
+    vocabulary_file: str | None = flag(None, "Text whose characters join the corpus's.")
+    questions_file: str | None = flag(None, "TSV of questions and answers.")
+    num_examples: int = flag(2, "Examples of each format.")
+    epoch: int = flag(0, "Epoch whose draws are shown.")
+    seed: int = flag(0, "Seed of the draws.")
+    block_size: int = flag(128, "Longest example, in characters.")
 
     def __post_init__(self):
         check_least(self, 0, "epoch", "seed")
@@ -39,7 +41,7 @@ class ShowRecipe:
 def main() -> None:
     recipe = parse_recipe(ShowRecipe)
     with user_errors():
-        texts = load_texts(recipe.corpus_file)
+        texts = load_texts(recipe.train_file)
         tokenizer = build_corpus_tokenizer(texts, recipe.block_size, recipe.vocabulary_file)
         documents = encode_documents(texts, tokenizer)
         blocks = group_into_blocks(documents, recipe.block_size, tokenizer.convert_tokens_to_ids("\n"))

@@ -8,23 +8,23 @@ dev when the recipe is chosen.
 
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hf_mingpt.data.questions import read_questions, split_folds, write_questions
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least
+from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.writing import UNFINISHED, check_no_writer, one_writer
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRecipe:
-    questions_file: str = field(metadata={"help": "TSV of question and answer."})
-    output_dir: str = field(metadata={"help": "Folder to write."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the folds in that folder."})
-    num_folds: int = field(default=5, metadata={"help": "Each question is held out by one of them."})
-    seed: int = field(default=0, metadata={"help": "Of the split."})
+    questions_file: str = required("TSV of question and answer.")
+    output_dir: str = required("Folder to write.")
+    overwrite_output_dir: bool = flag(False, "Replace the folds in that folder.")
+    num_folds: int = flag(5, "Each question is held out by one of them.")
+    seed: int = flag(0, "Of the split.")
 
     def __post_init__(self):
         check_least(self, 0, "seed")

@@ -28,17 +28,14 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parent.parent
 MODULES = [  # whose tests run in one process
-    *(f"data.{name}" for name in ("batching", "biographies", "draws", "encoding", "loading", "masking_policy")),
-    *(f"data.{name}" for name in ("objectives", "questions", "salient_spans", "sequences", "span_corruption", "steps")),
+    *(f"data.{name}" for name in ("assembly", "batching", "biographies", "birthplaces", "draws", "encoding")),
+    *(f"data.{name}" for name in ("loading", "masking_policy", "objectives", "questions", "salient_spans")),
+    *("data.sequences", "data.span_corruption", "data.steps"),
     *(f"evaluation.{name}" for name in ("answering", "calibration", "ensemble", "report", "scoring")),
     *("interpretability.attention_exploration", "interpretability.logit_lens"),
     *("training.optimization", "training.recipes", "system.command_line", "tokenization_mingpt"),
 ]
 TEST_FILES = {  # of the modules that have none of their own
-    "data.draws": "data/test_span_corruption.py",
-    "data.encoding": "data/test_loading.py",
-    "data.sequences": "data/test_span_corruption.py",
-    "data.steps": "data/test_loading.py",
     "evaluation.scoring": "evaluation/test_answering.py",
     "system.command_line": "training/test_recipes.py",
     "tokenization_mingpt": "plugin/test_tokenization.py",

@@ -1,6 +1,6 @@
-"""From a recipe to the steps of pretraining: text, tokenizer, objective, masking policy, questions.
+"""Assembly: from a recipe to the steps of pretraining (text, objective, masking policy, questions).
 
-Scripts, benchmarks and notebooks call the same functions.
+Scripts, benchmarks and notebooks call these functions, so that the same recipe means the same training everywhere.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from .batching import BatchShape
-from .encoding import encode_documents, encode_questions, group_into_blocks
+from .birthplaces import paraphrase_answers
+from .encoding import encode_documents, encode_questions, group_into_blocks, iterate
 from .loading import load_texts
 from .masking_policy import AnswerPolicy, LearnedPolicy
 from .objectives import (
@@ -22,9 +23,8 @@ from .objectives import (
     SalientSpanMasking,
     SpanCorruption,
 )
-from .questions import Question, paraphrase_answers
+from .questions import Question
 from .recipe import DataRecipe
-from .sequences import TokenSequences
 from .steps import Mixture, StreamedSteps, TrainingSteps
 
 
@@ -32,7 +32,7 @@ def load_corpus(recipe: DataRecipe, questions: Sequence[Question]) -> Dataset | 
     """Loads the text of a recipe, in the column "text", and adds the paraphrases of the questions' answers.
 
     Raises:
-        OSError, ValueError: as of `load_texts` and `paraphrase_answers`.
+        OSError, ValueError: those of `load_texts` and `paraphrase_answers`.
     """
     texts = load_texts(
         recipe.train_file,
@@ -42,8 +42,8 @@ def load_corpus(recipe: DataRecipe, questions: Sequence[Question]) -> Dataset | 
         streaming=recipe.streaming,
     )
     if recipe.paraphrases_per_answer:
-        more = Dataset.from_dict({"text": paraphrase_answers(questions, recipe.paraphrases_per_answer)})
-        texts = concatenate_datasets([texts, more])
+        paraphrases = Dataset.from_dict({"text": paraphrase_answers(questions, recipe.paraphrases_per_answer)})
+        texts = concatenate_datasets([texts, paraphrases])
     return texts
 
 
@@ -56,23 +56,24 @@ def build_steps(
     *,
     block_size: int,
     seed: int,
-    shuffle: bool,
+    shuffle: bool = True,
 ) -> TrainingSteps | StreamedSteps:
     """Builds the steps of pretraining.
 
     Args:
+        recipe: what to learn from the text.
         texts: from `load_corpus`.
-        questions: that are mixed into every step; may be empty.
-        block_size: longest example, in tokens.
+        questions: mixed into every step; may be empty.
+        tokenizer: of the text and the questions.
+        shape: of a step.
+        block_size: context length: the longest example, in tokens.
+        seed: of all draws.
         shuffle: draw a new order of the documents for every epoch; a stream keeps its own.
 
     Raises:
-        ValueError: if a text or a question cannot be encoded, or the masking policy cannot be learned.
+        ValueError: if a text or a question cannot be encoded, or a masking policy cannot be learned.
     """
-    documents = encode_documents(texts, tokenizer)
-    if recipe.objective == "causal":
-        newline_id: Any = tokenizer.convert_tokens_to_ids("\n")
-        documents = group_into_blocks(documents, block_size, newline_id)
+    documents = encode_corpus(recipe, texts, tokenizer, block_size=block_size)
     objective = build_objective(recipe, documents, questions, tokenizer, block_size=block_size, seed=seed)
     mixture = None
     if questions:
@@ -81,6 +82,17 @@ def build_steps(
     if isinstance(documents, IterableDataset):
         return StreamedSteps(documents, objective, shape, mixture=mixture)
     return TrainingSteps(documents, objective, shape, seed=seed, shuffle=shuffle, mixture=mixture)
+
+
+def encode_corpus(
+    recipe: DataRecipe, texts: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, *, block_size: int
+) -> Dataset | IterableDataset:
+    """Encodes the text as the objective of the recipe needs it: as documents, or as blocks of `block_size` tokens."""
+    documents = encode_documents(texts, tokenizer)
+    if recipe.objective == "causal":
+        newline_id: Any = tokenizer.convert_tokens_to_ids("\n")
+        return group_into_blocks(documents, block_size, newline_id)
+    return documents
 
 
 def build_objective(
@@ -92,7 +104,7 @@ def build_objective(
     block_size: int,
     seed: int,
 ) -> Objective:
-    """Builds the objective of a recipe; `documents` are the encoded ones, from which a masking policy is learned."""
+    """Builds the objective of a recipe; a masking policy is learned from the encoded `documents`."""
     if recipe.objective == "causal":
         return NextTokenPrediction()
     corruption = SpanCorruption(block_size, seed, num_spans=recipe.num_spans)
@@ -119,8 +131,9 @@ def _build_policy(
     documents: Dataset | IterableDataset,
     questions: Sequence[Question],
     tokenizer: PreTrainedTokenizerBase,
-) -> MaskingPolicy:
-    if not recipe.learned_masking_policy:
-        return AnswerPolicy([str(question.answer) for question in questions], tokenizer)
-    batches = map(TokenSequences.from_table, documents.with_format("arrow").iter(batch_size=10_000))
-    return LearnedPolicy.learn(batches, questions, tokenizer, numbers=recipe.ssm_numbers)
+) -> MaskingPolicy | None:
+    if not recipe.masking_policy_probability:
+        return None
+    if recipe.learned_masking_policy:
+        return LearnedPolicy.learn(iterate(documents), questions, tokenizer, numbers=recipe.ssm_numbers)
+    return AnswerPolicy([str(question.answer) for question in questions], tokenizer)

@@ -1,9 +1,8 @@
-"""Batching: the rows of an optimizer step, dealt out to processes and cut into micro-batches.
+"""Batching: the sequences of an optimizer step, sharded across processes and split into micro-batches.
 
-Between objectives and data in the flow. A step's examples are drawn first, for all processes and micro-batches; here
-they are sorted by length and dealt out. So short rows share a micro-batch with short ones and little is padded, while
-which examples share a *step*, and with it the gradient, is what it would be without sorting, on any number of
-processes.
+The examples of a step are drawn first, for all processes and micro-batches together. Here they are sorted by length and
+sharded, so that a micro-batch holds sequences of similar length and little padding. Which examples share a *step*, and
+therefore its gradient, does not depend on the sorting or on the number of processes.
 """
 
 import itertools
@@ -17,12 +16,12 @@ from .sequences import IGNORE_ID, SegmentedSequences
 
 
 class BatchShape(NamedTuple):
-    """How a step's examples are dealt out: to processes, and within one to micro-batches.
+    """How the examples of a step are sharded across processes, and split into micro-batches within one.
 
-    pad_to_multiple_of: widths are multiples of it, so that few shapes occur and compiled kernels are found again.
-    padding_free: the rows of a micro-batch are put into one.
-    overhead: what a micro-batch costs beside its tokens, in tokens. If it is given, micro-batches get as many rows as
-        make the step cheapest; none gets more tokens than `per_device_batch_size` of the longest rows.
+    pad_to_multiple_of: round widths up to a multiple, so that few shapes occur and compiled kernels can be reused.
+    padding_free: put the sequences of a micro-batch into one.
+    overhead: fixed cost of a micro-batch, in tokens. If it is given, micro-batches get as many sequences as make the
+        step cheapest, but no more tokens than `per_device_batch_size` of the longest sequences.
     """
 
     per_device_batch_size: int
@@ -35,99 +34,102 @@ class BatchShape(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Examples of one optimizer step."""
+        """Examples of one optimizer step: the global batch size."""
         return self.per_device_batch_size * self.gradient_accumulation_steps * self.num_processes
 
 
 MicroBatch = dict[str, torch.Tensor]
 
 
-def cut_rows(widths: np.ndarray, *, overhead: int, most_rows: int) -> list[int]:
-    """Cuts rows into micro-batches so that their tokens, with padding, and their overheads are least in sum.
+def split_by_cost(widths: np.ndarray, *, overhead: int, max_longest: int) -> list[int]:
+    """Splits sequences into micro-batches with the least total cost: tokens, with padding, plus overheads.
 
-    Cuts are at multiples of some rows, again so that few shapes occur.
+    Sizes are multiples of 8 sequences where possible, so that few shapes occur.
 
     Args:
-        widths: (N,) tokens of each row, longest first, rounded up to what is padded to.
-        overhead: of each micro-batch, in tokens.
-        most_rows: of the longest; shorter ones may be more, with as many tokens.
+        widths: (N,) tokens of each sequence, longest first, rounded up to the padding multiple.
+        overhead: cost of each micro-batch, in tokens.
+        max_longest: how many of the longest sequences fit a micro-batch; of shorter ones, as many as have no more
+            tokens.
 
     Returns:
-        Where the micro-batches end; the last is N.
+        The end of each micro-batch; the last is N.
 
-    Example: with an overhead of 20, eight rows of 9 and eight of 4 are cut at 8 and 16: 104 + 2 * 20 < 144 + 20.
+    Example: with an overhead of 20, eight sequences of 9 and eight of 4 end at 8 and 16: 104 + 2 * 20 < 144 + 20.
     """
-    starts = np.arange(0, len(widths), min(_ROWS_OF_A_CUT, most_rows))
+    starts = np.arange(0, len(widths), min(_SEQUENCES_PER_SPLIT, max_longest))
     ends = np.append(starts[1:], len(widths))
-    most_tokens = most_rows * int(widths[0])
-    cost, cut_before = [0], []  # cost[i]: the least of all rows before starts[i]
+    max_tokens = max_longest * int(widths[0])
+    cost, last_start = [0], []  # cost[i]: the least cost of all sequences before starts[i]
     for end in ends:
         tokens = (end - starts[: len(cost)]) * widths[starts[: len(cost)]]
-        costs = np.where(tokens <= most_tokens, cost + tokens + overhead, np.iinfo(np.int64).max)
-        cut_before.append(best := int(costs.argmin()))
+        costs = np.where(tokens <= max_tokens, cost + tokens + overhead, np.iinfo(np.int64).max)
+        last_start.append(best := int(costs.argmin()))
         cost.append(int(costs[best]))
-    cuts = [len(starts)]
-    while cuts[-1]:
-        cuts.append(cut_before[cuts[-1] - 1])
-    return ends[np.array(cuts[-2::-1]) - 1].tolist()
+    splits = [len(starts)]
+    while splits[-1]:
+        splits.append(last_start[splits[-1] - 1])
+    return ends[np.array(splits[-2::-1]) - 1].tolist()
 
 
-_ROWS_OF_A_CUT = 8
+_SEQUENCES_PER_SPLIT = 8
 
 
-def make_micro_batches(rows: SegmentedSequences, shape: BatchShape) -> list[MicroBatch]:
-    """Makes this process's micro-batches of the rows of one step.
+def make_micro_batches(sequences: SegmentedSequences, shape: BatchShape) -> list[MicroBatch]:
+    """Makes this process's micro-batches from the sequences of one step.
 
-    The rows are sorted by length and cut into chunks, of which each process takes every `num_processes`-th row. All
-    processes get the same number of micro-batches: where a short chunk leaves nothing for one, it gets a row without
-    labels.
+    The sequences are sorted by length and split into chunks; of each chunk, a process takes every `num_processes`-th
+    sequence. All processes get the same number of micro-batches: if a short chunk leaves none for a process, the
+    process gets a sequence without labels.
 
     Returns:
-        Dicts of `input_ids` and `labels`, each (B, T) int64, longest rows first, and `num_items_in_batch`, the labels
-        of the whole step on all processes: what the loss is divided by. Where few tokens are learnt, also of
-        `select_learnt`. There is no attention mask: PAD is on the right, where no token before it looks, and a
-        broadcast causal mask is the cheaper one. With `padding_free` it is (1, T), and `position_ids` keep the rows
-        apart.
+        Dicts of `input_ids` and `labels`, each (B, T) int64, longest sequences first, and `num_items_in_batch`, the
+        number of labels in the whole step on all processes, which divides the loss. Where few positions have labels,
+        `select_labels` adds its two arrays. With `padding_free`, B is 1, and `position_ids` separate the sequences.
+
+        There is no attention mask: PAD is on the right, where no earlier token attends, and a causal mask that is
+        broadcast is cheaper.
     """
-    lengths, processes = rows.pieces.row_lengths, shape.num_processes
-    # the first token of a row has nothing before it to be predicted from
-    labels = torch.tensor(int((lengths - np.maximum(rows.pieces.first_label, 1)).sum()))
+    lengths, num_processes = sequences.lengths, shape.num_processes
+    # no token predicts the first one of a sequence
+    num_labels = torch.tensor(int((lengths - np.maximum(sequences.first_label, 1)).sum()))
     by_length = np.argsort(-lengths, kind="stable")
-    most_rows = shape.per_device_batch_size * processes
-    ends: Iterable[int] = range(most_rows, len(lengths) + most_rows, most_rows)
+    chunk = shape.per_device_batch_size * num_processes
+    ends: Iterable[int] = range(chunk, len(lengths) + chunk, chunk)
     if shape.overhead is not None and not shape.padding_free:
         widths = -(-lengths[by_length] // shape.pad_to_multiple_of) * shape.pad_to_multiple_of
-        ends = cut_rows(widths, overhead=shape.overhead * processes, most_rows=most_rows)
-    join = rows.join_flat if shape.padding_free else rows.join
+        ends = split_by_cost(widths, overhead=shape.overhead * num_processes, max_longest=chunk)
+    collate = sequences.flatten if shape.padding_free else sequences.pad
     batches = []
     for start, end in itertools.pairwise((0, *ends)):
-        share = by_length[start:end][shape.process_index :: processes]
-        batch = join(share if len(share) else by_length[start : start + 1], shape.pad_to_multiple_of)
-        if not len(share):
+        shard = by_length[start:end][shape.process_index :: num_processes]
+        batch = collate(shard if len(shard) else by_length[start : start + 1], shape.pad_to_multiple_of)
+        if not len(shard):
             batch["labels"][:] = IGNORE_ID
-        batch |= select_learnt(batch["labels"], shape.pad_to_multiple_of)
+        batch |= select_labels(batch["labels"], shape.pad_to_multiple_of)
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-        batches.append({**tensors, "num_items_in_batch": labels})
+        batches.append({**tensors, "num_items_in_batch": num_labels})
     return batches
 
 
-def select_learnt(labels: np.ndarray, pad_to_multiple_of: int) -> dict[str, np.ndarray]:
-    """Where the head is needed, in the terms of transformers' models: elsewhere no logits are computed.
+def select_labels(labels: np.ndarray, pad_to_multiple_of: int) -> dict[str, np.ndarray]:
+    """Selects the positions that need logits, as arguments of transformers' models; the others cost nothing.
 
-    The same number of places for every row, so that a GPU need not ask how many there are.
+    Every sequence gets the same number of positions, so that a GPU need not wait for a count.
 
     Args:
-        labels: (B, T) with IGNORE_ID where nothing is learnt.
+        labels: (B, T) with IGNORE_ID where a position has no label.
+        pad_to_multiple_of: of the number of positions.
 
     Returns:
-        `logits_to_keep`, (B, n) places whose next token is learnt, and `shift_labels`, (B, n) those tokens; n is
-        that of the row with most, rounded up. Nothing if that is all of T.
+        `logits_to_keep`, (B, n) positions whose next token is a label, and `shift_labels`, (B, n) those labels. n is
+        the largest number in a sequence, rounded up. An empty dict if that is T or more.
     """
-    learnt = labels[:, 1:] != IGNORE_ID
-    counts = learnt.sum(axis=1)
+    has_label = labels[:, 1:] != IGNORE_ID
+    counts = has_label.sum(axis=1)
     most = -(-max(counts.max(), 1) // pad_to_multiple_of) * pad_to_multiple_of
     if most >= labels.shape[1]:
         return {}
-    places = np.argsort(~learnt, axis=1, kind="stable")[:, :most]  # those first
-    following = np.take_along_axis(labels, places + 1, axis=1)
-    return {"logits_to_keep": places, "shift_labels": following}
+    positions = np.argsort(~has_label, axis=1, kind="stable")[:, :most]  # those with a label first
+    next_labels = np.take_along_axis(labels, positions + 1, axis=1)
+    return {"logits_to_keep": positions, "shift_labels": next_labels}

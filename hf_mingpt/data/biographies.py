@@ -10,27 +10,27 @@ baseline; some biographies also name a place where their person worked (a distra
 Reference: Allen-Zhu and Li 2023, Physics of Language Models 3.1, arXiv:2309.14316 (phrasings, permutation).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
+
+from ..system.fields import flag
 
 
 @dataclass(frozen=True, kw_only=True)
 class BiographyRecipe:
     """The knobs of the corpus."""
 
-    num_train_people: int = field(default=130, metadata={"help": "People whose question and answer are trained on."})
-    num_dev_people: int = field(default=130, metadata={"help": "People asked about for reporting."})
-    num_test_people: int = field(default=40, metadata={"help": "People asked about at the very end."})
-    num_other_people: int = field(default=20, metadata={"help": "People in the text whom no question asks about."})
-    num_places: int = field(default=80, metadata={"help": "Birthplaces that people can have."})
-    zipf_exponent: float = field(
-        default=0.4, metadata={"help": "Frequency of the place of rank r goes as r^-exponent."}
-    )
-    phrasings_per_person: int = field(default=4, metadata={"help": "Biographies of each person, in other words each."})
-    permute_sentences: bool = field(default=True, metadata={"help": "Let the birthplace stand in any sentence."})
-    distractor_share: float = field(default=0.3, metadata={"help": "Share of people who worked at another place."})
-    seed: int = field(default=0, metadata={"help": "Seed of all draws."})
+    num_train_people: int = flag(130, "People whose question and answer are trained on.")
+    num_dev_people: int = flag(130, "People asked about for reporting.")
+    num_test_people: int = flag(40, "People asked about at the very end.")
+    num_other_people: int = flag(20, "People in the text whom no question asks about.")
+    num_places: int = flag(80, "Birthplaces that people can have.")
+    zipf_exponent: float = flag(0.4, "Frequency of the place of rank r goes as r^-exponent.")
+    phrasings_per_person: int = flag(4, "Biographies of each person, in other words each.")
+    permute_sentences: bool = flag(True, "Let the birthplace stand in any sentence.")
+    distractor_share: float = flag(0.3, "Share of people who worked at another place.")
+    seed: int = flag(0, "Seed of all draws.")
 
     def __post_init__(self):
         if min(self.num_train_people, self.num_dev_people, self.num_test_people) < 1 or self.num_other_people < 0:

@@ -1,8 +1,6 @@
-"""From files, Hub datasets and streams to the micro-batches of one optimizer step.
+"""Loading: documents from files, folders, streams and the Hub, as a dataset with the column "text".
 
-Built on `datasets`. The text is encoded once, by a cached `.map` (deterministic); what is random is drawn on the fly,
-when a step's micro-batches are made, and depends on `(seed, epoch, index)` alone. Caches are keyed by what is
-in a file, not by its path or its time.
+Built on `datasets`. Caches are keyed by the content of a file, not by its path or its time.
 """
 
 import os
@@ -30,7 +28,7 @@ from ..system.writing import writable_cache
 
 _FEATURES = Features({"text": Value("string")})
 _BATCHES = Features({"text": List(Value("string"))})
-_READING = 1  # to be raised when the same bytes are read in another way: what was cached before is not taken then
+_READING = 1  # raise it when the same bytes are read in another way, so that older caches are not used
 
 
 def load_texts(
@@ -38,21 +36,21 @@ def load_texts(
 ) -> Dataset | IterableDataset:
     """Loads documents from a local file, a local folder with a dataset, or the Hub.
 
-    Text is UTF-8, with or without a byte order mark, which is dropped. LF, CRLF and CR end a line, nothing else does.
-    Every other character is kept as it is, NUL, combining and invisible ones included: nothing is normalised. A cell of
-    a table and a string of JSON are text, whatever they look like; what is no string is refused.
+    Text is UTF-8; a byte order mark is dropped. LF, CRLF and CR end a line, and nothing else does. Every other
+    character is kept, including NUL, combining and invisible ones: nothing is normalized. The cells of a table and the
+    strings of JSON are text, whatever they look like; other types are an error.
 
     Args:
-        source: a path (.txt: one document a line; .tsv, .csv, .parquet, .jsonl: a column of documents) or a Hub name. A
-            path is taken literally, and is never looked for on the Hub (`files.is_path`).
-        name: the config of a Hub dataset.
+        source: a path (.txt: one document per line; .tsv, .csv, .parquet, .jsonl: a column of documents) or a Hub name.
+            A path is taken literally and never looked up on the Hub (`files.is_path`).
+        name: the configuration of a Hub dataset.
         split: of a Hub dataset.
-        text_column: the column that holds the documents; it becomes "text".
+        text_column: the column of the documents; it becomes "text".
         streaming: read on the fly instead of through the cache.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is empty, not UTF-8 or damaged, or has no such column, or what is in that is no text.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is empty, damaged or not UTF-8, has no such column, or the column is not text.
     """
     datasets.config.HF_DATASETS_CACHE = writable_cache(Path(datasets.config.HF_DATASETS_CACHE))
     if Path(source).is_file():
@@ -75,9 +73,9 @@ def load_texts(
 
 
 def _link_by_content(folder: Path) -> str:
-    """Makes another folder, of links to the files of one, for `datasets`.
+    """Makes a folder of links to the files of `folder`, named by their content, and returns it for `datasets`.
 
-    That would take the name of a folder as a pattern, and keys its cache by the paths and times of the files.
+    `datasets` would take the name of a folder as a pattern, and key its cache by the paths and times of the files.
     """
     plain = Path(datasets.config.HF_DATASETS_CACHE, "hf_mingpt", hash_folder(folder))
     plain.mkdir(parents=True, exist_ok=True)
@@ -98,7 +96,7 @@ def _load_file(path: Path, column: str, streaming: bool) -> Dataset | IterableDa
     if path.suffix != ".parquet":
         check_utf8(path)
     if streaming:
-        for _ in read_documents(path, column):  # says what is wrong before the work
+        for _ in read_documents(path, column):  # raises before the work if a part cannot be read
             pass
         where = {"path": os.path.abspath(path), "column": column}
         batches = IterableDataset.from_generator(_read_batches, features=_BATCHES, gen_kwargs=where)
@@ -111,13 +109,13 @@ def _load_file(path: Path, column: str, streaming: bool) -> Dataset | IterableDa
         with tempfile.TemporaryDirectory(dir=folder) as unfinished:
             _write_table(path, column, Path(unfinished, "text.arrow"))
             if sha256_of(path) != digest:
-                raise ValueError(f"{path} has changed while it was read: read it again.")
+                raise ValueError(f"{path} changed while it was being read: run the command again.")
             Path(unfinished, "text.arrow").replace(folder / "text.arrow")
     return Dataset.from_file(str(folder / "text.arrow"))
 
 
 def _read_batches(path: str, column: str) -> Iterator[dict[str, list[str]]]:
-    """Rows of many documents each: one by one they would be read thirty times as slowly."""
+    """Yields rows of many documents each, which is thirty times as fast as one document per row."""
     return ({"text": texts} for texts in read_documents(path, column) if texts)
 
 

@@ -1,11 +1,13 @@
-"""Seeking: what the clozes of a document ask for most often.
+"""Masking policies: which salient spans of a document to mask more often than the others.
 
-After objectives in the flow. A seeker is shown the salient spans of some documents and says which are sought: those
-that are the answer to some training question, or those that stand as such answers do in their own documents. The
-latter can also be read out, for comparison: who trains on that has no closed-book model any more.
+`AnswerPolicy` picks the spans that are answers of training questions. `LearnedPolicy` picks the spans in answer-like
+contexts: it learns from the training questions which characters surround an answer in its document.
 
-Reference: Ye et al. 2020, Studying Strategically: Learning to Mask for Closed-book QA, arXiv:2012.15856. Theirs is
-learnt with a recurrent tagger, ours with a logistic regression on the characters around a span.
+`read_answers` uses the learned policy as an open-book extractive baseline. A model that trains on the answers it reads
+is no longer closed-book.
+
+Reference: Ye et al. 2020, Studying Strategically: Learning to Mask for Closed-book QA, arXiv:2012.15856. Their policy
+is a recurrent tagger; this one is a logistic regression on the characters around a span.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,125 +19,120 @@ from sklearn.preprocessing import OneHotEncoder
 from transformers import PreTrainedTokenizerBase
 
 from ..tokenization_mingpt import PAD_ID, character_table, encode_texts
-from .objectives import SpanFinder
-from .questions import Question, name_asked
-from .salient_spans import SalientSpans, hash_runs
+from .birthplaces import name_asked
+from .questions import Question
+from .salient_spans import CharacterClasses, SalientSpans, find_salient_spans, hash_runs
 from .sequences import TokenSequences
 
-CONTEXT = (16, 4)  # characters before and after a span that tell what it is to its document
+CONTEXT = (16, 4)  # characters before and after a span that the learned policy sees
 
 
 class AnswerPolicy:
-    """Seeks spans that are one of some texts, such as the answers of the training questions."""
+    """Picks the spans that equal one of `answers`, such as those of the training questions."""
 
     def __init__(self, answers: Iterable[str], tokenizer: PreTrainedTokenizerBase):
         self.hashes = hash_texts(sorted({answer.strip() for answer in answers} - {""}), tokenizer)
 
-    def __call__(self, examples: TokenSequences, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
-        return np.isin(hash_runs(examples.token_ids, spans.starts, spans.lengths), self.hashes)
+    def __call__(self, spans: SalientSpans) -> np.ndarray:
+        return np.isin(spans.hashes(), self.hashes)
 
 
 class LearnedPolicy:
-    """Seeks spans that stand as answers do: at least half as likely to be one as the likeliest of their document.
+    """Picks the spans whose probability of being an answer is at least half of the highest in their document.
 
     Args:
-        weights: (sum(CONTEXT), V) what each character at each place adds to the log-odds of being an answer.
-        bias: their log-odds without it.
+        weights: (sum(CONTEXT), V) what each character at each position of the context adds to the log-odds.
+        bias: the log-odds without a context.
     """
 
     def __init__(self, weights: np.ndarray, bias: float):
         self.weights, self.bias = weights, bias
 
-    def chances(self, examples: TokenSequences, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
-        """How likely each of M spans is an answer, (M,)."""
-        around = contexts(examples, titles, spans)
+    def probabilities(self, spans: SalientSpans) -> np.ndarray:
+        """The probability that each span is an answer, (M,)."""
+        around = contexts(spans)
         return expit(self.weights[np.arange(around.shape[1]), around].sum(axis=1) + self.bias)
 
-    def __call__(self, examples: TokenSequences, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
-        chances = self.chances(examples, titles, spans)
-        document = np.repeat(np.arange(len(titles)), np.diff(spans.offsets))
-        best = np.zeros(len(titles))
-        np.maximum.at(best, document, chances)
-        return chances >= best[document] / 2
+    def __call__(self, spans: SalientSpans) -> np.ndarray:
+        probabilities, document = self.probabilities(spans), spans.document
+        highest = np.zeros(len(spans.titles))
+        np.maximum.at(highest, document, probabilities)
+        return probabilities >= highest[document] / 2
 
     @classmethod
     def learn(
         cls,
-        documents: Iterable[TokenSequences],
+        batches: Iterable[TokenSequences],
         questions: Sequence[Question],
         tokenizer: PreTrainedTokenizerBase,
         *,
         numbers: bool = True,
     ) -> "LearnedPolicy":
-        """Learns from the documents of the people whom the training questions ask about.
+        """Fits the policy to the documents about the people in the training questions.
 
         Args:
-            documents: all there are, in batches; the others are passed over.
+            batches: all documents; those about other people are ignored.
             questions: with answers.
             tokenizer: of the documents.
-            numbers: whether numbers are salient, too.
+            numbers: whether numbers are salient spans.
 
         Raises:
-            ValueError: if a question asks for no birthplace, or no document tells an answer from other spans.
+            ValueError: if a question does not ask for a birthplace, or if the spans of these documents are all answers
+                or none of them is.
         """
         people = hash_texts([f"{name_asked(question)}. " for question, _ in questions], tokenizer)
+        answers = hash_texts([str(answer).strip() for _, answer in questions], tokenizer)
         order = np.argsort(people)
-        people, answers = people[order], hash_texts([str(answer).strip() for _, answer in questions], tokenizer)[order]
-        letters = SpanFinder(tokenizer)
-        learnt, is_answer = [], []
-        for examples in documents:
-            titles = letters.find_titles(examples)
-            spans = letters.find_spans(examples, titles, numbers=numbers)
-            named = np.flatnonzero(titles)
-            title_hashes = np.zeros(len(titles), dtype=people.dtype)
-            title_hashes[named] = hash_runs(examples.token_ids, examples.offsets[named], titles[named])
-            place = np.minimum(np.searchsorted(people, title_hashes), len(people) - 1)
-            asked = np.repeat(people[place] == title_hashes, np.diff(spans.offsets))
-            answer = np.repeat(answers[place], np.diff(spans.offsets))
-            if asked.any():
-                found = hash_runs(examples.token_ids, spans.starts, spans.lengths) == answer
-                learnt.append(contexts(examples, titles, spans)[asked])
-                is_answer.append(found[asked])
-        labels = np.concatenate(is_answer) if is_answer else np.zeros(0, dtype=bool)
-        if labels.all() or not labels.any():
+        people, answers = people[order], answers[order]
+        classes = CharacterClasses.of_tokenizer(tokenizer)
+        features, labels = [], [np.zeros(0, dtype=bool)]
+        for documents in batches:
+            spans = find_salient_spans(documents, classes, numbers=numbers)
+            titles = _hash_titles(spans)
+            person = np.minimum(np.searchsorted(people, titles), len(people) - 1)
+            in_question = (people[person] == titles)[spans.document]
+            if in_question.any():
+                is_answer = spans.hashes() == answers[person][spans.document]
+                features.append(contexts(spans)[in_question])
+                labels.append(is_answer[in_question])
+        is_answer = np.concatenate(labels)
+        if is_answer.all() or not is_answer.any():
             raise ValueError(
-                f"Of {len(labels)} names in the documents of the {len(questions)} people asked about, {labels.sum()} "
-                "are the answer: where answers stand cannot be learnt from that. pretrain.py does without, with "
-                "--learned_masking_policy false."
+                f"The documents of the {len(questions)} people in the questions have {len(is_answer)} salient spans, "
+                f"and {is_answer.sum()} of them are answers: a masking policy needs answers and other spans. Give "
+                "questions about people in the text, or --learned_masking_policy false."
             )
         encoder = OneHotEncoder(categories=[np.arange(len(tokenizer))] * sum(CONTEXT))
         classifier = LogisticRegression(C=0.3, max_iter=1000)
-        classifier.fit(encoder.fit_transform(np.concatenate(learnt)), labels)
+        classifier.fit(encoder.fit_transform(np.concatenate(features)), is_answer)
         return cls(classifier.coef_.reshape(sum(CONTEXT), -1), float(classifier.intercept_[0]))
 
 
 def read_answers(
-    documents: Iterable[TokenSequences],
-    seeker: LearnedPolicy,
+    batches: Iterable[TokenSequences],
+    policy: LearnedPolicy,
     tokenizer: PreTrainedTokenizerBase,
     *,
     numbers: bool = True,
 ) -> dict[str, str]:
-    """Reads from each document what most stands as answers do: whom it is about (its title), and that span.
+    """Extracts the most probable answer from each document: a dict from its title to the span.
 
-    Documents without a title or a span are passed over; of namesakes the first counts. Arguments as of
-    `LearnedPolicy.learn`.
+    Documents without a title or a salient span are skipped; if a title occurs twice, the first document counts. The
+    arguments are those of `LearnedPolicy.learn`.
     """
-    read: dict[str, str] = {}
-    letters = SpanFinder(tokenizer)
-    for examples in documents:
-        ids, offsets = examples
-        titles = letters.find_titles(examples)
-        spans = letters.find_spans(examples, titles, numbers=numbers)
-        document = np.repeat(np.arange(len(titles)), np.diff(spans.offsets))
-        by_chance = np.lexsort((seeker.chances(examples, titles, spans), document))
-        told = np.flatnonzero((np.diff(spans.offsets) > 0) & (titles > 0))
-        for i, best in zip(told, by_chance[spans.offsets[told + 1] - 1], strict=True):
-            name = str(tokenizer.decode(ids[offsets[i] : offsets[i] + titles[i] - 2]))
+    extracted: dict[str, str] = {}
+    classes = CharacterClasses.of_tokenizer(tokenizer)
+    for documents in batches:
+        ids, offsets = documents
+        spans = find_salient_spans(documents, classes, numbers=numbers)
+        by_probability = np.lexsort((policy.probabilities(spans), spans.document))
+        usable = np.flatnonzero((spans.counts > 0) & (spans.titles > 0))
+        for i, best in zip(usable, by_probability[spans.offsets[usable + 1] - 1], strict=True):
+            name = str(tokenizer.decode(ids[offsets[i] : offsets[i] + spans.titles[i] - 2]))
             answer = str(tokenizer.decode(ids[spans.starts[best] : spans.starts[best] + spans.lengths[best]]))
             if name.strip():
-                read.setdefault(name, answer)
-    return read
+                extracted.setdefault(name, answer)
+    return extracted
 
 
 def hash_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -144,13 +141,20 @@ def hash_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.n
     return hash_runs(ids, offsets[:-1], np.diff(offsets))
 
 
-def contexts(examples: TokenSequences, titles: np.ndarray, spans: SalientSpans) -> np.ndarray:
-    """The tokens before and after M spans, within their documents and without the titles: (M, sum(CONTEXT)), or PAD."""
-    ids, offsets = examples
-    number = np.diff(spans.offsets)
-    first, last = np.repeat(offsets[:-1] + titles, number), np.repeat(offsets[1:], number)
+def _hash_titles(spans: SalientSpans) -> np.ndarray:
+    """`hash_runs` of the titles of the documents, (N,); 0 for a document without a title."""
+    titled = np.flatnonzero(spans.titles)
+    hashes = np.zeros(len(spans.titles), dtype=np.uint64)
+    hashes[titled] = hash_runs(spans.documents.token_ids, spans.documents.offsets[titled], spans.titles[titled])
+    return hashes
+
+
+def contexts(spans: SalientSpans) -> np.ndarray:
+    """The tokens before and after each span, (M, sum(CONTEXT)); PAD where the title or the document ends."""
+    ids, offsets = spans.documents
+    first, last = (offsets[:-1] + spans.titles)[spans.document], offsets[1:][spans.document]
     before = spans.starts[:, None] + np.arange(-CONTEXT[0], 0)
     after = (spans.starts + spans.lengths)[:, None] + np.arange(CONTEXT[1])
-    place = np.concatenate((before, after), axis=1)
-    inside = (place >= first[:, None]) & (place < last[:, None])
-    return np.where(inside, ids[np.where(inside, place, 0)], PAD_ID)
+    position = np.concatenate((before, after), axis=1)
+    inside = (position >= first[:, None]) & (position < last[:, None])
+    return np.where(inside, ids[np.where(inside, position, 0)], PAD_ID)

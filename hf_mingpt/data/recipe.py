@@ -21,18 +21,30 @@ class DataRecipe:
     objective: str = flag("span_corruption", f"One of {OBJECTIVES}.")
     num_spans: int = flag(1, "Spans that span corruption masks in a document.")
     document_windows: bool = flag(False, "Apply span corruption to a random window of a long document, not its start.")
-    ssm_probability: float = flag(0.0, "Probability of salient span masking (one name or number) for a document.")
-    ssm_numbers: bool = flag(True, "Salient spans include numbers, not only names.")
+    ssm_probability: float = flag(
+        0.0, "Probability of salient span masking (one name or number) for a document.", formerly="salient_share"
+    )
+    ssm_numbers: bool = flag(True, "Salient spans include numbers, not only names.", formerly="salient_numbers")
     context_before: int | None = flag(None, "Salient span masking: characters kept before the mask. None: any number.")
     context_after: int | None = flag(None, "Salient span masking: characters kept after the mask. None: any number.")
-    long_context_probability: float = flag(0.0, "Probability that 24 and 4 characters are kept instead.")
-    questions_file: str | None = flag(None, "TSV of training questions with answers, mixed into every step.")
-    questions_ratio: float = flag(0.25, "Ratio of the questions among the examples of a step.")
-    masking_policy_probability: float = flag(0.0, "Probability of masking a span that the masking policy chooses.")
-    learned_masking_policy: bool = flag(
-        False, "The policy masks names in answer-like contexts, learned from questions_file. False: the answers only."
+    long_context_probability: float = flag(
+        0.0, "Probability that 24 and 4 characters are kept instead.", formerly="long_context_share"
     )
-    paraphrases_per_answer: int = flag(0, "Documents added for each pair of questions_file, each in other words.")
+    questions_file: str | None = flag(None, "TSV of training questions with answers, mixed into every step.")
+    questions_ratio: float = flag(
+        0.25, "Ratio of the questions among the examples of a step.", formerly="questions_share"
+    )
+    masking_policy_probability: float = flag(
+        0.0, "Probability of masking a span that the masking policy chooses.", formerly="answers_share"
+    )
+    learned_masking_policy: bool = flag(
+        False,
+        "The policy masks names in answer-like contexts, learned from questions_file. False: the answers only.",
+        formerly="seek_contexts",
+    )
+    paraphrases_per_answer: int = flag(
+        0, "Documents added for each pair of questions_file, each in other words.", formerly="phrasings_per_answer"
+    )
     block_size: int | None = flag(None, "Longest training example in characters. None: the context of the model.")
 
     def __post_init__(self):

@@ -1,6 +1,6 @@
-"""Clozes: a name or a number of a document taken out of its text, to be given back from the title.
+"""Salient spans: the names and numbers of a document, and salient span masking (SSM) of one of them.
 
-Pure functions on token ids, after corruption in the flow. A document, and one of its clozes:
+A document, and one of its masked spans:
 
     Ada Byron. Ada Byron was born in London in 1815 .
 
@@ -8,27 +8,37 @@ Pure functions on token ids, after corruption in the flow. A document, and one o
 
     Ada Byron. born in ⁇ in 18⁇London⁇
 
-It is closed by a MASK, and learnt alone, as an answer is. The less context is kept, the more the title must tell.
+The span and the MASK that closes it carry loss, as an answer does. The less context is kept, the more the model must
+know from the title.
 
-References: Guu et al. 2020, REALM, arXiv:2002.08909 (salient spans); Roberts et al. 2020, arXiv:2002.08910 (salient
-spans for closed-book answers); Ye et al. 2020, arXiv:2012.15856 (more often those that questions may ask for).
+References: Guu et al. 2020, REALM, arXiv:2002.08909 (salient spans); Roberts et al. 2020, arXiv:2002.08910 (SSM for
+closed-book question answering); Ye et al. 2020, arXiv:2012.15856 (masking policies).
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
+from ..tokenization_mingpt import PAD_ID
 from .draws import random_bits
-from .sequences import MASK_SEGMENT, Segments
+from .sequences import MASK_SEGMENT, SegmentedSequences, TokenSequences
 
 
 class CharacterClasses(NamedTuple):
-    """What each token of a vocabulary is; three boolean arrays of shape (V,)."""
+    """What each token of a character vocabulary is.
 
-    word: np.ndarray  # letters, digits, hyphens and apostrophes
+    word: (V,) booleans: letters, digits, hyphens and apostrophes.
+    upper, digit: (V,) booleans.
+    stop_id, space_id: the ids of "." and " ", which end a title or a sentence together; PAD_ID if there is none.
+    """
+
+    word: np.ndarray
     upper: np.ndarray
     digit: np.ndarray
+    stop_id: int
+    space_id: int
 
     @classmethod
     def of(cls, vocabulary: Sequence[str]) -> "CharacterClasses":
@@ -37,52 +47,77 @@ class CharacterClasses(NamedTuple):
             np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
             np.array([character.isupper() for character in vocabulary]),
             np.array([character.isdigit() for character in vocabulary]),
+            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". "),
         )
+
+    @classmethod
+    def of_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "CharacterClasses":
+        """The classes of a character tokenizer's vocabulary."""
+        return cls.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
 
 
 class SalientSpans(NamedTuple):
-    """The names and numbers of N documents, in the documents' order.
+    """The M salient spans of N documents, in the order of the documents.
 
-    starts, lengths: (M,) their places in the flat array of token ids, and tokens.
-    offsets: (N + 1,): those of document i are `starts[offsets[i]:offsets[i + 1]]`.
+    documents: the N documents.
+    titles: (N,) from `find_titles`.
+    starts, lengths: (M,) where each span begins in the flat array of token ids, and its tokens.
+    offsets: (N + 1,): the spans of document i are `starts[offsets[i]:offsets[i + 1]]`.
     """
 
+    documents: TokenSequences
+    titles: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
     offsets: np.ndarray
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Spans of each document, (N,)."""
+        return np.diff(self.offsets)
 
-def find_titles(
-    token_ids: np.ndarray, offsets: np.ndarray, *, kinds: CharacterClasses, title_end: tuple[int, int]
+    @property
+    def document(self) -> np.ndarray:
+        """Which document each span is in, (M,)."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.counts)
+
+    def hashes(self) -> np.ndarray:
+        """`hash_runs` of the spans, (M,)."""
+        return hash_runs(self.documents.token_ids, self.starts, self.lengths)
+
+
+def hash_runs(
+    token_ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, owners: np.ndarray | None = None
 ) -> np.ndarray:
-    """Tokens of each document's title with the mark that ends it; 0 if there is none.
+    """64-bit hashes of M runs of tokens, none of them empty, each together with its owner if there is one: (M,)."""
+    firsts = np.cumsum(lengths) - lengths
+    position = np.arange(lengths.sum()) - np.repeat(firsts, lengths)
+    tokens = token_ids[np.repeat(starts, lengths) + position]
+    owner = 0 if owners is None else np.repeat(owners, lengths)
+    return np.add.reduceat(random_bits((owner, position, tokens), 1)[:, 0], firsts)
 
-    The dot of an initial ends no title: that of "J. R. Tolkien. He wrote." is the whole name.
 
-    Args:
-        token_ids: the ids of N documents in one flat array.
-        offsets: (N + 1,) where each begins and ends.
-        kinds: of the vocabulary.
-        title_end: the ids of the two characters that end a title: of "." and " ".
+def find_titles(documents: TokenSequences, classes: CharacterClasses) -> np.ndarray:
+    """Tokens of each document's title, with the stop and the space that end it; 0 if there is none: (N,).
 
-    Returns:
-        (N,) tokens.
+    The stop of an initial ends no title: in "J. R. Tolkien. He wrote." the title is the whole name.
     """
+    token_ids, offsets = documents
     starts = offsets[:-1]
-    dots = np.flatnonzero((token_ids[:-1] == title_end[0]) & (token_ids[1:] == title_end[1]))
-    alone = np.isin(dots - 1, starts) | ~kinds.word[token_ids[dots - 2]]  # one character is all there is before the dot
-    initial = alone & kinds.upper[token_ids[dots - 1]] & ~np.isin(dots, starts)
-    dots = dots[~initial]
-    first = np.append(dots + 2, len(token_ids) + 1)[np.searchsorted(dots, starts)]
+    stops = np.flatnonzero((token_ids[:-1] == classes.stop_id) & (token_ids[1:] == classes.space_id))
+    one_character = np.isin(stops - 1, starts) | ~classes.word[token_ids[stops - 2]]
+    initial = one_character & classes.upper[token_ids[stops - 1]] & ~np.isin(stops, starts)
+    stops = stops[~initial]
+    first = np.append(stops + 2, len(token_ids) + 1)[np.searchsorted(stops, starts)]
     return np.where(first <= offsets[1:], first - starts, 0)
 
 
 class Words(NamedTuple):
-    """The words of N documents, in the documents' order; arrays of shape (M,).
+    """The M words of N documents, in the order of the documents; arrays of shape (M,).
 
-    starts, ends: their places in the flat array of token ids.
-    document: which of the N each is in.
-    follows: whether it stands one space after the word before it.
+    starts, ends: where they are in the flat array of token ids.
+    document: which document each is in.
+    follows: whether only one space separates a word from the word before it.
     """
 
     starts: np.ndarray
@@ -91,63 +126,43 @@ class Words(NamedTuple):
     follows: np.ndarray
 
 
-def find_words(token_ids: np.ndarray, offsets: np.ndarray, *, kinds: CharacterClasses, space_id: int) -> Words:
-    """Finds the words; arguments as of `find_salient_spans`."""
-    is_word = kinds.word[token_ids]
+def find_words(documents: TokenSequences, classes: CharacterClasses) -> Words:
+    """Finds the words of the documents."""
+    token_ids, offsets = documents
+    is_word = classes.word[token_ids]
     before, after = np.append(False, is_word[:-1]), np.append(is_word[1:], False)
-    before[offsets[:-1]] = after[offsets[1:] - 1] = False  # a document's words end with it
+    before[offsets[:-1]] = after[offsets[1:] - 1] = False  # a word ends with its document
     starts, ends = np.flatnonzero(is_word & ~before), np.flatnonzero(is_word & ~after) + 1
     document = np.searchsorted(offsets, starts, side="right") - 1
-    follows = (starts[1:] == ends[:-1] + 1) & (token_ids[ends[:-1]] == space_id) & (document[1:] == document[:-1])
+    one_space = (starts[1:] == ends[:-1] + 1) & (token_ids[ends[:-1]] == classes.space_id)
+    follows = one_space & (document[1:] == document[:-1])
     return Words(starts, ends, document, np.append(np.zeros(min(1, len(starts)), dtype=bool), follows))
 
 
 def find_repeated(token_ids: np.ndarray, words: Words, in_title: np.ndarray) -> np.ndarray:
-    """(M,) whether the same word stands in the title of the same document."""
+    """(M,) whether the title of the same document has the same word."""
     hashes = hash_runs(token_ids, words.starts, words.ends - words.starts, words.document)
     return np.isin(hashes, hashes[in_title])
 
 
-def hash_runs(
-    token_ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, owners: np.ndarray | None = None
-) -> np.ndarray:
-    """64 bits that are a hash of each of M runs of tokens, none of them empty, and of its owner: (M,)."""
-    firsts = np.cumsum(lengths) - lengths
-    place = np.arange(lengths.sum()) - np.repeat(firsts, lengths)
-    tokens = token_ids[np.repeat(starts, lengths) + place]
-    owner = 0 if owners is None else np.repeat(owners, lengths)
-    return np.add.reduceat(random_bits((owner, place, tokens), 1)[:, 0], firsts)
+def find_salient_spans(documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True) -> SalientSpans:
+    """Finds the names and numbers that a document has and its title lacks.
 
-
-def find_salient_spans(
-    token_ids: np.ndarray,
-    offsets: np.ndarray,
-    titles: np.ndarray,
-    *,
-    kinds: CharacterClasses,
-    title_end: tuple[int, int],
-    numbers: bool = True,
-) -> SalientSpans:
-    """Finds what a document says and its title does not: names and numbers.
-
-    A name is a run of capitalised words with one space between. It does not count if the title says all of it, nor if
-    it is the one word that opens a sentence, where any word has a capital.
+    A name is a run of capitalized words with one space between them. A name whose words are all in the title does not
+    count, nor does a single word at the start of a sentence, where every word is capitalized.
 
     Args:
-        token_ids: the ids of N documents in one flat array.
-        offsets: (N + 1,) where each begins and ends.
-        titles: (N,) from `find_titles`.
-        kinds: of the vocabulary.
-        title_end: as of `find_titles`; it ends sentences too.
-        numbers: whether numbers count. If not, a capitalised word beside a number of one or two digits does not
-            either: it is a month.
+        documents: N documents.
+        classes: of their vocabulary.
+        numbers: whether numbers count. Without them, a capitalized word beside a number of one or two digits does not
+            count either, because it is a month.
 
     Example: "Ada Byron. Byron (born 10 May 1815) saw New York. She read." has "10", "May", "1815" and "New York".
     """
-    stop_id, space_id = title_end
-    words = find_words(token_ids, offsets, kinds=kinds, space_id=space_id)
+    token_ids, offsets = documents
+    titles, words = find_titles(documents, classes), find_words(documents, classes)
     starts, ends, document, follows = words
-    upper, digit = kinds.upper[token_ids[starts]], kinds.digit[token_ids[starts]]
+    upper, digit = classes.upper[token_ids[starts]], classes.digit[token_ids[starts]]
     in_title = starts < (offsets[:-1] + titles)[document]
     name = upper & ~in_title
     if not numbers:
@@ -157,89 +172,83 @@ def find_salient_spans(
     joined = follows & name & np.roll(name, 1)  # to the word before
     first, last = np.flatnonzero(salient & ~joined), np.flatnonzero(salient & ~np.roll(joined, -1))
 
-    said = find_repeated(token_ids, words, in_title) | ~salient
-    opening = name & (starts - 2 >= offsets[document])  # what is before it is of its own document
-    opening &= (token_ids[starts - 1] == space_id) & (token_ids[np.maximum(starts - 2, 0)] == stop_id)
-    kept = ~np.logical_and.reduceat(said, first) & ~(opening[first] & (first == last))
+    repeated = find_repeated(token_ids, words, in_title) | ~salient
+    opening = name & (starts - 2 >= offsets[document])  # the two tokens before it are of the same document
+    opening &= token_ids[starts - 1] == classes.space_id
+    opening &= token_ids[np.maximum(starts - 2, 0)] == classes.stop_id
+    kept = ~np.logical_and.reduceat(repeated, first) & ~(opening[first] & (first == last))
     starts, ends, document = starts[first][kept], ends[last][kept], document[first][kept]
-    return SalientSpans(starts, ends - starts, np.searchsorted(document, np.arange(len(offsets))))
+    return SalientSpans(documents, titles, starts, ends - starts, np.searchsorted(document, np.arange(len(offsets))))
 
 
 def choose_spans(
-    spans: SalientSpans, sought: np.ndarray, draws: np.ndarray, *, policy_probability: float
+    spans: SalientSpans, answer_like: np.ndarray, draws: np.ndarray, *, policy_probability: float
 ) -> np.ndarray:
-    """Chooses a span of each document: of those that are sought with that chance, if it has any; else any of them.
+    """Chooses one span of each document.
+
+    With probability `policy_probability` it is one of the answer-like spans, if the document has any, and else any of
+    its spans; both choices are uniform.
 
     Args:
-        spans: M of N documents, from `find_salient_spans`.
-        sought: (M,) booleans.
+        spans: the M salient spans of N documents.
+        answer_like: (M,) booleans from a masking policy.
         draws: (N,) uniform numbers in [0, 1).
-        policy_probability: the chance, from 0 to 1.
+        policy_probability: from 0 to 1.
 
     Returns:
-        (N,) places in `spans`; what stands there for a document without any means nothing.
+        (N,) positions in `spans`; meaningless for a document without a salient span.
 
-    Example: of the spans "Rome", "May" and "Ohio", where "Ohio" is sought with a chance of 0.7, a draw of 0.1 chooses
-    "Ohio", and one of 0.75, the sixth part of what is left, "Rome".
+    Example: of the spans "Rome", "May" and "Ohio", only "Ohio" is answer-like. With a probability of 0.7 a draw of 0.1
+    chooses "Ohio", and a draw of 0.75, which is a sixth of the way from 0.7 to 1, chooses "Rome".
     """
-    by_interest = np.lexsort((~sought, np.repeat(np.arange(len(draws)), np.diff(spans.offsets))))  # the sought first
-    before = np.append(0, np.cumsum(sought))[spans.offsets]
-    number, number_sought = np.diff(spans.offsets), np.diff(before)
-    share = np.where(number_sought > 0, policy_probability, 0.0)
-    seeks = draws < share
-    place = np.where(
-        seeks,
-        draws / np.where(seeks, share, 1.0) * number_sought,
-        (draws - share) / np.where(seeks, 1.0, 1.0 - share) * number,
+    answer_like_first = np.lexsort((~answer_like, spans.document))
+    num_spans, num_answer_like = spans.counts, np.diff(np.append(0, np.cumsum(answer_like))[spans.offsets])
+    probability = np.where(num_answer_like > 0, policy_probability, 0.0)
+    from_policy = draws < probability
+    number = np.where(
+        from_policy,
+        draws / np.where(from_policy, probability, 1.0) * num_answer_like,
+        (draws - probability) / np.where(from_policy, 1.0, 1.0 - probability) * num_spans,
     ).astype(np.int64)
-    places = spans.offsets[:-1] + np.minimum(place, number - 1)
-    by_interest = np.append(by_interest, 0)
-    return np.where(seeks, by_interest[np.minimum(places, len(by_interest) - 1)], places)
+    positions = spans.offsets[:-1] + np.minimum(number, num_spans - 1)
+    answer_like_first = np.append(answer_like_first, 0)
+    return np.where(from_policy, answer_like_first[np.minimum(positions, len(answer_like_first) - 1)], positions)
 
 
 def mask_spans(
-    offsets: np.ndarray,
-    titles: np.ndarray,
-    spans: SalientSpans,
-    chosen: np.ndarray,
-    draws: np.ndarray,
-    *,
-    block_size: int,
-    max_context: np.ndarray,
-) -> tuple[Segments, np.ndarray]:
-    """The pieces of `title context MASK context MASK salient_span MASK`, which is learnt from the second MASK on.
+    spans: SalientSpans, chosen: np.ndarray, draws: np.ndarray, *, block_size: int, max_context: np.ndarray
+) -> tuple[SegmentedSequences, np.ndarray]:
+    """Builds `title context MASK context MASK salient_span MASK` of each document, with labels from the second MASK on.
 
-    The lengths of what is kept before and after it are uniform, up to `max_context`,
-    to what there is, and to what the block has room for. A short context leaves the title as the only thing from which
-    the span can be known.
+    The lengths of the context before and after the span are uniform, up to `max_context`, to what the document has, and
+    to what fits the context length of the model.
 
     Args:
-        offsets: (N + 1,) where each document begins and ends.
-        titles: (N,) from `find_titles`.
-        spans: from `find_salient_spans`.
-        chosen: (N,) the place of each document's span in `spans`, from `choose_spans`.
+        spans: the salient spans of N documents.
+        chosen: (N,) the position in `spans` of the span to mask, from `choose_spans`.
         draws: (N, 2) uniform numbers in [0, 1).
-        block_size: longest row.
-        max_context: (N, 2) most tokens that are kept before and after the span.
+        block_size: context length of the model.
+        max_context: (N, 2) most tokens to keep before and after the span.
 
     Returns:
-        The pieces, and (N,) whether a document has such a row: it has a salient span, and room for it.
+        The sequences, and (N,) booleans: whether a document has a salient span, and room for its sequence. The other
+        sequences are meaningless.
     """
+    (token_ids, offsets), titles = spans.documents, spans.titles
     start, end = offsets[:-1], offsets[1:]
-    number = np.diff(spans.offsets)
-    span_start = np.append(spans.starts, 0)[chosen]
-    length = np.append(spans.lengths, 0)[chosen]
+    span_start, length = np.append(spans.starts, 0)[chosen], np.append(spans.lengths, 0)[chosen]
     room = block_size - titles - length - 3
-    possible = (number > 0) & (room >= 0)
+    possible = (spans.counts > 0) & (room >= 0)
     room = np.maximum(room, 0)
     most_before = np.minimum(np.clip(span_start - start - titles, 0, room), max_context[:, 0])
     before = (draws[:, 0] * (most_before + 1)).astype(np.int64)
     most_after = np.minimum(np.clip(end - span_start - length, 0, room - before), max_context[:, 1])
     after = (draws[:, 1] * (most_after + 1)).astype(np.int64)
-    mark, one = np.full_like(start, MASK_SEGMENT), np.ones_like(start)
-    pieces = Segments(
-        np.stack((start, span_start - before, mark, span_start + length, mark, span_start, mark), axis=1),
+    mask, one = np.full_like(start, MASK_SEGMENT), np.ones_like(start)
+    sequences = SegmentedSequences(
+        token_ids,
+        np.stack((start, span_start - before, mask, span_start + length, mask, span_start, mask), axis=1),
         np.stack((titles, before, one, after, one, length, one), axis=1),
         titles + before + 1 + after,
     )
-    return pieces, possible
+    return sequences, possible

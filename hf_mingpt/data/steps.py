@@ -1,6 +1,6 @@
 """The micro-batches of each optimizer step, from encoded examples.
 
-A step is a function of its number: `TrainingSteps` has no state, so a run can resume at any step, and any number of
+A step is a function of its number. `TrainingSteps` has no state, so a run can resume at any step, and any number of
 worker processes can prepare the steps.
 """
 
@@ -24,41 +24,59 @@ from .sequences import SegmentedSequences, TokenSequences, stack_sequences
 
 
 class Mixture:
-    """Examples that join the documents of every step: `share` of the step's rows are theirs.
+    """A second dataset, such as questions, whose examples are mixed into every step.
+
+    Args:
+        dataset: encoded examples.
+        objective: how they are learned.
+        ratio: of its examples among the examples of a step.
+        seed: of the order of its examples, which is new in every epoch.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if the dataset is empty.
     """
 
-    def __init__(self, dataset: Dataset, objective: Objective, share: float, *, seed: int):
+    def __init__(self, dataset: Dataset, objective: Objective, ratio: float, *, seed: int):
         if not len(dataset):
-            raise ValueError("There are no examples to join the documents.")
-        self.dataset, self.objective, self.share, self.seed = dataset.with_format("arrow"), objective, share, seed
+            raise ValueError("The dataset to mix into the documents is empty: give it at least one example.")
+        self.dataset, self.objective, self.ratio, self.seed = dataset.with_format("arrow"), objective, ratio, seed
 
     def count(self, shape: BatchShape) -> int:
-        """How many examples of theirs a step has.
+        """Its examples in one step.
 
         Raises:
-            ValueError: if that is none, or the whole step.
+            ValueError: if that is none of the examples of the step, or all.
         """
-        count = round(self.share * shape.total)
+        count = round(self.ratio * shape.total)
         if not 0 < count < shape.total:
-            raise ValueError(f"A share of {self.share} of the {shape.total} examples of a step is {count}: change it.")
+            raise ValueError(
+                f"questions_ratio {self.ratio} is {count} of the {shape.total} examples of a step: change the ratio or "
+                "the batch size."
+            )
         return count
 
-    def rows(self, step: int, shape: BatchShape) -> SegmentedSequences:
-        """The rows that join a step: the next ones of an endless series of epochs, each in an order of its own."""
+    def sequences(self, step: int, shape: BatchShape) -> SegmentedSequences:
+        """Its sequences in one step: the next ones in an endless series of epochs."""
         number, size = self.count(shape), len(self.dataset)
-        places = np.arange(step * number, (step + 1) * number)
+        positions = np.arange(step * number, (step + 1) * number)
         parts = []
-        for epoch in range(places[0] // size, places[-1] // size + 1):
-            index = permute(places[places // size == epoch] % size, size, seed=self.seed, epoch=epoch)
+        for epoch in range(positions[0] // size, positions[-1] // size + 1):
+            index = permute(positions[positions // size == epoch] % size, size, seed=self.seed, epoch=epoch)
             parts.append(self.objective(take(self.dataset, index), epoch, index))
         return stack_sequences(parts)
 
 
 class TrainingSteps(torch.utils.data.Dataset):
-    """Maps the number of an optimizer step to this process's micro-batches; it has no state."""
+    """Maps the number of an optimizer step to this process's micro-batches; it has no state.
+
+    Args:
+        dataset: encoded documents.
+        objective: how they are learned.
+        shape: of a step.
+        seed: of the order of the documents.
+        shuffle: draw a new order for every epoch; False: the order of the dataset.
+        mixture: examples that are mixed into every step.
+    """
 
     def __init__(
         self,
@@ -76,7 +94,7 @@ class TrainingSteps(torch.utils.data.Dataset):
         self.steps_per_epoch = -(-len(dataset) // self.documents_per_step)
 
     def index(self, step: int) -> np.ndarray:
-        """The places in the dataset of a step's documents, of all processes."""
+        """The indices of a step's documents in the dataset, for all processes."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         first, size = step_of_epoch * self.documents_per_step, len(self.dataset)
         index = np.arange(first, min(first + self.documents_per_step, size))
@@ -84,22 +102,22 @@ class TrainingSteps(torch.utils.data.Dataset):
 
     def __getitem__(self, step: int) -> list[MicroBatch]:
         index = self.index(step)
-        rows = [self.objective(take(self.dataset, index), step // self.steps_per_epoch, index)]
+        parts = [self.objective(take(self.dataset, index), step // self.steps_per_epoch, index)]
         if self.mixture:
-            rows.append(self.mixture.rows(step, self.shape))
-        return make_micro_batches(stack_sequences(rows), self.shape)
+            parts.append(self.mixture.sequences(step, self.shape))
+        return make_micro_batches(stack_sequences(parts), self.shape)
 
 
 class StreamedSteps(torch.utils.data.IterableDataset):
-    """The micro-batches of a stream of documents, in its order, step after step and epoch after epoch.
+    """The micro-batches of a stream of documents in its own order, step after step and epoch after epoch.
 
-    Of several workers each reads the whole stream and makes its share of the steps; the loader asks them by turns.
+    Each worker process reads the whole stream and makes every n-th step, because the loader takes turns.
 
     Raises:
-        ValueError: if the stream has no documents, or what is wrong with its beginning.
+        ValueError: if the stream is empty, or its first document cannot be read.
     """
 
-    steps_per_epoch = None  # not known before the stream has ended
+    steps_per_epoch = None  # unknown until the stream ends
 
     def __init__(
         self, dataset: IterableDataset, objective: Objective, shape: BatchShape, *, mixture: Mixture | None = None
@@ -107,7 +125,7 @@ class StreamedSteps(torch.utils.data.IterableDataset):
         self.dataset, self.objective, self.shape = dataset.with_format("arrow"), objective, shape
         self.mixture = mixture
         self.documents_per_step = shape.total - (mixture.count(shape) if mixture else 0)
-        check_not_empty(len(list(self.dataset.take(1))))  # a stream of none would be read for ever
+        check_not_empty(len(list(self.dataset.take(1))))  # an empty stream would never yield a step
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         worker = get_worker_info()
@@ -118,10 +136,10 @@ class StreamedSteps(torch.utils.data.IterableDataset):
             for table in self.dataset.iter(self.documents_per_step):
                 index = np.arange(first, first := first + len(table))
                 if step % num_turns == turn:
-                    rows = [self.objective(TokenSequences.from_table(table), epoch, index)]
+                    parts = [self.objective(TokenSequences.from_table(table), epoch, index)]
                     if self.mixture:
-                        rows.append(self.mixture.rows(step, self.shape))
-                    yield make_micro_batches(stack_sequences(rows), self.shape)
+                        parts.append(self.mixture.sequences(step, self.shape))
+                    yield make_micro_batches(stack_sequences(parts), self.shape)
                 step += 1
 
 
@@ -133,16 +151,18 @@ def step_loader(
     start: int = 0,
     ahead: bool = False,
 ) -> Iterator[list[MicroBatch]]:
-    """Yields the micro-batches of the steps `start` to `max_steps`, made by `num_workers` processes (0: by this one).
-
-    Of a stream, what comes before `start` is read and thrown away.
+    """Yields the micro-batches of the steps from `start` to `max_steps` - 1.
 
     Args:
-        ahead: for a GPU: a thread makes the next ones in pinned memory, where it can copy them while it computes.
+        steps: a stream is read from its beginning, and the steps before `start` are skipped.
+        max_steps: end of the run.
+        num_workers: processes that make the steps; 0: this process makes them.
+        start: first step.
+        ahead: for a GPU: a thread prepares the next steps in pinned memory, which the GPU can copy while it computes.
     """
     is_stream = isinstance(steps, StreamedSteps)
     sampler = None if is_stream else range(start, max_steps)
-    generator = torch.Generator().manual_seed(0)  # else the loader draws from torch's global one
+    generator = torch.Generator().manual_seed(0)  # without it, the loader draws from torch's global generator
     loader = DataLoader(
         steps,
         batch_size=None,
@@ -150,14 +170,14 @@ def step_loader(
         num_workers=num_workers,
         generator=generator,
         pin_memory=ahead,
-        worker_init_fn=_leave_stopping_to_the_main_process,
+        worker_init_fn=_ignore_stop_signals,
     )
     batches = itertools.islice(loader, start if is_stream else 0, max_steps if is_stream else None)
     return prepare_ahead(batches) if ahead else batches
 
 
-def _leave_stopping_to_the_main_process(worker: int) -> None:
-    """Clusters send SIGTERM to all processes, terminals SIGINT: the main one needs the workers until it has saved."""
+def _ignore_stop_signals(worker: int) -> None:
+    """Clusters send SIGTERM, and terminals SIGINT, to all processes; the main one needs its workers until it saves."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -166,7 +186,7 @@ T = TypeVar("T")
 
 
 def prepare_ahead(batches: Iterator[T], number: int = 4) -> Iterator[T]:
-    """Yields what an iterator gives, in its order, while a thread makes the next ones."""
+    """Yields the items of an iterator in order, while a thread prepares the next `number` of them."""
     with ThreadPoolExecutor(1) as thread:
         end = object()
         pending = deque(thread.submit(next, batches, end) for _ in range(number))

@@ -16,7 +16,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..data.questions import MAX_ANSWER_TOKENS, Question, extract_prediction, question_about
+from ..data.birthplaces import question_about
+from ..data.questions import MAX_ANSWER_TOKENS, Question, extract_prediction
 from ..system.writing import write_text
 from ..tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
 

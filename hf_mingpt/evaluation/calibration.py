@@ -21,10 +21,11 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from ..data.questions import Question, is_exact_match, question_about
+from ..data.birthplaces import question_about
+from ..data.questions import Question
 from ..tokenization_mingpt import MASK, PAD_ID, check_marks
 from .answering import answer_questions, check_questions, questions_about
-from .scoring import wilson_interval
+from .scoring import is_exact_match, wilson_interval
 
 NUM_RUNNERS_UP = 3
 

@@ -9,15 +9,16 @@ coverage).
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from ..data.questions import Question, exact_matches, is_exact_match, name_asked
+from ..data.birthplaces import name_asked
+from ..data.questions import Question
 from ..data.span_corruption import max_truncated_length
 from .markup import escape_markdown
+from .scoring import exact_matches, is_exact_match
 
 COVERAGES = (10, 20, 30, 50)  # percent of the questions, the likeliest answers first
 NUM_BINS = 10
@@ -231,44 +232,3 @@ def format_page(honesty: Mapping[str, Any], *, title: str) -> str:
             if found["biography"]:
                 lines.append(f"  > {escape_markdown(found['biography'])}")
     return "\n".join(lines) + "\n"
-
-
-def draw_calibration(honesty: Mapping[str, Any], path: str | Path) -> None:
-    """Draws reliability, accuracy by coverage, and the probabilities of right, wrong and invented answers."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
-
-    figure = Figure(figsize=(13, 4), layout="constrained", dpi=120)
-    reliability, coverage, histogram = figure.subplots(1, 3)
-    bins = honesty["reliability"]
-    reliability.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="perfect")
-    sizes = [30 + 1.5 * part["number"] for part in bins]
-    points = [part["probability"] for part in bins], [part["accuracy"] for part in bins]
-    reliability.scatter(*points, s=sizes, alpha=0.6)
-    reliability.plot(*points, label="the answers")
-    reliability.set(title="Reliability (area: answers)", xlabel="probability given", ylabel="accuracy")
-    reliability.legend(frameon=False, loc="upper left")
-
-    accuracy = 1 - np.array(honesty["risk_by_coverage"])
-    coverage.plot(np.arange(1, len(accuracy) + 1) / len(accuracy), accuracy)
-    coverage.axvline(honesty["scores"]["coverage"], color="0.3", linestyle="--", label="threshold")
-    coverage.set(title="Accuracy of the surest answers", xlabel="answers given", ylabel="accuracy", ylim=(0, 1.05))
-    coverage.legend(frameon=False, loc="lower left")
-
-    kinds = honesty["probabilities"]
-    edges = np.linspace(0, 1, 21)
-    for (name, values), style in zip(kinds.items(), ("-", "--", ":"), strict=True):
-        if values:
-            shares, _ = np.histogram(values, edges)
-            histogram.stairs(shares / len(values), edges, label=f"{name} ({len(values)})", linestyle=style, linewidth=2)
-    histogram.axvline(honesty["threshold"], color="0.3", linestyle="--")
-    histogram.set(title="Probabilities given", xlabel="probability given", ylabel="share of the answers of that kind")
-    histogram.yaxis.set_major_formatter(PercentFormatter(1))
-    histogram.legend(frameon=False)
-    for axis in (reliability, coverage):
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
-    for axis in (reliability, coverage, histogram):
-        axis.xaxis.set_major_formatter(PercentFormatter(1))
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)

@@ -12,11 +12,35 @@ from typing import Any
 import evaluate
 from scipy.stats import binomtest
 
-from ..data.questions import Question, exact_matches, is_exact_match
+from ..data.questions import Question
 from ..system.writing import writable_cache
 from .markup import escape_markdown
 
 METRIC_FOLDER = str(Path(__file__).parent / "metrics" / "birthplace_accuracy")  # evaluate.load takes no Path
+
+
+def is_exact_match(prediction: str, reference: str) -> bool:
+    """Whether a prediction equals the reference, apart from white space around either, as in the assignment."""
+    return prediction.strip() == reference.strip()
+
+
+def exact_matches(predictions: Sequence[str], references: Sequence[str | None]) -> list[bool]:
+    """Whether each of N predictions is an exact match.
+
+    Raises:
+        ValueError: if there are no predictions, not as many references, or one of them is not text.
+
+    Example: `["London ", "Rome"]` and `["London", "Paris"]` give `[True, False]`.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions and {len(references)} references: give as many of each.")
+    if not len(references):
+        raise ValueError("There are no answers to compare: give at least one prediction and its reference.")
+    for name, texts in (("Prediction", predictions), ("Reference", references)):
+        for number, text in enumerate(texts, start=1):
+            if not isinstance(text, str):
+                raise ValueError(f"{name} {number} is {text!r}: give text.")
+    return [is_exact_match(p, str(r)) for p, r in zip(predictions, references, strict=True)]
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:

@@ -11,7 +11,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..evaluation.markup import code_span, escape_markdown
 from ..evaluation.report import PICTURE_LINE, format_metrics
 from ..evaluation.scoring import format_table
+from ..system.fields import with_present_names
 from ..system.writing import written_aside
+from ..training.recipes import FinetuneRecipe, PretrainRecipe
 from .run_folders import (
     without_folders,
 )
@@ -39,6 +41,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
     """
     folder = Path(folder)
     recipe, run, config = (read_public(folder / name) for name in ("recipe.json", "run.json", "config.json"))
+    recipe = with_present_names(FinetuneRecipe if recipe["kind"] == "FinetuneRecipe" else PretrainRecipe, recipe)
     report_path = folder / "report.json"
     report = read_public(report_path) if report_path.exists() else None
     name = repo_id or folder.resolve().name

@@ -6,85 +6,208 @@ A flag wins over the YAML file, the file over the launcher, the launcher over th
 import argparse
 import io
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
+from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from types import NoneType, TracebackType
+from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser
 
-from .fields import check_choice, check_finite
-from .files import first_line, read_text
+from .fields import TOPICS, Preset, check_choice, check_finite, old_names, with_present_names
 from .launching import launcher_settings
+from .yaml_flags import read_yaml
 
-_TEXTS = ("prompt", "name")  # fields that are text; of the others none but a path begins with a tilde
-
+_TEXTS = ("prompt", "name", "names")  # fields of text; in all others a leading tilde is the home folder
+_TRUE, _FALSE = ("true", "yes", "on", "t", "y", "1"), ("false", "no", "off", "f", "n", "0")
 
 Recipe = TypeVar("Recipe")
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults of flags, and a script's docstring as it is written."""
-
-
 def parse_recipe(
     recipe_class: type[Recipe],
-    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    presets: Mapping[str, Preset] | None = None,
     argv: Sequence[str] | None = None,
     positionals: Sequence[str] = (),
 ) -> Recipe:
-    """Reads a recipe from the command line: `[positionals] [FILE.yaml] [--preset NAME] [--field value ...]`.
+    """Reads a recipe from the command line: `[FILE.yaml] [--preset NAME] [--field value ...] [positionals]`.
 
-    A flag wins over the YAML file, that over what the launcher asks for, and that over the preset. A mistake ends the
-    program with one sentence and code 2.
+    Words without a flag may stand anywhere. A flag wins over the YAML file, the file over what the launcher asks for,
+    and the launcher over the preset. A mistake ends the program with one sentence and exit code 2.
 
     Args:
-        recipe_class: a dataclass.
-        presets: named values; the first is taken if none is named.
-        argv: by default that of the program.
-        positionals: fields whose values stand first, without their flags.
+        recipe_class: a dataclass with fields from `flag` and `required`.
+        presets: the first is the default.
+        argv: words of the command line; None: those of the program.
+        positionals: fields whose values may be given without a flag, in this order; a tuple takes all that are left.
     """
     _prepare_terminal()
     presets = presets or {}
-    argv = list(sys.argv[1:] if argv is None else argv)
-    first, rest = split_arguments(argv)
-    argv = _as_flags(dict(zip(positionals, first, strict=False))) + first[len(positionals) :] + rest
-    parser = HfArgumentParser(
-        recipe_class,  # type: ignore[arg-type]
-        description=sys.modules["__main__"].__doc__,
-        formatter_class=_Formatter,
-    )
-    if presets:
-        parser.add_argument(
-            "--preset", default=next(iter(presets)), help=f"Values to start from: {', '.join(presets)}."
-        )
     with user_errors():
-        unset: set[str] = set()  # what a YAML file sets to null, where a preset may have a value
-        if argv and argv[0].endswith((".yaml", ".yml")):
-            lines = _read_yaml(Path(argv[0]).expanduser(), recipe_class)
-            unset = {name for name, value in lines.items() if value is None}
-            argv = _as_flags(lines) + argv[1:]
-        names = {field.name for field in fields(recipe_class)}  # type: ignore[arg-type]
-        if "use_cpu" in names:  # what this script runs is on devices, of which the launcher has a say
-            asked = {name: value for name, value in launcher_settings().items() if name in names - unset}
-            argv = _as_flags(asked) + argv
-        if presets:
-            finder = argparse.ArgumentParser(add_help=False)
-            finder.add_argument("--preset", default=next(iter(presets)))
-            preset = finder.parse_known_args(argv)[0].preset
-            check_choice("preset", preset, presets)
-            argv = _as_flags({name: value for name, value in presets[preset].items() if name not in unset}) + argv
-        values = vars(parser.parse_args(argv))
-        values.pop("preset", None)
+        parser = _build_parser(recipe_class, presets)
+        by_flag, words = _read(parser, sys.argv[1:] if argv is None else argv)
+        files = [word for word in words if word.endswith((".yaml", ".yml"))]
+        by_flag |= _place([word for word in words if word not in files[:1]], positionals, by_flag, recipe_class)
+        by_flag = with_present_names(recipe_class, by_flag, _warn)
+        by_file: dict[str, Any] = {}
+        if files:
+            old = old_names(recipe_class)
+            nullable = {f.name for f in _fields(recipe_class) if f.default is None}
+            lines = read_yaml(Path(files[0]).expanduser(), nullable | {name for name in old if old[name] in nullable})
+            by_file, _ = _read(parser, [f"--{name}={value}" for name, value in lines.items() if value is not None])
+            by_file |= {name: None for name, value in lines.items() if value is None}
+            by_file = with_present_names(recipe_class, by_file, _warn)
+        asked = {**by_file, **by_flag}
+        values = _preset_values(asked.pop("preset", None), presets)
+        names = {f.name for f in _fields(recipe_class)}
+        if "use_cpu" in names:  # a script without that flag uses no device, and the launcher has no say
+            values |= {name: value for name, value in launcher_settings().items() if name in names}
+        values |= asked
+        if values.pop("help", False):
+            _build_parser(recipe_class, presets, positionals, values).print_help()
+            sys.exit(0)
+        if missing := [f.name for f in _fields(recipe_class) if f.default is MISSING and f.name not in values]:
+            raise ValueError(f"Some flags are required: give {', '.join(f'--{name}' for name in missing)}.")
         recipe = recipe_class(**{name: _as_meant(name, value) for name, value in values.items()})
         check_finite(recipe)
         return recipe
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(f"{message}.")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line ends of a script's docstring, and leaves room for the texts beside long flags."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32)
+
+
+def _fields(recipe_class: Any) -> tuple[Field, ...]:
+    return fields(recipe_class)
+
+
+def _build_parser(
+    recipe_class: Any,
+    presets: Mapping[str, Preset],
+    positionals: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> argparse.ArgumentParser:
+    """A parser that returns what is given and nothing else; with `values`, for --help, which shows them as defaults."""
+    flags = [f for f in _fields(recipe_class) if get_origin(f.type) is not tuple]
+    words = " ".join(f"[{name.upper()}{'' if name in {f.name for f in flags} else ' ...'}]" for name in positionals)
+    parser = _Parser(
+        usage=" ".join(["%(prog)s [FILE.yaml]", *["[--preset NAME]"] * bool(presets), "[--flag VALUE ...]", words]),
+        description=sys.modules["__main__"].__doc__,
+        epilog="presets:\n" + "\n".join(f"  {name}: {preset.reason}" for name, preset in presets.items())
+        if presets
+        else None,
+        formatter_class=_Formatter,
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="Show this page, with the values of the preset.")
+    if presets:
+        parser.add_argument("--preset", metavar="NAME", help=f"Values to start from (default: {next(iter(presets))}).")
+    groups: dict[str | None, Any] = {None: parser}
+    groups |= {topic: parser.add_argument_group(topic) for topic in TOPICS}
+    topic, names = None, {f.name for f in flags}
+    for f in flags:
+        topic = f.metadata.get("topic") or topic
+        help = f"{f.metadata['help']} {_describe_default(f, values or {})}".replace("%", "%%")
+        _add_flag(groups[topic], f, f.name, help)
+        if (old := f.metadata.get("formerly")) and old not in names:
+            _add_flag(parser, f, old, argparse.SUPPRESS)
+    return parser
+
+
+def _add_flag(group: Any, f: Field, name: str, help: str) -> None:
+    of_type: Any = next((part for part in get_args(f.type) if part is not NoneType), f.type)
+    metavar = {bool: "BOOL", int: "N", float: "X"}.get(of_type, "TEXT")
+    options: dict[str, Any] = {"type": of_type, "metavar": metavar}
+    if of_type is bool:
+        options |= {"type": _boolean, "nargs": "?", "const": True}
+        if f.default is True:
+            for spelling in {f"--no_{name}", f"--no-{name.replace('_', '-')}"}:
+                group.add_argument(spelling, dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
+    group.add_argument(f"--{name}", help=help, **options)
+    if "_" in name:
+        group.add_argument(f"--{name.replace('_', '-')}", dest=name, help=argparse.SUPPRESS, **options)
+
+
+def _describe_default(f: Field, values: Mapping[str, Any]) -> str:
+    if f.default is MISSING:
+        return "(required)"
+    return f"(default: {values.get(f.name, f.default)!r})"
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() in _TRUE
+
+
+def _read(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of the flags, by their names as given, and the words without a flag.
+
+    Raises:
+        ValueError: for an unknown flag, or a value of another type.
+    """
+    argv = [*argv, "--"]
+    end = argv.index("--")
+    booleans = {s for action in parser._actions if action.nargs == "?" for s in action.option_strings}
+    known = []
+    for word, following in pairwise(argv[: end + 1]):
+        # argparse would take any word that follows for the value of a boolean flag
+        bare = word in booleans and following.lower() not in _TRUE + _FALSE
+        known.append(f"{word}=true" if bare else word)
+    given, words = parser.parse_known_args(known)
+    if unknown := next((word for word in words if word.startswith("-")), None):
+        name = unknown.partition("=")[0]
+        near = get_close_matches(name, [s for action in parser._actions for s in action.option_strings], 1)
+        raise ValueError(f"{name} is unknown: {f'did you mean {near[0]}?' if near else 'see --help.'}")
+    return vars(given), [*words, *argv[end + 1 : -1]]
+
+
+def _place(words: Sequence[str], positionals: Sequence[str], given: Mapping[str, Any], recipe_class: Any) -> dict:
+    """The values of positionals that are not given by a flag.
+
+    Raises:
+        ValueError: if words are left over.
+    """
+    types: dict[str, Any] = {f.name: f.type for f in _fields(recipe_class)}
+    rest, placed = list(words), dict[str, Any]()
+    for name in [name for name in positionals if name not in given]:
+        if get_origin(types[name]) is tuple:
+            placed[name], rest = tuple(rest), []
+        elif rest:
+            placed[name] = rest.pop(0)
+    if rest:
+        raise ValueError(f"{rest[0]!r} belongs to no flag: remove it, or write a flag before it (see --help).")
+    return placed
+
+
+def _preset_values(name: str | None, presets: Mapping[str, Preset]) -> dict[str, Any]:
+    if not presets:
+        return {}
+    name = name or next(iter(presets))
+    if new := next((key for key, preset in presets.items() if preset.formerly == name), None):
+        _warn(f"The preset {name} is now called {new}. The old name will be removed in the next release.")
+        name = new
+    check_choice("preset", name, presets)
+    return dict(presets[name].values)
+
+
+def _warn(sentence: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{Path(sys.argv[0]).name}: warning: {sentence}", file=sys.stderr)
 
 
 def _prepare_terminal() -> None:
@@ -109,6 +232,8 @@ def _as_meant(name: str, value: Any) -> Any:
     Raises:
         ValueError: if a path has bytes that are no characters in this locale: a file of JSON could not hold it.
     """
+    if isinstance(value, tuple):
+        return tuple(_as_meant(name, part) for part in value)
     if not isinstance(value, str):
         return value
     if name in _TEXTS:
@@ -125,53 +250,6 @@ def as_text(argument: str) -> str:
         return os.fsencode(argument).decode("utf-8")
     except UnicodeError:
         return argument
-
-
-def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first flag, and the rest."""
-    first_flag = next((i for i, argument in enumerate(argv) if argument.startswith("-")), len(argv))
-    return list(argv[:first_flag]), list(argv[first_flag:])
-
-
-def _as_flags(values: Mapping[str, Any]) -> list[str]:
-    return [f"--{name}={value}" for name, value in values.items() if value is not None]
-
-
-def _read_yaml(path: Path, recipe_class: Any) -> dict[str, str | None]:
-    """The `name: value` lines of a YAML file, each value as it is written; None for null or nothing.
-
-    YAML's guesses are not made, so that `no` is no boolean, `1e-3` no string, and `2020-01-01` no date; but where a
-    recipe wants a boolean, `on` and `off` are, too.
-    """
-    defaults = {field.name: field.default for field in fields(recipe_class)}
-    booleans = {field.name for field in fields(recipe_class) if field.type is bool}
-    text = read_text(path)
-    try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-    except yaml.MarkedYAMLError as error:
-        place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{path}{place} is no YAML that can be read: {error.problem}.") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is no YAML that can be read: {first_line(error)}.") from None
-    if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{path} holds no `name: value` lines: write the flags of this script, one a line.")
-    values: dict[str, str | None] = {}
-    for key, value in node.value:
-        where = f"{path}, line {key.start_mark.line + 1}"
-        if not (isinstance(key, yaml.ScalarNode) and re.fullmatch(r"\w[\w-]*", key.value)):
-            raise ValueError(f"{where} begins with no name of a flag: write `name: value`.")
-        name = key.value.replace("-", "_")
-        if name in values:
-            raise ValueError(f"{where}: {name} is there twice: keep one of them.")
-        if not isinstance(value, yaml.ScalarNode) or not value.tag.endswith(":str"):
-            raise ValueError(f"{where}: {name} has no plain value: write one word, number or text.")
-        is_null = value.style is None and value.value.lower() in ("", "~", "null")
-        if is_null and defaults.get(name, 0) is not None:
-            raise ValueError(f"{where}: {name} has no value: write one, or drop the line.")
-        values[name] = None if is_null else value.value
-        if name in booleans and value.value.lower() in ("on", "off"):
-            values[name] = str(value.value.lower() == "on")
-    return values
 
 
 @contextmanager

@@ -1,19 +1,80 @@
-"""Fields of recipes: their help texts, and the checks that several recipes share."""
+"""Fields of recipes: help texts, former names, topics, presets, and the checks that several recipes share."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-
-def flag(default: Any, help: str) -> Any:
-    """A field of a recipe with its default and the help text of its flag."""
-    return field(default=default, metadata={"help": help})
+# The groups of --help, in this order. A field without a topic has that of the field before it.
+TOPICS = ("Data", "Objective", "Model", "Optimization", "Hardware", "Checkpoints and logging", "Hub")
 
 
-def required(help: str) -> Any:
-    """A field without a default, with the help text of its flag."""
-    return field(metadata={"help": help})
+@dataclass(frozen=True)
+class Preset:
+    """Named values for the flags of a script.
+
+    Attributes:
+        reason: one line, for --help.
+        values: by the names of the fields.
+        formerly: the name that the preset had before, which works for one release.
+    """
+
+    reason: str
+    values: dict[str, Any]
+    formerly: str | None = None
+
+
+def flag(default: Any, help: str, *, topic: str | None = None, formerly: str | None = None) -> Any:
+    """A field of a recipe.
+
+    Args:
+        default: what it is without a flag.
+        help: the help text of its flag.
+        topic: one of TOPICS.
+        formerly: the name that the field had before, which works for one release.
+    """
+    return field(default=default, metadata={"help": help, "topic": topic, "formerly": formerly})
+
+
+def required(help: str, *, topic: str | None = None, formerly: str | None = None) -> Any:
+    """A field of a recipe without a default; otherwise as `flag`."""
+    return field(metadata={"help": help, "topic": topic, "formerly": formerly})
+
+
+def old_names(recipe_class: Any) -> dict[str, str]:
+    """The present names of the fields that had another one, by that one."""
+    return {old: f.name for f in fields(recipe_class) if (old := f.metadata.get("formerly"))}
+
+
+def with_present_names(
+    recipe_class: Any, values: Mapping[str, Any], warn: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Values by the present names of the fields of a recipe.
+
+    Where an old name is now that of another field, a file .tsv under it is meant for the old one: `train_file` was the
+    training questions of some scripts, and is the text now.
+
+    Args:
+        recipe_class: a dataclass.
+        values: by present or old names.
+        warn: takes a sentence for every old name.
+
+    Raises:
+        ValueError: if a value is given under both of its names.
+    """
+    old, present = old_names(recipe_class), {f.name for f in fields(recipe_class)}
+    renamed: dict[str, Any] = {}
+    for name, value in values.items():
+        new = old.get(name, name)
+        if name in present and not (str(value).endswith(".tsv") and new not in values):
+            new = name
+        if new in renamed:
+            former = next(former for former in old if old[former] == new)
+            raise ValueError(f"{new} and {former} are two names of one flag: give {new} only.")
+        if new != name:
+            warn(f"{name} is now called {new}. The old name will be removed in the next release.")
+        renamed[new] = value
+    return renamed
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any] | Mapping[str, Any]) -> None:
@@ -23,22 +84,29 @@ def check_choice(name: str, value: Any, choices: Sequence[Any] | Mapping[str, An
 
 
 def check_finite(recipe: Any) -> None:
-    """Raises a ValueError if a number of a recipe is infinite or none: comparisons let NaN through."""
+    """Raises a ValueError if a number of a recipe is infinite or NaN: comparisons let NaN through."""
     for name, value in vars(recipe).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is {value}: give a finite number.")
 
 
 def check_least(recipe: Any, least: int, *names: str) -> None:
-    """Raises a ValueError if one of these numbers of a recipe is smaller; None is off."""
+    """Raises a ValueError if one of these numbers of a recipe is smaller than `least`. None is off."""
     for name in names:
         if (value := getattr(recipe, name)) is not None and value < least:
             raise ValueError(f"{name} is {value}: it must be at least {least}.")
 
 
 def check_positive(recipe: Any, *names: str) -> None:
-    """Raises a ValueError if one of these numbers of a recipe is 0 or less; None is off."""
+    """Raises a ValueError if one of these numbers of a recipe is 0 or less. None is off."""
     for name in names:
         value = getattr(recipe, name)
         if value is not None and value <= 0:
             raise ValueError(f"{name} is {value}: it must be more than 0.")
+
+
+def check_fraction(recipe: Any, *names: str) -> None:
+    """Raises a ValueError if one of these numbers of a recipe is not from 0 to 1."""
+    for name in names:
+        if not 0 <= (value := getattr(recipe, name)) <= 1:
+            raise ValueError(f"{name} is {value}: it must be from 0 to 1.")

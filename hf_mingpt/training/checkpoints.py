@@ -24,6 +24,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from ..system.fields import with_present_names
 from ..system.files import hash_folder, sha256_of
 from ..system.writing import UNFINISHED, explain, flush
 from .recipes import TrainingRecipe
@@ -175,6 +176,7 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
         if not _is_whole(checkpoint):
             raise ValueError(f"The checkpoint {checkpoint} is damaged: resume from another, or from latest.")
     state = read_state(checkpoint)
+    state |= {name: with_present_names(type(recipe), state.get(name, {})) for name in ("recipe", "data")}
     moved = moved_data(recipe, state, checkpoint)
     defaults = {field.name: field.default for field in dataclasses.fields(recipe)}  # of fields that are newer than it
     saved = {**defaults, **state["recipe"], "examples of a step": state["examples_per_step"]}

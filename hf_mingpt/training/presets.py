@@ -1,9 +1,11 @@
-"""Presets: named sizes of the model, and named values for the flags of pretraining and finetuning.
+"""Presets: named model sizes, and named values for the flags of pretraining and finetuning.
 
-After data in the flow. The first preset of a script is the one that it takes if none is named.
+The first preset of a script is its default.
 """
 
 from typing import Any
+
+from ..system.fields import Preset
 
 _GELU = {"hidden_act": "gelu_pytorch_tanh"}  # minGPT's formula in one kernel
 _GPT2 = {**_GELU, "vocab_size": 50257, "block_size": 1024}
@@ -37,95 +39,125 @@ _ASSIGNMENT = {
     "mixed_precision": "no",
 }
 
-PRETRAIN_PRESETS: dict[str, dict[str, Any]] = {
-    # the assignment's objective and model, in an eighth of its epochs: Muon, no dropout, a linear decay to zero
-    "short": {
-        "optim": "muon",
-        "learning_rate": 3e-3,
-        "dropout": 0.0,
-        "num_train_epochs": 80.0,
-        "per_device_train_batch_size": 16,
-        "gradient_accumulation_steps": 4,
-        "logging_steps": 20,
-    },
-    # the best answers soonest: clozes of names, mostly of those that stand in their documents as the answers of the
-    # training questions do, which are read along, so that nothing is finetuned
-    "fast": {
-        "optim": "muon",
-        "learning_rate": 3e-3,
-        "dropout": 0.0,
-        "num_train_epochs": 50.0,
-        "per_device_train_batch_size": 32,
-        "gradient_accumulation_steps": 4,
-        "position_embedding_type": "rope",
-        "ssm_probability": 1.0,
-        "ssm_numbers": False,
-        "context_before": 4,
-        "context_after": 2,
-        "long_context_probability": 0.5,
-        "masking_policy_probability": 0.9,
-        "learned_masking_policy": True,
-        "questions_ratio": 0.1,
-        "logging_steps": 20,
-    },
-    # the generated corpus and a small model, in minutes
-    "demo": {
-        "optim": "muon",
-        "learning_rate": 3e-3,
-        "dropout": 0.0,
-        "num_train_epochs": 76.0,
-        "gradient_accumulation_steps": 2,
-        "model_preset": "demo",
-    },
-    # plain language modelling of any text, as in minGPT's play_char
-    "causal": {
-        "objective": "causal",
-        "optim": "muon",
-        "learning_rate": 3e-3,
-        "num_train_epochs": 10.0,
-        "gradient_accumulation_steps": 2,
-        "position_embedding_type": "rope",
-    },
-    # 650 epochs in float32, days on two cores: for those who want the original
-    "assignment": {**_ASSIGNMENT, "learning_rate": 6e-3, "num_train_epochs": 650.0},
+PRETRAIN_PRESETS: dict[str, Preset] = {
+    "assignment_short": Preset(
+        "the assignment's objective and model in an eighth of its epochs: Muon, no dropout, linear decay to 0",
+        {
+            "optim": "muon",
+            "learning_rate": 3e-3,
+            "dropout": 0.0,
+            "num_train_epochs": 80.0,
+            "per_device_train_batch_size": 16,
+            "gradient_accumulation_steps": 4,
+            "logging_steps": 20,
+        },
+        formerly="short",
+    ),
+    "closed_book": Preset(
+        "best accuracy soonest: salient span masking of answer-like names, questions mixed in, no finetuning",
+        {
+            "optim": "muon",
+            "learning_rate": 3e-3,
+            "dropout": 0.0,
+            "num_train_epochs": 50.0,
+            "per_device_train_batch_size": 32,
+            "gradient_accumulation_steps": 4,
+            "position_embedding_type": "rope",
+            "ssm_probability": 1.0,
+            "ssm_numbers": False,
+            "context_before": 4,
+            "context_after": 2,
+            "long_context_probability": 0.5,
+            "masking_policy_probability": 0.9,
+            "learned_masking_policy": True,
+            "questions_ratio": 0.1,
+            "logging_steps": 20,
+        },
+        formerly="fast",
+    ),
+    "demo": Preset(
+        "the generated corpus and a small model, in minutes",
+        {
+            "optim": "muon",
+            "learning_rate": 3e-3,
+            "dropout": 0.0,
+            "num_train_epochs": 76.0,
+            "gradient_accumulation_steps": 2,
+            "model_preset": "demo",
+        },
+    ),
+    "causal": Preset(
+        "plain language modeling of any text, as minGPT's play_char does",
+        {
+            "objective": "causal",
+            "optim": "muon",
+            "learning_rate": 3e-3,
+            "num_train_epochs": 10.0,
+            "gradient_accumulation_steps": 2,
+            "position_embedding_type": "rope",
+        },
+    ),
+    "assignment": Preset(
+        "the assignment's own values: 650 epochs in float32, days on two cores",
+        {**_ASSIGNMENT, "learning_rate": 6e-3, "num_train_epochs": 650.0},
+    ),
 }
 
-FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
-    # after pretraining: 10 epochs as in the assignment, but gently (docs/LOG.md), so that less is forgotten
-    "short": {
-        "learning_rate": 2e-4,
-        "dropout": 0.0,
-        "num_train_epochs": 10.0,
-        "per_device_train_batch_size": 128,
-        "gradient_accumulation_steps": 1,
-    },
-    # without pretraining, as many epochs as the assignment's
-    "short-from-scratch": {
-        "learning_rate": 6e-4,
-        "num_train_epochs": 75.0,
-        "per_device_train_batch_size": 128,
-        "gradient_accumulation_steps": 2,
-        "from_scratch": True,
-    },
-    # the same on the generated corpus
-    "demo": {
-        "learning_rate": 2e-4,
-        "dropout": 0.0,
-        "num_train_epochs": 10.0,
-        "per_device_train_batch_size": 16,
-        "gradient_accumulation_steps": 1,
-    },
-    "demo-from-scratch": {
-        "num_train_epochs": 75.0,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "from_scratch": True,
-    },
-    "assignment": {**_ASSIGNMENT, "num_train_epochs": 10.0, "gradient_accumulation_steps": 8},
-    "assignment-from-scratch": {
-        **_ASSIGNMENT,
-        "num_train_epochs": 75.0,
-        "gradient_accumulation_steps": 8,
-        "from_scratch": True,
-    },
+FINETUNE_PRESETS: dict[str, Preset] = {
+    "assignment_short": Preset(
+        "after pretraining: the assignment's 10 epochs at a lower learning rate, which forgets less (docs/LOG.md)",
+        {
+            "learning_rate": 2e-4,
+            "dropout": 0.0,
+            "num_train_epochs": 10.0,
+            "per_device_train_batch_size": 128,
+            "gradient_accumulation_steps": 1,
+        },
+        formerly="short",
+    ),
+    "assignment_short_from_scratch": Preset(
+        "without pretraining: as many epochs as the assignment",
+        {
+            "learning_rate": 6e-4,
+            "num_train_epochs": 75.0,
+            "per_device_train_batch_size": 128,
+            "gradient_accumulation_steps": 2,
+            "from_scratch": True,
+        },
+        formerly="short-from-scratch",
+    ),
+    "demo": Preset(
+        "assignment_short for the generated corpus",
+        {
+            "learning_rate": 2e-4,
+            "dropout": 0.0,
+            "num_train_epochs": 10.0,
+            "per_device_train_batch_size": 16,
+            "gradient_accumulation_steps": 1,
+        },
+    ),
+    "demo_from_scratch": Preset(
+        "assignment_short_from_scratch for the generated corpus",
+        {
+            "num_train_epochs": 75.0,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 1e-3,
+            "from_scratch": True,
+        },
+        formerly="demo-from-scratch",
+    ),
+    "assignment": Preset(
+        "the assignment's own values",
+        {**_ASSIGNMENT, "num_train_epochs": 10.0, "gradient_accumulation_steps": 8},
+    ),
+    "assignment_from_scratch": Preset(
+        "the assignment's own values without pretraining",
+        {
+            **_ASSIGNMENT,
+            "num_train_epochs": 75.0,
+            "gradient_accumulation_steps": 8,
+            "from_scratch": True,
+        },
+        formerly="assignment-from-scratch",
+    ),
 }

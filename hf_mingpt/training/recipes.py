@@ -39,14 +39,20 @@ class TrainingRecipe:
     muon_learning_rate: float = flag(0.02, "Peak learning rate of Muon.")
     lr_scheduler_type: str = flag("linear", f"One of {SCHEDULES}.")
     warmup_steps: int = flag(10, "Steps of linear warm-up.")
-    decay_ratio: float = flag(0.2, "Of warmup_stable_decay: the last part of the run, in which the rate falls to 0.")
+    decay_ratio: float = flag(
+        0.2, "Of warmup_stable_decay: the last part of the run, in which the rate falls to 0.", formerly="decay_share"
+    )
     decay_epochs: float | None = flag(None, "Of assignment: when its cosine is first at its lowest.")
     weight_decay: float = flag(0.1, "For the weights of linear layers.")
     decay_all_weights: bool = flag(False, "Decay also norms and embeddings, as the assignment's code does.")
     adam_beta1: float = flag(0.9, "AdamW's beta1.")
     adam_beta2: float = flag(0.95, "AdamW's beta2.")
     max_grad_norm: float = flag(1.0, "Gradients are clipped to this norm.")
-    ema_decay: float | None = flag(None, "Keep an average of the weights that forgets at this rate: 0.99, say.")
+    ema_decay: float | None = flag(
+        None,
+        "Decay of an exponential moving average of the weights, such as 0.99. None: off.",
+        formerly="average_decay",
+    )
     dropout: float = flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
     mixed_precision: str | None = flag(
         None, "'no', 'bf16' or 'fp16'; None: bf16 where the hardware gains from it, fp16 on other GPUs."
@@ -125,7 +131,7 @@ class FinetuneRecipe(TrainingRecipe):
     model_name_or_path: str = required("Pretrained run folder or Hub name.")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
     from_scratch: bool = flag(False, "Take the shape and the vocabulary of that model, but new weights.")
-    train_file: str = required("TSV of question and answer.")
+    questions_file: str = required("TSV of questions with answers.", formerly="train_file")
 
 
 def build_config(recipe: PretrainRecipe, vocab_size: int) -> MinGPTConfig:

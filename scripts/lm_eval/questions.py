@@ -2,7 +2,8 @@
 
 from datasets import Dataset
 
-from hf_mingpt.data.questions import is_exact_match, read_questions
+from hf_mingpt.data.questions import read_questions
+from hf_mingpt.evaluation.scoring import is_exact_match
 
 
 def load(questions_file: str, **_) -> dict[str, Dataset]:

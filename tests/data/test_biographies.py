@@ -10,13 +10,13 @@ from hf_mingpt.data.questions import read_questions
 SMALL = {"num_train_people": 60, "num_dev_people": 40, "num_test_people": 20, "num_other_people": 30}
 
 
-def test_same_seed_same_corpus():
+def test_the_same_seed_gives_the_same_corpus():
     assert generate_corpus(BiographyRecipe(**SMALL)) == generate_corpus(BiographyRecipe(**SMALL))
     assert generate_corpus(BiographyRecipe(**SMALL)) != generate_corpus(BiographyRecipe(**SMALL, seed=1))
 
 
 @pytest.mark.parametrize("phrasings", [1, 3])
-def test_every_person_has_so_many_biographies_that_tell_the_birthplace(phrasings):
+def test_every_biography_tells_the_birthplace(phrasings):
     corpus = generate_corpus(BiographyRecipe(**SMALL, phrasings_per_person=phrasings))
     lines: dict[str, list[str]] = {}
     for document in corpus.documents:
@@ -34,7 +34,7 @@ def test_groups_of_people_are_disjoint():
     assert len(set(questions)) == len(questions) == 120
 
 
-def test_places_follow_the_law():
+def test_places_follow_zipfs_law():
     corpus = generate_corpus(BiographyRecipe(**SMALL | {"num_train_people": 4000}, num_places=50, zipf_exponent=1.0))
     counts = [count for _, count in Counter(place for _, place in corpus.train).most_common()]
     assert counts[0] / 4000 == pytest.approx(1 / sum(1 / rank for rank in range(1, 51)), abs=0.03)
@@ -59,13 +59,13 @@ def test_distractors_are_other_places():
         ({"num_train_people": 10_000_000}, "names there are"),
     ],
 )
-def test_bad_knobs_are_errors(changes, said):
+def test_bad_values_are_errors(changes, said):
     with pytest.raises(ValueError, match=said):
         BiographyRecipe(**changes)
 
 
-def test_the_corpus_of_the_repository_is_made_again():
-    """A change of any draw changes every number that was measured on it."""
+def test_the_corpus_of_the_repository_is_reproduced():
+    """If a draw changes, every number measured on this corpus changes."""
     folder = Path(__file__).parents[2] / "data/generated"
     corpus = generate_corpus(
         BiographyRecipe(num_train_people=100, num_dev_people=60, num_places=40, phrasings_per_person=3)
@@ -75,7 +75,7 @@ def test_the_corpus_of_the_repository_is_made_again():
         assert questions == read_questions(folder / f"birth_{name}.tsv")
 
 
-def test_sentences_may_keep_their_order():
+def test_sentences_can_keep_their_order():
     first, second, third, *others = generate_corpus(
         BiographyRecipe(**SMALL | {"num_train_people": 3}, permute_sentences=False, seed=1)
     ).documents
@@ -89,15 +89,18 @@ def test_sentences_may_keep_their_order():
         assert name.split()[1] in other
 
 
-def test_what_a_recipe_is_if_nothing_is_told():
+def test_defaults():
     people = {"num_train_people": 130, "num_dev_people": 130, "num_test_people": 40, "num_other_people": 20}
     text = {"num_places": 80, "zipf_exponent": 0.4, "phrasings_per_person": 4, "permute_sentences": True}
     assert asdict(BiographyRecipe()) == {**people, **text, "distractor_share": 0.3, "seed": 0}
     assert BiographyRecipe().num_people == 320
-    assert (MAX_PEOPLE, MAX_PLACES) == (20 * 8 * 15 * 20 * 8 * 12 // 4, 20 * 8 * 8 * 10 // 4)  # a quarter of all
+    assert (MAX_PEOPLE, MAX_PLACES) == (
+        20 * 8 * 15 * 20 * 8 * 12 // 4,
+        20 * 8 * 8 * 10 // 4,
+    )  # a quarter of all combinations
 
 
-def test_the_least_and_the_most_of_everything():
+def test_smallest_and_largest_values():
     least = BiographyRecipe(num_train_people=1, num_dev_people=1, num_test_people=1, num_other_people=0, num_places=2)
     assert len(generate_corpus(least).documents) == 3 * 4
     BiographyRecipe(phrasings_per_person=1, distractor_share=0.0, num_places=MAX_PLACES)

@@ -27,7 +27,7 @@ SIZES = (10_000_000, 1_000_000_000)  # bytes
 
 
 def anonymous_memory() -> int:
-    """Bytes of this process that are not pages of a file, which the system drops as it likes."""
+    """Bytes of this process that are not pages of a file, which the system may drop."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
     return int(line.split()[1]) * 1024
 
@@ -43,10 +43,10 @@ def texts(tmp_path_factory):
     return folder
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's account of memory")
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc of Linux")
 @pytest.mark.parametrize("streaming", [False, True])
 def test_memory_does_not_grow_with_the_corpus(texts, tokenizer, streaming):
-    grown = []
+    growth = []
     for size in SIZES:
         before = anonymous_memory()
         dataset = encode_documents(load_texts(str(texts / f"{size}.txt"), streaming=streaming), tokenizer)
@@ -57,13 +57,13 @@ def test_memory_does_not_grow_with_the_corpus(texts, tokenizer, streaming):
         )
         for _ in step_loader(steps, 2_000):
             pass
-        grown.append(anonymous_memory() - before)
-    small, large = grown
+        growth.append(anonymous_memory() - before)
+    small, large = growth
     assert large < small + 100_000_000
 
 
-def test_a_long_run_stays_as_it_was(tmp_path):
-    """200,000 steps of a tiny model: its memory does not grow, its loss is finite, its checkpoints make room."""
+def test_a_long_run_is_stable(tmp_path):
+    """200,000 steps of a tiny model: memory does not grow, the loss is finite, old checkpoints are deleted."""
     number, memory, kept = 200_000, [], []
     rng = np.random.default_rng(0)
     dataset = Dataset.from_dict({"input_ids": [rng.integers(2, 12, n).tolist() for n in rng.integers(6, 30, 1000)]})
@@ -93,7 +93,7 @@ def test_a_long_run_stays_as_it_was(tmp_path):
     assert all(map(math.isfinite, losses))
     assert losses[-1] < losses[0]
     settled = memory[len(memory) // 20]
-    print(f"memory after a twentieth of the run {settled / 1e6:.0f} MB, at most {max(memory) / 1e6:.0f} MB after it")
+    print(f"memory after 5 % of the run {settled / 1e6:.0f} MB, at most {max(memory) / 1e6:.0f} MB after it")
     assert max(memory[len(memory) // 20 :]) < 1.05 * settled
     assert max(kept) == recipe.save_total_limit
     assert last_checkpoint(recipe).name == f"checkpoint-{number}"

@@ -17,10 +17,9 @@ from hf_mingpt.data.objectives import (
     RandomWindow,
     SalientSpanMasking,
     SpanCorruption,
-    SpanFinder,
 )
 from hf_mingpt.data.questions import Question
-from hf_mingpt.data.sequences import SegmentedSequences, Segments, TokenSequences, join_segments, stack_sequences
+from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.data.span_corruption import draw_spans, move_spans
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
@@ -28,18 +27,18 @@ from ..conftest import rows_of
 
 
 class TestObjectives:
-    def test_span_corruption_is_the_pure_function(self, documents):
+    def test_span_corruption_is_a_function_of_each_document(self, documents):
         index = np.array([40, 3, 17])
         (batch,) = make_micro_batches(SpanCorruption(48, seed=9)(take(documents, index), 5, index), BatchShape(4))
         for i in index:
             ids = np.array(documents[int(i)]["input_ids"])
             spans = draw_spans(np.array([len(ids)]), block_size=48, seed=9, epoch=5, index=np.array([i]))
-            pieces = move_spans(np.array([0]), spans)
-            row = join_segments(ids, pieces, mask_id=MASK_ID, pad_id=PAD_ID)[0]
-            assert tuple(row) in rows_of([batch])
+            sequences = move_spans(TokenSequences(ids, np.array([0, len(ids)])), spans)
+            (moved,) = sequences.pad(np.array([0]))["input_ids"]
+            assert tuple(moved) in rows_of([batch])
         assert torch.equal(batch["labels"], batch["input_ids"].masked_fill(batch["input_ids"] == PAD_ID, -100))
 
-    def test_span_corruption_is_new_in_every_epoch(self, documents):
+    def test_span_corruption_differs_in_every_epoch(self, documents):
         index = np.arange(64)
         examples = take(documents, index)
         first, again, second = (
@@ -48,13 +47,13 @@ class TestObjectives:
         )
         assert first == again != second
 
-    def test_as_many_spans_are_lost_as_it_is_told(self, documents):
-        rows = SpanCorruption(48, 0, num_spans=3)(take(documents, np.arange(64)), 0, np.arange(64))
-        marks = rows.join(np.arange(64))["input_ids"] == MASK_ID
-        assert set(marks.sum(axis=1)) == {6}
+    def test_span_corruption_masks_num_spans(self, documents):
+        sequences = SpanCorruption(48, 0, num_spans=3)(take(documents, np.arange(64)), 0, np.arange(64))
+        masks = sequences.pad(np.arange(64))["input_ids"] == MASK_ID
+        assert set(masks.sum(axis=1)) == {6}
 
-    def test_answers_have_labels_on_the_answer_only(self, tokenizer):
-        dataset = encode_questions([Question("Where was Ada born?", "Rome".replace("R", "L"))], tokenizer, 48)
+    def test_questions_have_labels_on_the_answer_only(self, tokenizer):
+        dataset = encode_questions([Question("Where was Ada born?", "Lome")], tokenizer, 48)
         (batch,) = make_micro_batches(
             QuestionAnswering()(take(dataset, np.array([0])), 0, np.array([0])), BatchShape(1)
         )
@@ -62,7 +61,7 @@ class TestObjectives:
         assert tokenizer.decode(labels[labels != -100]) == f"{MASK}Lome{MASK}"
         assert (labels[:19] == -100).all()
 
-    def test_next_token_learns_all(self, documents):
+    def test_next_token_prediction_has_labels_everywhere(self, documents):
         (batch,) = make_micro_batches(
             NextTokenPrediction()(take(documents, np.array([9])), 0, np.array([9])), BatchShape(1)
         )
@@ -72,7 +71,8 @@ class TestObjectives:
 class TestWindows:
     TEXTS = ("Ada. " + "abcdefghijklmnopqrstuvwxyz" * 3, "Ada. she was born in London", "a" * 60 + ". b", "c" * 60)
 
-    def rows(self, epochs):
+    def pairs(self, epochs):
+        """For each epoch, the sequences with a random window and without."""
         texts = datasets.Dataset.from_dict({"text": list(self.TEXTS)})
         tokenizer = build_corpus_tokenizer(texts, 48)
         index = np.arange(len(self.TEXTS))
@@ -80,14 +80,14 @@ class TestWindows:
         for epoch in range(epochs):
             both = []
             for objective in (RandomWindow(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0)):
-                rows = objective(examples, epoch, index).join(index)["input_ids"]
-                both.append([tokenizer.decode(row[row != PAD_ID]) for row in rows])
+                ids = objective(examples, epoch, index).pad(index)["input_ids"]
+                both.append([tokenizer.decode(row[row != PAD_ID]) for row in ids])
             yield both
 
-    def test_all_parts_of_a_long_document_are_seen_behind_its_title(self):
-        """What follows the title in a row with a whole title: any letter of the alphabet, where it was always "a"."""
+    def test_the_window_starts_anywhere_behind_the_title(self):
+        """What follows a whole title: any letter of the alphabet with a window, "a" without."""
         starts = [[], []]
-        for both in self.rows(1000):
+        for both in self.pairs(1000):
             for (long, *_), seen in zip(both, starts, strict=True):
                 prefix = long.split(MASK)[0]
                 if len(prefix) > 5:
@@ -98,133 +98,88 @@ class TestWindows:
         assert len(set(starts[0])) == 26
         assert Counter(starts[0])["a"] < len(starts[0]) / 8
 
-    def test_short_documents_and_mere_titles_are_as_they_were(self):
-        for (_, *windows), (_, *plain) in self.rows(40):
+    def test_short_documents_are_their_own_window(self):
+        for (_, *windows), (_, *plain) in self.pairs(40):
             assert windows[0] == plain[0]
             assert len(windows[1]) == len(plain[1])
 
 
-class TestClozes:
-    def test_share_of_the_draws(self, documents, tokenizer):
+class TestSalientSpanMasking:
+    def test_probability_is_the_frequency_of_masked_spans(self, documents, tokenizer):
         examples, index = take(documents, np.arange(64)), np.arange(64)
 
-        def clozes(share, epoch):
-            rows = SalientSpanMasking(48, 0, probability=share, tokenizer=tokenizer)(examples, epoch, index)
-            return [row for row in rows_of(make_micro_batches(rows, BatchShape(64))) if row.count(MASK_ID) == 3]
+        def sequences(objective, epoch):
+            return rows_of([objective(examples, epoch, index).pad(index)])
 
-        plain = rows_of(make_micro_batches(SpanCorruption(48, 0)(examples, 2, index), BatchShape(64)))
-        assert (
-            rows_of(
-                make_micro_batches(
-                    SalientSpanMasking(48, 0, probability=0, tokenizer=tokenizer)(examples, 2, index), BatchShape(64)
-                )
-            )
-            == plain
-        )
-        assert len(clozes(1, 2)) > 50  # those that have a name
-        assert 0.3 < np.mean([len(clozes(0.5, epoch)) for epoch in range(20)]) / len(clozes(1, 2)) < 0.7
-        assert clozes(1, 2) == clozes(1, 2) != clozes(1, 3)
+        def masked(probability, epoch):
+            objective = SalientSpanMasking(48, 0, probability=probability, tokenizer=tokenizer)
+            return [ids for ids in sequences(objective, epoch) if ids.count(MASK_ID) == 3]
 
-    def test_the_other_draws_go_otherwise(self, documents, tokenizer):
+        never = SalientSpanMasking(48, 0, probability=0, tokenizer=tokenizer)
+        assert sequences(never, 2) == sequences(SpanCorruption(48, 0), 2)
+        assert len(masked(1, 2)) > 50  # the documents with a name
+        assert 0.3 < np.mean([len(masked(0.5, epoch)) for epoch in range(20)]) / len(masked(1, 2)) < 0.7
+        assert masked(1, 2) == masked(1, 2) != masked(1, 3)
+
+    def test_the_other_draws_use_the_fallback(self, documents, tokenizer):
         examples, index = take(documents, np.arange(64)), np.arange(64)
         for other in (RandomWindow(SpanCorruption(48, 0), tokenizer), SpanCorruption(48, 0, num_spans=2)):
             mixed = SalientSpanMasking(48, 0, probability=0.5, fallback=other, tokenizer=tokenizer)(examples, 1, index)
-            clozes = SalientSpanMasking(48, 0, probability=1.0, tokenizer=tokenizer)(examples, 1, index)
-            rows = [part.join(index)["input_ids"] for part in (mixed, clozes, other(examples, 1, index))]
-            texts = [[tokenizer.decode(row[row != PAD_ID]) for row in part] for part in rows]
-            is_cloze = [a == b for a, b, _ in zip(*texts, strict=True)]
-            assert all(one or a == c for one, a, _, c in zip(is_cloze, *texts, strict=True))
-            assert 0.2 < np.mean(is_cloze) < 0.8
+            always = SalientSpanMasking(48, 0, probability=1.0, tokenizer=tokenizer)(examples, 1, index)
+            padded = [part.pad(index)["input_ids"] for part in (mixed, always, other(examples, 1, index))]
+            texts = [[tokenizer.decode(row[row != PAD_ID]) for row in part] for part in padded]
+            is_masked = [a == b for a, b, _ in zip(*texts, strict=True)]
+            assert all(one or a == c for one, a, _, c in zip(is_masked, *texts, strict=True))
+            assert 0.2 < np.mean(is_masked) < 0.8
 
-    def test_numbers_and_long_contexts_can_be_left_out(self, tokenizer):
-        """Of "Ada. born in 1815 and in London, ..." without numbers and context only the place is asked."""
+    def test_numbers_and_max_context(self, tokenizer):
         texts = datasets.Dataset.from_dict({"text": ["Ada. she was born in 1815 and in London, as was said"]})
         examples, index = take(encode_documents(texts, tokenizer), np.array([0])), np.array([0])
 
-        def rows(**options):
+        def masked(**options):
             objective = SalientSpanMasking(48, 0, tokenizer=tokenizer, probability=1.0, **options)
-            return {
-                tokenizer.decode(objective(examples, epoch, index).join(index)["input_ids"][0]) for epoch in range(60)
-            }
+            rows = [objective(examples, epoch, index).pad(index)["input_ids"][0] for epoch in range(60)]
+            return [tokenizer.decode(row).split(MASK) for row in rows]
 
-        assert {row.split(MASK)[2] for row in rows()} == {"1815", "London"}
-        assert {row.split(MASK)[2] for row in rows(numbers=False)} == {"London"}
-        contexts = {tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1))}
+        assert {span for _, _, span, _ in masked()} == {"1815", "London"}
+        assert {span for _, _, span, _ in masked(numbers=False)} == {"London"}
+        contexts = {(before, after) for before, after, *_ in masked(numbers=False, max_context=(3, 1))}
         short = {(f"Ada. {before}", after) for before in ("", " ", "n ", "in ") for after in ("", ",")}
         assert contexts == short
-        both = {
-            tuple(row.split(MASK)[:2]) for row in rows(numbers=False, max_context=(3, 1), long_context_probability=0.5)
-        }
+        both = masked(numbers=False, max_context=(3, 1), long_context_probability=0.5)
+        both = {(before, after) for before, after, *_ in both}
         assert max(len(before) for before, _ in both) == len("Ada. ") + 24
         assert {len(after) for _, after in both} == {0, 1, 2, 3, 4}
         assert contexts & both
 
-    def test_what_is_sought_is_asked_for_more_often(self, tokenizer):
+    def test_the_spans_of_the_policy_are_masked_more_often(self, tokenizer):
         texts = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and London"] * 400})
         examples, index = take(encode_documents(texts, tokenizer), np.arange(400)), np.arange(400)
 
-        def share_of_bath(answers=(), policy_probability=1.0):
+        def frequency_of_bath(answers=(), policy_probability=1.0):
             options = {"policy": AnswerPolicy(answers, tokenizer), "policy_probability": policy_probability}
-            rows = SalientSpanMasking(48, 0, tokenizer=tokenizer, probability=1.0, **options)(examples, 0, index)
-            asked = [tokenizer.decode(row).split(MASK)[2] for row in rows.join(index)["input_ids"]]
-            assert set(asked) <= {"London", "Bath"}
-            return asked.count("Bath") / 400
+            objective = SalientSpanMasking(48, 0, tokenizer=tokenizer, probability=1.0, **options)
+            rows = objective(examples, 0, index).pad(index)["input_ids"]
+            masked = [tokenizer.decode(row).split(MASK)[2] for row in rows]
+            assert set(masked) <= {"London", "Bath"}
+            return masked.count("Bath") / 400
 
-        assert share_of_bath() == pytest.approx(1 / 3, abs=0.07)
-        assert share_of_bath(["Bath", "Bat", "ath", "London, Bath"]) == 1.0
-        assert share_of_bath(["Bath"], policy_probability=0.7) == pytest.approx(0.8, abs=0.07)
-        assert share_of_bath(["", "Lon", "\u2603"]) == share_of_bath()
-
-
-def pieces_of(*rows: tuple[list[int], list[int], int]) -> Segments:
-    """Pieces of rows of (starts, lengths, first label)."""
-    return Segments(*(np.array(part) for part in zip(*rows, strict=True)))
+        assert frequency_of_bath() == pytest.approx(1 / 3, abs=0.07)
+        assert frequency_of_bath(["Bath", "Bat", "ath", "London, Bath"]) == 1.0
+        assert frequency_of_bath(["Bath"], policy_probability=0.7) == pytest.approx(0.8, abs=0.07)
+        assert frequency_of_bath(["", "Lon", "\u2603"]) == frequency_of_bath()
 
 
-class TestRows:
-    """Of the tokens 10 to 17 the row 11 12 ⁇ 15 16 17, learnt from its ⁇ on, and the row 10, all of it learnt."""
-
-    rows = SegmentedSequences(np.arange(10, 18), pieces_of(([1, -1, 5], [2, 1, 3], 2), ([0, 0, 0], [1, 0, 0], 0)))
-
-    def test_are_joined_in_any_order_and_padded(self):
-        batch = self.rows.join(np.array([1, 0]), pad_to_multiple_of=4)
-        assert batch["input_ids"].tolist() == [[10, 0, 0, 0, 0, 0, 0, 0], [11, 12, 1, 15, 16, 17, 0, 0]]
-        assert batch["labels"].tolist() == [[10] + [-100] * 7, [-100, -100, 1, 15, 16, 17, -100, -100]]
-        assert self.rows.join(np.array([0]))["input_ids"].shape == (1, 6)
-
-    def test_are_joined_one_after_the_other(self):
-        batch = self.rows.join_flat(np.array([0, 1]), pad_to_multiple_of=5)
-        assert batch["input_ids"].tolist() == [[11, 12, 1, 15, 16, 17, 10, 0, 0, 0]]
-        assert batch["labels"].tolist() == [[-100, -100, 1, 15, 16, 17] + [-100] * 4]
-        assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0, 0, 1, 2]]
-        assert self.rows.join_flat(np.array([0, 1]))["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 0]]
-
-    def test_of_several_sources_are_stacked(self):
-        other = SegmentedSequences(np.array([20, 21]), pieces_of(([-1, 1], [1, 1], 1)))
-        batch = stack_sequences([self.rows, other, self.rows]).join(np.arange(5))
-        ours = [[11, 12, 1, 15, 16, 17], [10, 0, 0, 0, 0, 0]]
-        assert batch["input_ids"].tolist() == [*ours, [1, 21, 0, 0, 0, 0], *ours]
-        assert batch["labels"][2].tolist() == [-100, 21, -100, -100, -100, -100]
-
-
-def test_sequences_are_read_from_any_part_of_a_table():
-    table = TokenSequences(np.arange(1, 7), np.array([0, 1, 3, 3, 6])).to_table()
-    assert table["input_ids"].to_pylist() == [[1], [2, 3], [], [4, 5, 6]]
-    part = TokenSequences.from_table(table.slice(1, 3))
-    assert (part.token_ids.tolist(), part.offsets.tolist()) == ([2, 3, 4, 5, 6], [0, 2, 2, 5])
-    assert part.lengths.tolist() == [2, 0, 3]
-
-
-def test_every_example_has_a_row_of_its_own():
+def test_an_example_without_masking_is_one_segment():
     examples = TokenSequences(np.array([5, 6, 1, 7, 1, 8, 1, 9, 1]), np.array([0, 5, 9]))
-    for objective, learnt_from in ((NextTokenPrediction(), [0, 0]), (QuestionAnswering(), [2, 1])):
-        ids, (starts, lengths, first_label) = objective(examples, 0, np.arange(2))
+    for objective, labels_from in ((NextTokenPrediction(), [0, 0]), (QuestionAnswering(), [2, 1])):
+        ids, starts, lengths, first_label = objective(examples, 0, np.arange(2))
         assert ids is examples.token_ids
-        assert (starts.tolist(), lengths.tolist(), first_label.tolist()) == ([[0], [5]], [[5], [4]], learnt_from)
+        assert (starts.tolist(), lengths.tolist(), first_label.tolist()) == ([[0], [5]], [[5], [4]], labels_from)
 
 
-class TestByHand:
-    """What the docstrings say, one document at a time and on strings."""
+class TestReference:
+    """The same on strings, one document at a time."""
 
     BLOCK, SEED = 48, 3
 
@@ -233,11 +188,11 @@ class TestByHand:
         tokenizer = build_corpus_tokenizer(dataset, self.BLOCK)
         return take(encode_documents(dataset, tokenizer), np.arange(len(texts))), tokenizer
 
-    def decode(self, rows, tokenizer):
-        order = np.arange(len(rows.pieces.starts))
-        return [tokenizer.decode(row[row != PAD_ID]) for row in rows.join(order)["input_ids"]]
+    def decode(self, sequences, tokenizer):
+        order = np.arange(len(sequences.lengths))
+        return [tokenizer.decode(row[row != PAD_ID]) for row in sequences.pad(order)["input_ids"]]
 
-    def cloze(self, text, draws, max_context):
+    def mask(self, text, draws, max_context):
         title = text[: text.find(". ") + 2] if ". " in text else ""
         names = list(re.finditer(r"[A-Z]\w+", text[len(title) :]))
         if not names:
@@ -249,7 +204,7 @@ class TestByHand:
         num_after = int(draws[3] * (min(len(after), room - num_before, max_context[1]) + 1))
         return f"{title}{before[len(before) - num_before :]}{MASK}{after[:num_after]}{MASK}{name[0]}{MASK}"
 
-    def test_a_row_is_a_cloze_or_else_goes_otherwise(self):
+    def test_salient_span_masking(self):
         texts = ["Ada. she was born in London, and saw Rome and Oslo too", "Bo. no name", "in Bath", "Cy. a Kiel"] * 20
         examples, tokenizer = self.encode(texts)
         index = np.arange(len(texts)) * 7
@@ -261,18 +216,18 @@ class TestByHand:
                 self.BLOCK, self.SEED, tokenizer=tokenizer, probability=0.6, long_context_probability=0.3, **options
             )
             expected = []
-            for text, draw, otherwise in zip(texts, draws, plain, strict=True):
-                cloze = self.cloze(text, draw, (24, 4) if draw[4] < 0.3 else short)
-                expected.append(cloze if cloze and draw[0] < 0.6 else otherwise)
+            for text, draw, corrupted in zip(texts, draws, plain, strict=True):
+                masked = self.mask(text, draw, (24, 4) if draw[4] < 0.3 else short)
+                expected.append(masked if masked and draw[0] < 0.6 else corrupted)
             assert self.decode(objective(examples, 2, index), tokenizer) == expected
-        assert 20 < sum(row.count(MASK) == 3 for row in expected) < 60
+        assert 20 < sum(text.count(MASK) == 3 for text in expected) < 60
         always = self.decode(
             SalientSpanMasking(self.BLOCK, self.SEED, tokenizer=tokenizer, probability=1.0)(examples, 2, index),
             tokenizer,
         )
-        assert always == [self.cloze(t, d, (48, 48)) or p for t, d, p in zip(texts, draws, plain, strict=True)]
+        assert always == [self.mask(t, d, (48, 48)) or p for t, d, p in zip(texts, draws, plain, strict=True)]
 
-    def test_a_window_leaves_out_what_follows_the_title(self):
+    def test_a_window_skips_what_follows_the_title(self):
         class Seen:
             block_size, seed = self.BLOCK, self.SEED
 
@@ -280,25 +235,28 @@ class TestByHand:
                 ids, offsets = examples
                 return [tokenizer.decode(ids[a:b]) for a, b in pairwise(offsets.tolist())], epoch, index
 
-        letters = "abcdefghijklmnopqrstuvwxyz"
-        texts = [f"Ada. {letters}{letters}", "Bo. x", letters + letters, f"{letters}{letters} z. x", "a" * 42, "b" * 43]
+        alphabet = "abcdefghijklmnopqrstuvwxyz"
+        texts = [
+            f"Ada. {alphabet}{alphabet}",
+            "Bo. x",
+            alphabet + alphabet,
+            f"{alphabet}{alphabet} z. x",
+            "a" * 42,
+            "b" * 43,
+        ]
         examples, tokenizer = self.encode(texts * 20)
         index = np.arange(len(texts) * 20) + 5
         seen, epoch, same_index = RandomWindow(Seen(), tokenizer)(examples, 4, index)
         expected = []
         for text, draw in zip(texts * 20, uniform_draws(self.SEED + 2, 4, index, 1)[:, 0], strict=True):
             title = text.find(". ") + 2 if ". " in text else 0
-            left_out = int(draw * (max(len(text) - max(42, title), 0) + 1))  # 42 is 7/8 of the block
-            expected.append(text[:title] + text[title + left_out :])
+            skipped = int(draw * (max(len(text) - max(42, title), 0) + 1))  # 42 is 7/8 of the block
+            expected.append(text[:title] + text[title + skipped :])
         assert seen == expected
-        assert len({len(text) for text in seen[5::6]}) == 2  # one character too many is left out or not
+        assert len({len(text) for text in seen[5::6]}) == 2  # either 0 or 1 character is skipped
         assert epoch == 4
         assert same_index is index
 
-    def test_a_vocabulary_without_stops_has_no_titles(self):
-        examples, tokenizer = self.encode(["Ada", "Bo"])
-        assert SpanFinder(tokenizer).find_titles(examples).tolist() == [0, 0]
-
-    def test_a_block_without_room_is_an_error(self):
+    def test_a_context_without_room_is_an_error(self):
         with pytest.raises(ValueError, match="block_size 4"):
             SpanCorruption(4, 0)

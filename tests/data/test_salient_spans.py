@@ -1,4 +1,4 @@
-"""Clozes: what counts as salient, and what is cut around it."""
+"""What counts as a salient span, and what is kept around a masked one."""
 
 import re
 
@@ -18,31 +18,27 @@ from hf_mingpt.data.salient_spans import (
     hash_runs,
     mask_spans,
 )
-from hf_mingpt.data.sequences import join_segments, stack_segments
+from hf_mingpt.data.sequences import TokenSequences, stack_sequences
 from hf_mingpt.data.span_corruption import Spans, move_spans
-from hf_mingpt.tokenization_mingpt import MASK_ID, PAD_ID
 
-from .test_span_corruption import ids
+from .texts import MARKS, documents_of, ids, texts_of
 
-KINDS = CharacterClasses.of([chr(i) if i > 1 else " " for i in range(0x180)])
-
-
-def flatten(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    return ids("".join(texts)), np.concatenate(([0], np.cumsum([len(text) for text in texts])))
+CLASSES = CharacterClasses.of([*MARKS, *map(chr, range(2, 0x180))])
 
 
-def titles_and_spans(texts: list[str], *, numbers: bool = True):
-    flat, offsets = flatten(texts)
-    title_end = (ord("."), ord(" "))
-    titles = find_titles(flat, offsets, kinds=KINDS, title_end=title_end)
-    return titles, find_salient_spans(flat, offsets, titles, kinds=KINDS, title_end=title_end, numbers=numbers)
+def spans_of(*texts: str, numbers: bool = True) -> SalientSpans:
+    return find_salient_spans(documents_of(texts), CLASSES, numbers=numbers)
+
+
+def titles_of(*texts: str) -> list[int]:
+    return find_titles(documents_of(texts), CLASSES).tolist()
 
 
 def salient(text: str, *others: str, numbers: bool = True) -> list[str]:
-    """The salient spans of `text`, as strings, where it stands before and behind the others."""
+    """The salient spans of `text`, as strings, when the others follow it and when they precede it."""
     found = []
     for texts, place in (([text, *others], 0), ([*others, text], len(others))):
-        _, (starts, lengths, offsets) = titles_and_spans(texts, numbers=numbers)
+        _, _, starts, lengths, offsets = spans_of(*texts, numbers=numbers)
         joined, its = "".join(texts), slice(offsets[place], offsets[place + 1])
         found.append([joined[a : a + n] for a, n in zip(starts[its], lengths[its], strict=True)])
     assert found[0] == found[1]
@@ -66,9 +62,9 @@ class TestSalientSpans:
             (" .,", []),
         ],
     )
-    def test_are_what_the_title_does_not_say(self, text, expected):
+    def test_are_names_and_numbers_that_the_title_lacks(self, text, expected):
         assert salient(text) == expected
-        for other in ("Bob. X", "Bob", "Paris. ", "Ada "):  # what stands beside it in the array is no matter
+        for other in ("Bob. X", "Bob", "Paris. ", "Ada "):  # the neighbors in the array make no difference
             assert salient(text, other) == expected
 
     @pytest.mark.parametrize(
@@ -76,7 +72,7 @@ class TestSalientSpans:
         [
             ("Ada. 26 May 1840 Rome", ["Rome"]),
             ("Ada. May 26, 1840, Rome", ["Rome"]),
-            ("Ada. in May of 1840", ["May"]),  # no day beside it
+            ("Ada. in May of 1840", ["May"]),  # no day of the month beside it
             ("Ada. at 26, May Street", ["May Street"]),
         ],
     )
@@ -84,10 +80,12 @@ class TestSalientSpans:
         assert salient(text, numbers=False) == expected
 
     def test_documents_that_touch_stay_apart(self):
-        titles, spans = titles_and_spans(["Ada", "Bob. in Rome", " Paris", "Eve. x."])
-        assert titles.tolist() == [0, 5, 0, 5]
+        spans = spans_of("Ada", "Bob. in Rome", " Paris", "Eve. x.")
+        assert spans.titles.tolist() == [0, 5, 0, 5]
         assert spans.offsets.tolist() == [0, 1, 2, 3, 3]
         assert spans.lengths.tolist() == [3, 4, 5]
+        assert spans.counts.tolist() == [1, 1, 1, 0]
+        assert spans.document.tolist() == [0, 1, 2]
 
     @pytest.mark.parametrize(
         ("text", "title"),
@@ -102,52 +100,60 @@ class TestSalientSpans:
             (". X", ". "),
         ],
     )
-    def test_the_dot_of_an_initial_ends_no_title(self, text, title):
-        for before in ("", "B", "Bo", "B."):  # in the array, where it is no matter
-            assert titles_and_spans([before, text])[0][1] == len(title)
+    def test_the_stop_of_an_initial_ends_no_title(self, text, title):
+        for before in ("", "B", "Bo", "B."):  # the document before it makes no difference
+            assert titles_of(before, text)[1] == len(title)
 
     def test_a_title_does_not_end_in_the_next_document(self):
-        assert titles_and_spans(["Ada.", " Bob. x"])[0].tolist() == [0, 6]
+        assert titles_of("Ada.", " Bob. x") == [0, 6]
+
+
+def spans_with(offsets: np.ndarray) -> SalientSpans:
+    """One-token spans of documents that have nothing else."""
+    number = int(offsets[-1])
+    documents = TokenSequences(np.zeros(number, int), offsets)
+    return SalientSpans(documents, np.zeros(len(offsets) - 1, int), np.arange(number), np.ones(number, int), offsets)
 
 
 class TestChoice:
-    spans = SalientSpans(np.arange(6), np.ones(6, int), np.array([0, 3, 3, 6]))  # of three documents
-    sought = np.array([0, 0, 1, 0, 0, 0], bool)
+    spans = spans_with(np.array([0, 3, 3, 6]))  # of three documents
+    answer_like = np.array([0, 0, 1, 0, 0, 0], bool)
 
     @pytest.mark.parametrize(
         ("draw", "expected"),
         [(0.1, [2, 3]), (0.69, [2, 5]), (0.75, [0, 5]), (0.81, [1, 5]), (0.99, [2, 5])],
     )
     def test_literal(self, draw, expected):
-        chosen = choose_spans(self.spans, self.sought, np.full(3, draw), policy_probability=0.7)
-        assert chosen[[0, 2]].tolist() == expected  # the second has none
+        chosen = choose_spans(self.spans, self.answer_like, np.full(3, draw), policy_probability=0.7)
+        assert chosen[[0, 2]].tolist() == expected  # the second document has no span
 
-    @pytest.mark.parametrize(("share", "expected"), [(0.0, 1 / 3), (0.5, 2 / 3), (1.0, 1.0)])
-    def test_seeks_as_often_as_it_is_told(self, share, expected):
+    @pytest.mark.parametrize(("probability", "expected"), [(0.0, 1 / 3), (0.5, 2 / 3), (1.0, 1.0)])
+    def test_policy_probability_is_the_frequency_of_its_choice(self, probability, expected):
         number = 30_000
-        spans = SalientSpans(np.arange(3 * number), np.ones(3 * number, int), np.arange(0, 3 * number + 1, 3))
-        sought = np.tile([False, True, False], number)
-        chosen = choose_spans(spans, sought, np.random.default_rng(0).random(number), policy_probability=share)
-        places = np.bincount(chosen % 3, minlength=3) / number
-        np.testing.assert_allclose(places, [(1 - expected) / 2, expected, (1 - expected) / 2], atol=0.01)
+        spans = spans_with(np.arange(0, 3 * number + 1, 3))
+        answer_like = np.tile([False, True, False], number)
+        draws = np.random.default_rng(0).random(number)
+        chosen = choose_spans(spans, answer_like, draws, policy_probability=probability)
+        frequencies = np.bincount(chosen % 3, minlength=3) / number
+        np.testing.assert_allclose(frequencies, [(1 - expected) / 2, expected, (1 - expected) / 2], atol=0.01)
 
     @given(
         st.lists(st.lists(st.booleans(), max_size=4), min_size=1, max_size=6),
         st.floats(0, 1),
         st.floats(0, 1, exclude_max=True),
     )
-    def test_is_of_the_document(self, documents, share, draw):
+    def test_is_a_span_of_its_document(self, documents, probability, draw):
         offsets = np.append(0, np.cumsum([len(document) for document in documents]))
-        sought = np.array([flag for document in documents for flag in document], bool)
-        spans = SalientSpans(np.arange(len(sought)), np.ones(len(sought), int), offsets)
-        chosen = choose_spans(spans, sought, np.full(len(documents), draw), policy_probability=share)
+        answer_like = np.array([flag for document in documents for flag in document], bool)
+        draws = np.full(len(documents), draw)
+        chosen = choose_spans(spans_with(offsets.astype(int)), answer_like, draws, policy_probability=probability)
         for document, flags in enumerate(documents):
             if flags:
                 assert offsets[document] <= chosen[document] < offsets[document + 1]
-                assert sought[chosen[document]] or draw >= share or not any(flags)
+                assert answer_like[chosen[document]] or draw >= probability or not any(flags)
 
 
-def test_equal_runs_have_equal_hashes_and_others_have_not():
+def test_equal_runs_have_equal_hashes_and_others_do_not():
     flat = ids("Rome, Oslo, Rome, emoR, Rom")
     starts, lengths = np.array([0, 6, 12, 18, 24]), np.array([4, 4, 4, 4, 3])
     hashes = hash_runs(flat, starts, lengths)
@@ -156,26 +162,20 @@ def test_equal_runs_have_equal_hashes_and_others_have_not():
     assert hash_runs(flat, starts, lengths, np.arange(5))[0] != hash_runs(flat, starts, lengths, np.arange(5))[2]
 
 
-class TestClozes:
+class TestMaskSpans:
     text = "Ada Byron. Ada was born in London ."
 
-    def cloze(self, draws, text: str = text, block_size: int = 48, max_context=(99, 99)) -> tuple[str, bool]:
-        flat, offsets = flatten([text])
-        titles, spans = titles_and_spans([text])
+    def mask(self, draws, text: str = text, block_size: int = 48, max_context=(99, 99)) -> tuple[str, bool]:
+        spans = spans_of(text)
         chosen = choose_spans(spans, np.zeros(len(spans.starts), bool), np.array(draws[:1]), policy_probability=0.5)
-        pieces, possible = mask_spans(
-            offsets,
-            titles,
-            spans,
-            chosen,
-            np.array([draws[1:]]),
-            block_size=block_size,
-            max_context=np.array([max_context]),
+        sequences, (possible,) = mask_spans(
+            spans, chosen, np.array([draws[1:]]), block_size=block_size, max_context=np.array([max_context])
         )
-        (row,) = join_segments(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
-        assert not possible[0] or pieces.first_label[0] == np.flatnonzero(row == MASK_ID)[1]
-        assert len(row) <= block_size or not possible[0]
-        return "".join("⁇" if i == MASK_ID else chr(i) for i in row), bool(possible[0])
+        (masked,) = texts_of(sequences)
+        if possible:
+            assert masked.split("⁇", 2)[2] == masked[sequences.first_label[0] + 1 :]  # behind the second MASK
+            assert len(masked) <= block_size
+        return masked, bool(possible)
 
     @pytest.mark.parametrize(
         ("draws", "expected"),
@@ -187,74 +187,61 @@ class TestClozes:
         ],
     )
     def test_literal(self, draws, expected):
-        assert self.cloze(draws) == (expected, True)
+        assert self.mask(draws) == (expected, True)
 
-    def test_fills_the_block_at_most(self):
-        assert self.cloze([0.9, 0.99, 0.99], block_size=24) == ("Ada Byron.  in ⁇⁇London⁇", True)
-        assert not self.cloze([0.9, 0.99, 0.99], block_size=19)[1]
+    def test_fits_the_context_length(self):
+        assert self.mask([0.9, 0.99, 0.99], block_size=24) == ("Ada Byron.  in ⁇⁇London⁇", True)
+        assert not self.mask([0.9, 0.99, 0.99], block_size=19)[1]
 
-    def test_keeps_no_more_context_than_is_allowed(self):
-        row, _ = self.cloze([0.9, 0.99, 0.99], max_context=(8, 0))
-        assert row == "Ada Byron. born in ⁇⁇London⁇"
+    def test_keeps_no_more_context_than_max_context(self):
+        masked, _ = self.mask([0.9, 0.99, 0.99], max_context=(8, 0))
+        assert masked == "Ada Byron. born in ⁇⁇London⁇"
 
     def test_needs_a_salient_span(self):
-        assert not self.cloze([0.5, 0.5, 0.5], "Ada. no names here")[1]
+        assert not self.mask([0.5, 0.5, 0.5], "Ada. no names here")[1]
 
     @given(st.text(st.sampled_from("Ab. 1-Z,"), min_size=1, max_size=150), st.tuples(*[st.floats(0, 0.999)] * 3))
-    def test_is_cut_from_the_document(self, text, draws):
-        row, possible = self.cloze(list(draws), text, block_size=64)
+    def test_is_a_part_of_the_document(self, text, draws):
+        masked, possible = self.mask(list(draws), text, block_size=64)
         if possible:
-            context, after, span, end = row.split("⁇")
+            context, after, span, end = masked.split("⁇")
             assert end == ""
-            stop = re.search(r"(?<![^A-Za-z0-9\-][A-Z])(?<!^[A-Z])\. ", text)  # of no initial
+            stop = re.search(r"(?<![^A-Za-z0-9\-][A-Z])(?<!^[A-Z])\. ", text)  # not that of an initial
             title = text[: stop.end()] if stop else ""
             assert context.startswith(title)
             assert context[len(title) :] + span + after in text
             assert span in salient(text)
 
 
-def test_rows_of_different_documents_stack():
-    first = move_spans(np.array([0]), Spans(np.array([4]), np.array([[1]]), np.array([[2]])))
-    second, _ = mask_spans(
-        *flatten(["a. b Cd"])[1:],
-        *titles_and_spans(["a. b Cd"]),
-        np.array([0]),
-        np.zeros((1, 2)),
-        block_size=48,
-        max_context=np.array([[9, 9]]),
-    )
-    rows = stack_segments([first, second.shift(4)])
-    joined = join_segments(ids("wxyz" + "a. b Cd"), rows, mask_id=MASK_ID, pad_id=PAD_ID)
-    np.testing.assert_array_equal(joined, [ids("w⁇z⁇xy□□"), ids("a. ⁇⁇Cd⁇")])
+def test_masked_spans_and_corrupted_spans_stack():
+    corrupted = move_spans(documents_of(["wxyz"]), Spans(np.array([4]), np.array([[1]]), np.array([[2]])))
+    draws, max_context = np.zeros((1, 2)), np.array([[9, 9]])
+    masked, _ = mask_spans(spans_of("a. b Cd"), np.array([0]), draws, block_size=48, max_context=max_context)
+    assert texts_of(stack_sequences([corrupted, masked])) == ["w⁇z⁇xy□□", "a. ⁇⁇Cd⁇"]
 
 
 class TestSeveralDocuments:
-    """What is worked out by hand for documents that stand behind others in the array."""
+    """Expected by hand, for documents behind others in the array."""
 
     texts = ("Eve. saw Rome .", "no name", "Ada Byron. Ada was born in London .", "at Bath, so")
 
-    def rows(self, draws, *, block_size: int = 48, max_context=(99, 99)) -> list[str | None]:
-        flat, offsets = flatten(list(self.texts))
-        titles, spans = titles_and_spans(list(self.texts))
+    def mask(self, draws, *, block_size: int = 48, max_context=(99, 99)) -> list[str | None]:
         number = len(self.texts)
-        pieces, possible = mask_spans(
-            offsets,
-            titles,
-            spans,
-            np.array([0, 0, 1, 2]),  # Rome, what there is not, London, Bath
+        sequences, possible = mask_spans(
+            spans_of(*self.texts),
+            np.array([0, 0, 1, 2]),  # Rome, nothing, London, Bath
             np.array(draws) if np.ndim(draws) > 1 else np.array([draws] * number),
             block_size=block_size,
             max_context=np.array(max_context) if np.ndim(max_context) > 1 else np.array([max_context] * number),
         )
-        rows = join_segments(flat, pieces, mask_id=MASK_ID, pad_id=PAD_ID)
-        texts = ["".join("⁇" if i == MASK_ID else chr(i) for i in row if i != PAD_ID) for row in rows]
-        for text, first, its in zip(texts, pieces.first_label, possible, strict=True):
-            assert not its or [place for place, character in enumerate(text) if character == "⁇"][1] == first
+        texts = [text.rstrip("□") for text in texts_of(sequences)]
+        for text, first, its in zip(texts, sequences.first_label, possible, strict=True):
+            assert not its or text.split("⁇", 2)[2] == text[first + 1 :]
         return [text if its else None for text, its in zip(texts, possible, strict=True)]
 
     def test_spans(self):
-        titles, spans = titles_and_spans(list(self.texts))
-        assert titles.tolist() == [5, 0, 11, 0]
+        spans = spans_of(*self.texts)
+        assert spans.titles.tolist() == [5, 0, 11, 0]
         assert spans.starts.tolist() == [9, 49, 60]
         assert spans.lengths.tolist() == [4, 6, 4]
         assert spans.offsets.tolist() == [0, 1, 1, 2, 3]
@@ -277,25 +264,25 @@ class TestSeveralDocuments:
         ],
     )
     def test_context_before_and_after(self, draws, options, expected):
-        first, none, *others = self.rows(draws, **options)
+        first, none, *others = self.mask(draws, **options)
         assert none is None
         assert [first, *others] == expected
 
 
-class TestChoiceByHand:
-    """Two documents with the spans 0 to 2, of which 0 and 2 are sought, and 3 to 7, none sought; a third has none."""
+class TestChoiceOfSeveralDocuments:
+    """Spans 0 to 2, of which 0 and 2 are answer-like, in one document; 3 to 7 in another; none in the last."""
 
-    spans = SalientSpans(np.arange(8), np.ones(8, int), np.array([0, 3, 8, 8]))
-    sought = np.array([1, 0, 1, 0, 0, 0, 0, 0], bool)
+    spans = spans_with(np.array([0, 3, 8, 8]))
+    answer_like = np.array([1, 0, 1, 0, 0, 0, 0, 0], bool)
 
     @pytest.mark.parametrize(
-        ("draw", "share", "expected"),
+        ("draw", "probability", "expected"),
         [
             (0.1, 0.6, [0, 3]),
             (0.29, 0.6, [0, 4]),
             (0.31, 0.6, [2, 4]),
             (0.59, 0.6, [2, 5]),
-            (0.61, 0.6, [0, 6]),  # the rest of the draws is spread over all three
+            (0.61, 0.6, [0, 6]),  # the other draws are spread over all three
             (0.75, 0.6, [1, 6]),
             (0.9, 0.6, [2, 7]),
             (0.99, 1.0, [2, 7]),
@@ -304,39 +291,51 @@ class TestChoiceByHand:
             (np.nextafter(1, 0), 0.1, [2, 7]),
         ],
     )
-    def test_literal(self, draw, share, expected):
+    def test_literal(self, draw, probability, expected):
         with np.errstate(all="raise"):
-            chosen = choose_spans(self.spans, self.sought, np.full(3, draw), policy_probability=share)
+            chosen = choose_spans(self.spans, self.answer_like, np.full(3, draw), policy_probability=probability)
         assert chosen[:2].tolist() == expected
 
-    def test_each_document_has_its_draw(self):
-        chosen = choose_spans(self.spans, self.sought, np.array([0.31, 0.9, 0.5]), policy_probability=0.6)
+    def test_each_document_has_its_own_draw(self):
+        chosen = choose_spans(self.spans, self.answer_like, np.array([0.31, 0.9, 0.5]), policy_probability=0.6)
         assert chosen[:2].tolist() == [2, 7]
 
-    def test_there_may_be_none_at_all(self):
-        spans = SalientSpans(np.zeros(0, int), np.zeros(0, int), np.zeros(3, int))
-        assert len(choose_spans(spans, np.zeros(0, bool), np.array([0.1, 0.9]), policy_probability=0.5)) == 2
+    def test_documents_without_any_span(self):
+        assert (
+            len(
+                choose_spans(
+                    spans_with(np.zeros(3, int)), np.zeros(0, bool), np.array([0.1, 0.9]), policy_probability=0.5
+                )
+            )
+            == 2
+        )
 
 
-def test_words_are_found_with_what_they_follow():
-    flat, offsets = flatten(["Ada B. a-b  c'd", "e f", " g", "h"])
-    words = find_words(flat, offsets, kinds=KINDS, space_id=ord(" "))
+def test_words_and_whether_they_follow_another():
+    words = find_words(documents_of(["Ada B. a-b  c'd", "e f", " g", "h"]), CLASSES)
     joined = "Ada B. a-b  c'de f gh"
     found = [joined[start:end] for start, end in zip(words.starts, words.ends, strict=True)]
     assert found == ["Ada", "B", "a-b", "c'd", "e", "f", "g", "h"]
     assert words.document.tolist() == [0, 0, 0, 0, 1, 1, 2, 3]
     assert words.follows.tolist() == [False, True, False, False, False, True, False, False]
-    assert len(find_words(flat[:0], np.zeros(2, int), kinds=KINDS, space_id=32).follows) == 0
+    assert len(find_words(documents_of([""]), CLASSES).follows) == 0
 
 
-def test_kinds_of_letters():
-    word, upper, digit = CharacterClasses.of("aB7-'’ .É")
+def test_character_classes():
+    word, upper, digit, stop_id, space_id = CharacterClasses.of("aB7-'’ .É")
     assert word.tolist() == [True] * 6 + [False, False, True]
     assert np.flatnonzero(upper).tolist() == [1, 8]
     assert np.flatnonzero(digit).tolist() == [2]
+    assert (stop_id, space_id) == (7, 6)
 
 
-def test_a_hash_is_the_sum_of_the_bits_of_place_and_token():
+def test_a_vocabulary_without_stops_has_no_titles():
+    classes = CharacterClasses.of(["□", "⁇", " ", "A"])
+    assert (classes.stop_id, classes.space_id) == (0, 2)
+    assert find_titles(TokenSequences(np.array([3, 2, 3]), np.array([0, 3])), classes).tolist() == [0]
+
+
+def test_a_hash_is_the_sum_of_the_bits_of_position_and_token():
     flat = ids("xRomeRo")
     hashes = hash_runs(flat, np.array([1, 5]), np.array([4, 2]), np.array([7, 9]))
     for found, owner, run in zip(hashes.tolist(), (7, 9), ("Rome", "Ro"), strict=True):
@@ -348,7 +347,7 @@ def test_a_hash_is_the_sum_of_the_bits_of_place_and_token():
 
 
 class TestTitleAndName:
-    """What a title, and the start of a sentence, do to a name."""
+    """Names at the start of a sentence, and names that the title has."""
 
     @pytest.mark.parametrize(
         ("text", "expected"),

@@ -7,7 +7,6 @@ from hf_mingpt.evaluation.report import (
     build_report,
     calibration_error,
     calibration_metrics,
-    draw_calibration,
     find_biographies,
     format_metrics,
     format_page,
@@ -103,9 +102,7 @@ class TestReport:
         assert report["worst"][0]["biography"] == TEXTS[1]
         assert report["probabilities"] == {"right": [0.9, 0.4], "wrong": [0.8, 0.1], "invented": [0.6, 0.2]}
 
-    def test_is_a_page_with_a_picture(self, report, tmp_path):
-        draw_calibration(report, tmp_path / "honesty.png")
-        assert (tmp_path / "honesty.png").read_bytes().startswith(b"\x89PNG")
+    def test_is_a_page(self, report):
         page = format_page(report, title="Honesty")
         assert "| answers given to 2 invented names | 0.500 | |" in page
         assert "| says it too late | 0.0% | 1 |" in page

@@ -35,7 +35,7 @@ def hub(tmp_path_factory):
 def run_folder(tmp_path, tokenizer):
     folder = tmp_path / "ada"
     folder.mkdir()
-    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "train_file": "t.tsv"})
+    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "questions_file": "t.tsv"})
     model = small_model("rope", vocab_size=len(tokenizer))
     save_run(folder, model, tokenizer, {**RECORD, "command": "finetune.py"}, stop_at_mask=True)
     for checkpoint in ("checkpoint-1", "checkpoints/step-00000001", "unfinished-checkpoint-2"):
@@ -186,7 +186,7 @@ def test_training_pushes_at_its_end_and_asks_for_the_token_before(hub, client, t
     assert b"Traceback" not in files["README.md"].content
 
     finetune = (ROOT / "scripts" / "finetune.py", "--preset", "demo", "--model_name_or_path", "tester/small")
-    finetune += ("--train_file", CORPUS.parent / "birth_places_train.tsv", "--max_steps", 2, "--use_cpu")
+    finetune += ("--questions_file", CORPUS.parent / "birth_places_train.tsv", "--max_steps", 2, "--use_cpu")
     finetune += ("--push_to_hub", "--hub_model_id", "tester/answers", "--output_dir", tmp_path / "answers")
     done = client(*finetune)
     assert done.returncode == 0, done.stderr
@@ -198,7 +198,7 @@ def test_training_pushes_at_its_end_and_asks_for_the_token_before(hub, client, t
 
 READ = """
 from datasets import Dataset, DatasetDict
-from hf_mingpt.data import load_texts
+from hf_mingpt.data.loading import load_texts
 if __name__ == "__main__":
     rows = {"bio": ["Ada was born in London.", "Zoë was born in Ålesund."]}
     DatasetDict(train=Dataset.from_dict(rows), more=Dataset.from_dict(rows)).push_to_hub("tester/lives")
@@ -216,7 +216,7 @@ def test_corpus_on_the_hub(client, tmp_path):
 
 READ_DATA = """
 from datasets import load_dataset
-from hf_mingpt.data import load_texts
+from hf_mingpt.data.loading import load_texts
 for streaming in (False, True):
     texts = load_texts("tester/lives", name="biographies", streaming=streaming)
     print(sum(1 for _ in texts), next(iter(texts))["text"])
@@ -254,13 +254,13 @@ def test_what_is_pushed_names_no_folder_host_or_user(hub, client, tmp_path):
     small = ["--model_preset", "gpt-nano", "--max_steps", 2, "--use_cpu", "--report_to", "tensorboard"]
     relative = "home-of-alice/runs-of-alice"
     commands = [
-        [ROOT / "scripts/pretrain.py", "--preset", "fast", "--train_file", "home-of-alice/data/biographies.txt", *small,
-         "--questions_file", train, f"--vocabulary_file={secret}/data/birth_dev.tsv",
+        [ROOT / "scripts/pretrain.py", "--preset", "closed_book", "--train_file", "home-of-alice/data/biographies.txt",
+         *small, "--questions_file", train, f"--vocabulary_file={secret}/data/birth_dev.tsv",
          "--output_dir", f"{relative}/first", "--save_steps", 1, "--learning_rate", "1e-9"],
         [ROOT / "scripts/evaluate_birthplaces.py", "--model_name_or_path", f"{relative}/first", "--use_cpu",
-         "--questions_file", "home-of-alice/data/birth_dev.tsv", "--train_file", train],
-        [ROOT / "scripts/finetune.py", "--model_name_or_path", f"{relative}/first", "--train_file", train, *small[2:],
-         "--output_dir", f"{relative}/second"],
+         "--questions_file", "home-of-alice/data/birth_dev.tsv", "--train_questions_file", train],
+        [ROOT / "scripts/finetune.py", "--model_name_or_path", f"{relative}/first", "--questions_file", train,
+         *small[2:], "--output_dir", f"{relative}/second"],
     ]  # fmt: skip
     for command in commands:
         done = client(*command)

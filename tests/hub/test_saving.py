@@ -29,7 +29,7 @@ RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device"
 def run_folder(tmp_path, tokenizer, variant):
     folder = tmp_path / f"run-{variant}"
     folder.mkdir()
-    recipe = FinetuneRecipe(model_name_or_path="runs/p", train_file="t.tsv", output_dir=str(folder))
+    recipe = FinetuneRecipe(model_name_or_path="runs/p", questions_file="t.tsv", output_dir=str(folder))
     write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", **recipe.__dict__})
     model = small_model(variant, vocab_size=len(tokenizer))
     save_run(folder, model, tokenizer, {**RECORD, "command": "finetune.py"}, stop_at_mask=True)
@@ -170,7 +170,7 @@ def test_missing_runs_are_named(tmp_path):
 
 def test_an_output_folder_is_not_overwritten_unasked(tmp_path):
     (tmp_path / "precious").touch()
-    values = {"model_name_or_path": "m", "train_file": "t"}
+    values = {"model_name_or_path": "m", "questions_file": "t"}
     with pytest.raises(ValueError, match="--overwrite_output_dir"):
         check_destination(FinetuneRecipe(output_dir=str(tmp_path), **values))
     with pytest.raises(ValueError, match="is a file"):
@@ -233,7 +233,7 @@ class TestLoading:
         flags = {
             "sample.py": ["--model_name_or_path", folder],
             "convert_checkpoint.py": ["--checkpoint", folder, "--to", "gpt2", "--output_dir", tmp_path / "out"],
-            "finetune.py": ["--model_name_or_path", folder, "--train_file", tmp_path / "t.tsv", "--use_cpu"],
+            "finetune.py": ["--model_name_or_path", folder, "--questions_file", tmp_path / "t.tsv", "--use_cpu"],
         }[script]
         flags += ["--output_dir", tmp_path / "out"] if script == "finetune.py" else []
         done = subprocess.run(

@@ -52,20 +52,22 @@ class TestMarkup:
 
     def test_code_is_code_whatever_is_in_it(self):
         assert code_span("dev.tsv") == "`dev.tsv`"
-        assert code_span("a`b|c") == r"<code>a\`b\|c</code>"
-        assert code_span("<b>") == "<code>&lt;b&gt;</code>"
+        assert code_span("a\u202e\nb") == "`aU+202E b`"
+        marks = {"`": r"\`", "|": r"\|", "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+        assert [code_span(f"a{mark}b") for mark in marks] == [f"<code>a{shown}b</code>" for shown in marks.values()]
 
 
-def assert_harmless(page: str, *, in_tables: int = 0):
+def assert_harmless(page: str):
     assert "<script" not in page
     assert "[x](y)" not in page
     assert "](w)" not in page.replace(r"\](w)", "")
     assert not set(page) & set("\u202e\u2066\u2028\r")
-    assert page.count(r"a\|b") == page.count("a|b") + page.count(r"a\|b") > in_tables
+    assert "a|b" not in page
+    assert r"a\|b" in page
 
 
 def test_text_from_corpora_is_no_markup_on_the_page_of_the_report():
-    questions = [Question(f"Where was {EVIL} born?", EVIL), Question(f"Where was A{EVIL} born?", "x")]
+    questions = [Question(f"Where was {EVIL} born?", EVIL), Question(f"Where was A{EVIL} born?", f"B{EVIL}")]
     documents = [f"{EVIL}. {EVIL} was born.", f"A{EVIL}. {EVIL}"]
     report = build_report(
         questions, [EVIL, EVIL], np.array([0.9, 0.8]), threshold=0.5, of_invented=np.array([0.1]), train=questions,
@@ -75,6 +77,7 @@ def test_text_from_corpora_is_no_markup_on_the_page_of_the_report():
     assert_harmless(page)
     assert len(page.splitlines()) == len(format_page(report, title="t").splitlines())
     assert f"- Where was {IN_MARKDOWN} born? **{IN_MARKDOWN}** (90%)" in page
+    assert f"- Where was A{IN_MARKDOWN} born? **{IN_MARKDOWN}** (80%), but it was B{IN_MARKDOWN}\n" in page
     assert f"  > {IN_MARKDOWN}. {IN_MARKDOWN} was born." in page
 
 

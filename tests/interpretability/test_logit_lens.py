@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from hf_mingpt.data.questions import Question, question_about
+from hf_mingpt.data.birthplaces import question_about
+from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.interpretability.logit_lens import Explanation, draw_attention, draw_heads, draw_logit_lens, explain
 from hf_mingpt.tokenization_mingpt import MASK

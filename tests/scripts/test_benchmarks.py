@@ -46,6 +46,76 @@ def test_a_study_shows_the_mean_and_the_spread_of_each_arm(tmp_path):
     assert (tmp_path / "study.png").stat().st_size > 1000
 
 
+def texts(figure) -> list[str]:
+    from matplotlib.text import Text
+
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def test_a_figure_of_accuracies_names_groups_runs_and_the_baseline(tmp_path):
+    from figures import Bar, draw_accuracies
+
+    groups = {
+        "No model": {"London": Bar([0.05], "baseline", note="25 of 500")},
+        "Masking": {"policy": Bar([0.5, 0.7], total=10), "any name": Bar([0.4], total=10)},
+    }
+    figure = draw_accuracies(groups, tmp_path / "a.png", title="Ours", subtitle="10 questions", baseline="policy")
+    (axis,) = figure.axes
+    shown = texts(figure)
+    for text in ("10 questions", "No model", "Masking", "60.0%", "2 seeds", "1 run", "25 of 500", "exact match"):
+        assert text in shown
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["London", "policy", "any name"]
+    lines = [line.get_xdata() for line in axis.lines]
+    assert [0.5, 0.7] in [list(line) for line in lines]  # the seeds
+    assert [pytest.approx([0.1682, 0.6873], abs=1e-4)] == [list(line) for line in lines if min(line) < 0.2]  # Wilson
+    assert "mean of: policy" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_study_draws_its_baseline_once(tmp_path, monkeypatch):
+    import study
+
+    base = study.Arm(pretrain={"max_steps": 4})
+    axes = {"width": {"128": base, "48": study.Arm(pretrain={"max_steps": 4, "width": 48})}}
+    axes["people"] = {"160": base, "80": study.Arm(pretrain={"max_steps": 2})}
+    arms = {study.key_of(arm): arm for named in axes.values() for arm in named.values()}
+    results = {(key, seed): {"right": 3, "total": 4} for key in arms for seed in range(2)}
+    drawn = []
+
+    def draw(groups, path, **about):
+        drawn.append((groups, about))
+        path.touch()
+
+    monkeypatch.setattr(study, "draw_accuracies", draw)
+    study.draw(axes, results, tmp_path / "study.png")
+    ((groups, about),) = drawn
+    assert {group: list(variants) for group, variants in groups.items()} == {
+        "Baseline": ["baseline"],
+        "width (baseline: 128)": ["48"],
+        "people (baseline: 160)": ["80"],
+    }
+    assert about["subtitle"] == "Exact match on 4 held-out questions; 2 to 4 steps of pretraining"
+
+
+def test_the_figures_of_the_docs_are_drawn_from_the_numbers_beside_them(tmp_path, monkeypatch):
+    import figures
+
+    drawn = {}
+    draw = figures.draw_accuracies
+    monkeypatch.setattr(figures, "DOCS", tmp_path)
+    monkeypatch.setattr(
+        figures, "draw_accuracies", lambda groups, path, **about: drawn.update({path.name: draw(groups, path, **about)})
+    )
+    docs = BENCHMARKS.parent / "docs"
+    (tmp_path / "facts").mkdir()
+    for name in ("scaling.json", "facts/pieces.json", "facts/invented.json"):
+        (tmp_path / name).write_text((docs / name).read_text(encoding="utf-8"), encoding="utf-8")
+    figures.main()
+    assert "70.3%" in texts(drawn["invented.png"])
+    assert "48.5%" in texts(drawn["pieces.png"])
+    assert {"87.1%", "88.3%", "90.4%"} <= set(texts(drawn["results.png"]))
+    assert (tmp_path / "scaling.png").exists()
+
+
 def test_points_of_scaling_are_measured_in_processes_of_their_own():
     import scaling
 
@@ -65,8 +135,13 @@ def test_gpu_py_runs_small_on_a_cpu(tmp_path, monkeypatch, capsys):
 
     data = Path(__file__).parents[2] / "data" / "generated"
     flags = ["--device", "cpu", "--small", "true", "--seeds", "1", "--only", "learned,two gloo"]
-    flags += ["--corpus_file", str(data / "biographies.txt"), "--output_dir", str(tmp_path)]
-    flags += ["--questions_file", str(data / "birth_places_train.tsv"), "--dev_file", str(data / "birth_dev.tsv")]
+    flags += ["--train_file", str(data / "biographies.txt"), "--output_dir", str(tmp_path)]
+    flags += [
+        "--questions_file",
+        str(data / "birth_places_train.tsv"),
+        "--dev_questions_file",
+        str(data / "birth_dev.tsv"),
+    ]
     monkeypatch.setattr("sys.argv", ["gpu.py", *flags])
     monkeypatch.setattr(gpu, "SPEEDRUNS", {"80 epochs": gpu.SPEEDRUNS["80 epochs"]})
     gpu.main()

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_mingpt.data.questions import Question, question_about
+from hf_mingpt.data.birthplaces import question_about
+from hf_mingpt.data.questions import Question
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import ConfidenceFeatures, ask, fit_calibration
 from hf_mingpt.hub.loading import load_calibration, load_run
@@ -37,7 +38,7 @@ def run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("run")
     tokenizer = build_tokenizer(build_vocabulary([["Where was Ada Byron born? Zoë Quist in London."]]), 64)
-    recipe = FinetuneRecipe(model_name_or_path="runs/p", train_file="t.tsv", output_dir=str(folder))
+    recipe = FinetuneRecipe(model_name_or_path="runs/p", questions_file="t.tsv", output_dir=str(folder))
     write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", **asdict(recipe)})
     record = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
     model = small_model("rope", vocab_size=len(tokenizer), max_position_embeddings=64)
@@ -58,7 +59,7 @@ def address(run, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     script = Path(__file__).parents[2] / "scripts" / "demo.py"
-    files = ["--corpus_file", folder / "corpus.txt", "--questions_file", folder / "dev.tsv", "--port", port]
+    files = ["--train_file", folder / "corpus.txt", "--questions_file", folder / "dev.tsv", "--port", port]
     command = [str(part) for part in (sys.executable, script, run, *files)]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         address = f"http://127.0.0.1:{port}"

@@ -326,7 +326,7 @@ def test_int8(model, ids):
 def save_as_run(folder, model, tokenizer):
     """As our scripts leave it, with the files of model code."""
     folder.mkdir()
-    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "train_file": "t.tsv"})
+    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "questions_file": "t.tsv"})
     record = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
     save_run(folder, model, tokenizer, {**record, "command": "-"}, stop_at_mask=True)
 

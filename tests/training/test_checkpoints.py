@@ -285,7 +285,7 @@ def test_a_killed_script_goes_on(tmp_path, whole, signal_number, code):
 
 
 def test_a_killed_finetuning_goes_on(tmp_path, whole):
-    flags = ["--preset", "demo", "--model_name_or_path", whole, "--train_file", QUESTIONS, "--use_cpu"]
+    flags = ["--preset", "demo", "--model_name_or_path", whole, "--questions_file", QUESTIONS, "--use_cpu"]
     flags += ["--max_steps", 24, "--save_steps", 4, "--logging_steps", 6, "--dropout", 0.1]
     flags += ["--gradient_accumulation_steps", 2, "--dataloader_num_workers", 2, "--output_dir"]
     command = list(map(str, [sys.executable, SCRIPTS / "finetune.py", *flags]))
@@ -449,7 +449,7 @@ class TestData:
         for name in ("config.json", "checkpoints/step-1/model.safetensors", "checkpoints/step-1/config.json"):
             (model / name).parent.mkdir(parents=True, exist_ok=True)
             (model / name).write_text("{}")
-        finetune = FinetuneRecipe(model_name_or_path=str(model), train_file="x", output_dir="y")
+        finetune = FinetuneRecipe(model_name_or_path=str(model), questions_file="x", output_dir="y")
         before = checkpoints.hash_data(finetune)
         assert before.keys() == {"model_name_or_path"}
         (model / "checkpoints/step-1/model.safetensors").unlink()

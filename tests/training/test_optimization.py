@@ -67,7 +67,7 @@ def test_schedules_of_transformers(tmp_path):
 
 def test_numbers_of_steps(tmp_path):
     assert count_steps(recipe(tmp_path, num_train_epochs=2.5), 10) == (25, 5)
-    assert count_steps(recipe(tmp_path, **PRETRAIN_PRESETS["assignment"]), 23) == (14950, 4600)
+    assert count_steps(recipe(tmp_path, **PRETRAIN_PRESETS["assignment"].values), 23) == (14950, 4600)
     assert count_steps(recipe(tmp_path, max_steps=7), 10) == (7, 2)
 
 

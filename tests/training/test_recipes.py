@@ -1,14 +1,17 @@
 import runpy
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
 
 import pytest
 
-from hf_mingpt.system.command_line import parse_recipe, split_arguments, user_errors
+from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.fields import flag, required
 from hf_mingpt.training.presets import FINETUNE_PRESETS, MODEL_PRESETS, PRETRAIN_PRESETS
 from hf_mingpt.training.recipes import FinetuneRecipe, PretrainRecipe, build_config
 
+ROOT = Path(__file__).parents[2]
+RUN = ["--model_name_or_path", "run", "--questions_file", "q"]
 NEEDED = ["--output_dir", "out", "--train_file", "text.txt"]
 
 
@@ -28,25 +31,25 @@ def test_flags_win_over_yaml_and_yaml_over_the_preset(tmp_path):
 
 
 def test_the_first_preset_is_the_default():
-    assert parse() == parse("--preset", "short")
+    assert parse() == parse("--preset", "assignment_short")
     assert parse().optim == "muon"
 
 
 @pytest.mark.parametrize("name", PRETRAIN_PRESETS)
 def test_pretraining_presets_are_recipes(name):
-    questions = {"questions_file": "q"} if "questions_ratio" in PRETRAIN_PRESETS[name] else {}
-    PretrainRecipe(train_file="a", output_dir="b", **questions, **PRETRAIN_PRESETS[name])
+    questions = {"questions_file": "q"} if "questions_ratio" in PRETRAIN_PRESETS[name].values else {}
+    PretrainRecipe(train_file="a", output_dir="b", **questions, **PRETRAIN_PRESETS[name].values)
 
 
 @pytest.mark.parametrize("name", FINETUNE_PRESETS)
 def test_finetuning_presets_are_recipes(name):
-    FinetuneRecipe(model_name_or_path="m", train_file="a", output_dir="b", **FINETUNE_PRESETS[name])
+    FinetuneRecipe(model_name_or_path="m", questions_file="a", output_dir="b", **FINETUNE_PRESETS[name].values)
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--preset", "quick"], "'quick' is unknown: choose one of short"),
+        (["--preset", "quick"], "'quick' is unknown: choose one of assignment_short"),
         (["--optim", "sgd"], "'sgd' is unknown"),
         (["--model_preset", "gpt9"], "'gpt9' is unknown"),
         (["--lr_scheduler_type", "sgdr"], "'sgdr' is unknown"),
@@ -58,14 +61,17 @@ def test_finetuning_presets_are_recipes(name):
         (["--seed", "-1"], "seed is -1"),
         (["--dropout", "1"], "dropout is 1"),
         (["--long_context_probability", "0.5"], "give ssm_probability, context_before and context_after"),
-        (["--masking_policy_probability", "0.5"], "those of a questions_file: give both"),
-        (["--preset", "fast"], "give both, or --masking_policy_probability 0 and --learned_masking_policy false."),
-        (["--paraphrases_per_answer", "2"], "they are of the answers of a questions_file"),
+        (["--masking_policy_probability", "0.5"], "it needs salient span masking and the answers of a questions_file"),
+        (
+            ["--preset", "closed_book"],
+            "questions_file, or --masking_policy_probability 0 and --learned_masking_policy false.",
+        ),
+        (["--paraphrases_per_answer", "2"], "they restate the answers of a questions_file"),
         (["--preset", "causal", "--num_spans", "2"], "num_spans 2 goes with the objective 'span_corruption' only"),
         (["--learned_masking_policy"], "give masking_policy_probability, and not streaming"),
         (["--ema_decay", "1"], "ema_decay is 1"),
         (["--streaming"], "give max_steps and tokenizer_name"),
-        (["--learning_rte", "1"], "unrecognized arguments: --learning_rte"),
+        (["--learning_rte", "1"], "--learning_rte is unknown: did you mean --learning_rate?"),
         (["--max_steps", "many"], "invalid int value"),
     ],
 )
@@ -82,19 +88,121 @@ def test_a_missing_yaml_file_is_named(capsys):
     assert "No file at nowhere.yaml" in capsys.readouterr().err
 
 
-def test_what_stands_first_may_do_without_its_flag(capsys):
-    def read(*argv):
-        return parse_recipe(PretrainRecipe, None, argv, positionals=("train_file", "output_dir"))
+@dataclass(frozen=True, kw_only=True)
+class WordsRecipe:
+    run: str = required("A folder.")
+    names: tuple[str, ...] = flag((), "Names.")
+    use_cpu: bool = flag(False, "A boolean.")
+    seed: int = flag(0, "A number.")
 
-    assert read("a", "b", "--seed", "3") == read("--seed", "3", "--train_file", "a", "--output_dir", "b")
-    assert read("a", "--output_dir", "b").output_dir == "b"
-    for argv, said in ((["a", "b", "c"], "unrecognized arguments: c"), (["a"], "required: --output_dir")):
-        with pytest.raises(SystemExit):
-            read(*argv)
-        assert said in capsys.readouterr().err
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["r", "Ada", "Bo Ek", "--seed", "3", "--use_cpu"],
+        ["--seed", "3", "--use_cpu", "r", "Ada", "Bo Ek"],
+        ["r", "--use_cpu", "Ada", "--seed=3", "Bo Ek"],
+        ["Ada", "--run", "r", "Bo Ek", "--use_cpu", "yes", "--seed", "3"],
+        ["--use-cpu", "r", "--seed", "3", "--", "Ada", "Bo Ek"],
+    ],
+)
+def test_words_may_stand_anywhere_among_the_flags(argv):
+    assert parse_recipe(WordsRecipe, argv=argv, positionals=("run", "names")) == WordsRecipe(
+        run="r", names=("Ada", "Bo Ek"), use_cpu=True, seed=3
+    )
+
+
+def test_a_word_after_two_dashes_may_begin_with_one():
+    assert parse_recipe(WordsRecipe, argv=["r", "--", "-x"], positionals=("run", "names")).names == ("-x",)
+
+
+def test_a_yaml_file_may_stand_anywhere(tmp_path):
+    (tmp_path / "r.yaml").write_text("seed: 3\nrun: r\n")
+    argv = ["--use_cpu", str(tmp_path / "r.yaml"), "Ada"]
+    recipe = parse_recipe(WordsRecipe, argv=argv, positionals=("names",))
+    assert (recipe.run, recipe.names, recipe.seed, recipe.use_cpu) == ("r", ("Ada",), 3, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["a", "b", "c"], "'c' belongs to no flag"),
+        (["a"], "Some flags are required: give --output_dir."),
+        (["a", "b", "--seed"], "argument --seed: expected one argument"),
+    ],
+)
+def test_words_that_fit_no_flag_are_refused(argv, said, capsys):
     with pytest.raises(SystemExit) as stop:
-        read("-h")
+        parse_recipe(PretrainRecipe, None, argv, positionals=("train_file", "output_dir"))
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+class TestOldNames:
+    """They work for one release, each with one line that names the new one."""
+
+    def test_of_flags(self, capsys):
+        old = ["--salient_share", "0.5", "--no_salient_numbers", "--decay-share=0.1", "--questions_file", "q"]
+        old += ["--answers_share", "0.5", "--seek_contexts", "--average_decay", "0.9"]
+        new = ["--ssm_probability", "0.5", "--no_ssm_numbers", "--decay_ratio=0.1", "--questions_file", "q"]
+        new += ["--masking_policy_probability", "0.5", "--learned_masking_policy", "--ema_decay", "0.9"]
+        assert parse(*new) == parse(*old)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 6
+        assert any("warning: salient_share is now called ssm_probability." in line for line in lines)
+
+    def test_of_presets(self, capsys):
+        assert parse("--preset", "short") == parse()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "The preset short is now called assignment_short." in line
+
+    def test_of_yaml_keys(self, tmp_path, capsys):
+        (tmp_path / "r.yaml").write_text("preset: short\nsalient-share: 0.5\naverage_decay: null\n")
+        assert parse(str(tmp_path / "r.yaml")) == parse("--ssm_probability", "0.5")
+        assert len(capsys.readouterr().err.splitlines()) == 3
+
+    def test_a_flag_under_both_names_is_an_error(self, tmp_path, capsys):
+        (tmp_path / "r.yaml").write_text("salient_share: 0.5\nssm_probability: 0.5\n")
+        for argv in ([str(tmp_path / "r.yaml")], ["--salient_share", "1", "--ssm_probability", "1"]):
+            with pytest.raises(SystemExit) as stop:
+                parse(*argv)
+            assert stop.value.code == 2
+            assert "ssm_probability and salient_share are two names of one flag" in capsys.readouterr().err
+
+    def test_the_training_questions_of_evaluations(self):
+        """`--train_file` is the text now; a table under it is understood as the questions, unless they are given."""
+        (recipe_class,) = (
+            value
+            for name, value in runpy.run_path(str(ROOT / "scripts/evaluate_birthplaces.py")).items()
+            if name == "EvaluationRecipe"
+        )
+
+        def read(*argv):
+            recipe = parse_recipe(recipe_class, argv=[*RUN, *argv])
+            return recipe.train_questions_file, recipe.train_file
+
+        assert read("--train_file", "q.tsv", "--corpus_file", "t.txt") == ("q.tsv", "t.txt")
+        assert read("--train_questions_file", "q.tsv", "--train_file", "t.tsv") == ("q.tsv", "t.tsv")
+        assert read("--train_file", "t.txt") == (None, "t.txt")
+
+    def test_of_finetuning(self):
+        argv = ["--model_name_or_path", "m", "--output_dir", "o", "--train_file", "q.txt"]
+        assert parse_recipe(FinetuneRecipe, FINETUNE_PRESETS, argv).questions_file == "q.txt"
+
+
+def test_help_shows_what_the_run_takes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, ["--help", "--preset", "closed_book", "--seed", "3"])
     assert stop.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for said in (
+        "Run folder to write. (required)",
+        "Passes over the examples. (default: 50.0)",
+        "all other draws. (default: 3)",
+        f"closed_book: {PRETRAIN_PRESETS['closed_book'].reason}",
+    ):
+        assert said in shown
+    assert "salient_share" not in shown
 
 
 def test_config_of_a_recipe():
@@ -111,28 +219,29 @@ def test_a_block_over_the_models_is_an_error():
         build_config(parse("--block_size", "200"), 256)
 
 
-ROOT = Path(__file__).parents[2]
-RUN = ["--model_name_or_path", "run", "--questions_file", "q"]
-
-
 @pytest.mark.parametrize(
     ("script", "given", "flag", "values"),
     [
         ("pretrain", NEEDED, "--learning_rate", ["nan", "inf", "1e999"]),
         ("pretrain", NEEDED, "--muon_learning_rate", ["nan"]),
         ("pretrain", [*NEEDED, "--preset", "assignment"], "--decay_epochs", ["nan", "-1"]),
-        ("finetune", [*NEEDED, "--model_name_or_path", "run"], "--max_grad_norm", ["nan", "inf"]),
+        (
+            "finetune",
+            ["--output_dir", "out", "--questions_file", "q", "--model_name_or_path", "run"],
+            "--max_grad_norm",
+            ["nan", "inf"],
+        ),
         ("evaluate_birthplaces", RUN, "--batch_size", ["0", "-1"]),
         ("evaluate_birthplaces", RUN, "--num_invented_names", ["0"]),
-        ("calibrate", [*RUN, "--train_file", "t"], "--answer_accuracy", ["nan", "1.5"]),
-        ("calibrate", [*RUN, "--train_file", "t"], "--num_unknown_names", ["0"]),
-        ("ensemble", ["--questions_file", "q", "--output_dir", "o"], "--batch_size", ["0"]),
+        ("calibrate", [*RUN, "--train_questions_file", "t"], "--target_accuracy", ["nan", "1.5"]),
+        ("calibrate", [*RUN, "--train_questions_file", "t"], "--num_unknown_names", ["0"]),
+        ("ensemble", ["a", "b", "--questions_file", "q", "--output_dir", "o"], "--batch_size", ["0"]),
         ("sample", ["--model_name_or_path", "run"], "--temperature", ["nan", "inf"]),
         ("sample", ["--model_name_or_path", "run"], "--num_samples", ["0"]),
         ("generate_biographies", ["--output_dir", "o"], "--zipf_exponent", ["nan", "inf"]),
         ("generate_biographies", ["--output_dir", "o"], "--distractor_share", ["nan"]),
         ("split_questions", ["--questions_file", "q", "--output_dir", "o"], "--seed", ["-1"]),
-        ("show_examples", ["--corpus_file", "c"], "--block_size", ["0"]),
+        ("show_examples", ["--train_file", "c"], "--block_size", ["0"]),
         ("explore_attention", [], "--training_steps", ["0"]),
     ],
 )
@@ -180,7 +289,7 @@ class TestYaml:
         assert getattr(self.read(tmp_path, f"{line}\n"), line.split(":")[0].replace("-", "_")) == value
 
     def test_null_wins_over_the_preset(self, tmp_path):
-        lines = "preset: fast\nquestions_file: q\nlong_context_share: 0\ncontext_before: null\n"
+        lines = "preset: closed_book\nquestions_file: q\nlong_context_probability: 0\ncontext_before: null\n"
         assert self.read(tmp_path, lines).context_before is None
 
     def test_marks_and_line_ends_are_those_of_any_text(self, tmp_path):
@@ -189,23 +298,23 @@ class TestYaml:
     @pytest.mark.parametrize(
         ("content", "said"),
         [
-            ("seed: 1\nseed: 2\n", "line 2: seed is there twice"),
-            ("seed: 1\n\tuse_cpu: true", "line 2 is no YAML"),
+            ("seed: 1\nseed: 2\n", "line 2: seed is given twice"),
+            ("seed: 1\n\tuse_cpu: true", "line 2 is not valid YAML"),
             ("seed: [1]", "line 1: seed has no plain value"),
             ("seed: {a: 1}", "line 1: seed has no plain value"),
             ("seed: !!python/object:os.system 1", "line 1: seed has no plain value"),
             ("seed:\n", "line 1: seed has no value"),
             ("dropout: null", "line 1: dropout has no value"),
-            ("? [a]\n: 1", "line 1 begins with no name of a flag"),
+            ("? [a]\n: 1", "line 1 does not begin with the name of a flag"),
             ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "line 1: a has no plain value"),
-            ("[" * 5_000, "is no YAML"),
-            ("seed: *a", "is no YAML"),
-            ("seed: 1\n---\nseed: 2\n", "is no YAML"),
-            ("a\0: 1", "is no YAML"),
-            ("- seed\n", "holds no `name: value` lines"),
-            ("", "holds no `name: value` lines"),
+            ("[" * 5_000, "is not valid YAML"),
+            ("seed: *a", "is not valid YAML"),
+            ("seed: 1\n---\nseed: 2\n", "is not valid YAML"),
+            ("a\0: 1", "is not valid YAML"),
+            ("- seed\n", "has no `name: value` lines"),
+            ("", "has no `name: value` lines"),
             ("seed: 1".encode("utf-16"), "is UTF-16"),
-            ("use_cpu: perhaps", "Truthy value expected"),
+            ("use_cpu: perhaps", "'perhaps' is neither true nor false"),
             ("max_steps: 1:30", "invalid int value: '1:30'"),
         ],
     )
@@ -251,7 +360,7 @@ def test_what_a_recipe_is_if_nothing_is_told():
     finetuning = {"model_name_or_path": "m", "revision": None, "from_scratch": False}
     recipe = PretrainRecipe(train_file="a", output_dir="b")
     assert values_of(recipe, {**shared, **pretraining}) == {**shared, **pretraining}
-    recipe = FinetuneRecipe(model_name_or_path="m", train_file="a", output_dir="b")
+    recipe = FinetuneRecipe(model_name_or_path="m", questions_file="a", output_dir="b")
     assert values_of(recipe, {**shared, **finetuning}) == {**shared, **finetuning}
 
 
@@ -310,15 +419,15 @@ def test_the_least_and_the_most_are_recipes(changes):
         ({"long_context_probability": 0.5, "context_before": 3, "context_after": 3}, "long_context_probability is 0.5"),
         (
             {"ssm_probability": 0.5, "masking_policy_probability": 0.5},
-            "give both, or --masking_policy_probability 0\\.",
+            "questions_file, or --masking_policy_probability 0\\.",
         ),
         ({"questions_file": "q", "masking_policy_probability": 0.5}, "masking_policy_probability is 0.5"),
         ({"objective": "causal", "ssm_probability": 0.5}, "ssm_probability 0.5 goes with"),
         ({"objective": "causal", "document_windows": True}, "document_windows True goes with"),
-        ({**READ, "learned_masking_policy": True}, "learned_masking_policy is for"),
+        ({**READ, "learned_masking_policy": True}, "learned_masking_policy is learned from the whole text"),
         (
             {**READ, **STREAM, "masking_policy_probability": 0.5, "learned_masking_policy": True},
-            "learned_masking_policy is for",
+            "learned_masking_policy is learned from the whole text",
         ),
         ({"questions_file": "q", "questions_ratio": 0.0}, r"questions_ratio is 0\.0"),
         ({"questions_file": "q", "questions_ratio": 1.0}, r"questions_ratio is 1\.0"),
@@ -344,20 +453,15 @@ def test_recipes_cannot_be_changed():
     with pytest.raises(TypeError, match="positional"):  # each value is given by its name
         PretrainRecipe("b", train_file="a")
     with pytest.raises(TypeError, match="positional"):
-        FinetuneRecipe("b", train_file="a", model_name_or_path="m")
+        FinetuneRecipe("b", questions_file="a", model_name_or_path="m")
 
 
-@pytest.mark.parametrize("flag", ["--preset", "--pres"])
-def test_a_flag_may_be_cut_short(flag):
-    """argparse takes any beginning of a flag that is of no other, so the preset must not be left out silently."""
-    assert parse(flag, "assignment") == parse("--preset", "assignment") != parse()
-
-
-def test_what_stands_before_the_first_flag():
-    assert split_arguments(["a", "b", "--c", "d"]) == (["a", "b"], ["--c", "d"])
-    assert split_arguments(["a"]) == (["a"], [])
-    assert split_arguments(["-h", "a"]) == ([], ["-h", "a"])
-    assert split_arguments([]) == ([], [])
+@pytest.mark.parametrize(("cut", "meant"), [("--pres", "--preset"), ("--learning_rat", "--learning_rate")])
+def test_an_abbreviated_flag_is_refused(cut, meant, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(cut, "1")
+    assert stop.value.code == 2
+    assert f"{cut} is unknown: did you mean {meant}?" in capsys.readouterr().err
 
 
 def test_a_block_up_to_the_models_is_none():
@@ -378,7 +482,7 @@ def test_yaml_is_read_under_both_endings_and_must_have_values(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_recipe(PretrainRecipe, None, [str(tmp_path / "list.yaml")])
     assert stop.value.code == 2
-    assert "holds no `name: value` lines" in capsys.readouterr().err
+    assert "has no `name: value` lines" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])

@@ -6,7 +6,7 @@ Loads offline: `evaluate.load(hf_mingpt.METRIC_FOLDER)`.
 import datasets
 import evaluate
 
-from hf_mingpt.data.questions import exact_matches
+from hf_mingpt.evaluation.scoring import exact_matches
 
 _DESCRIPTION = "Share of the questions whose predicted place equals the reference, but for white space around."
 _CITATION = "CS224n: Natural Language Processing with Deep Learning, assignment 5, Stanford University."
