@@ -1,16 +1,16 @@
-"""Measures ours beside what one would use instead, in one run, and writes the table: `make bench`.
+"""Compares this package with its alternatives in one run, and writes the table: `make bench`.
 
     python benchmarks/bench.py --train_file wiki.txt --answers_run runs/demo/answers \
         --questions_file runs/demo/data/birth_dev.tsv
 
-- Training: `benchmarks/contenders.py`, each in a process of its own, taking turns; medians over the rounds.
-- Utilisation: 6 x parameters x useful tokens/s over the rate of bf16 matrix products at the model's shapes, which takes
-  its turn in every round.
-- Data: text encoded, and rows made, on one core.
-- Answers: questions answered in batches with a cache, one at a time without (the assignment's way), and by GPT-2.
-- Start-up: from nothing to the end of the first step, as a user starts it.
+- Training: the contenders of `benchmarks/contenders.py` take turns, each in its own process; medians over the rounds.
+- Utilization: 6 x parameters x useful tokens/s over the FLOP/s of bf16 matrix products at the model's shapes, which are
+  measured in every round.
+- Data: encoding of text, and micro-batches, on one core.
+- Answers: questions in batches with a cache, one at a time without one (the assignment's way), and with GPT-2.
+- Start-up: from starting pretrain.py to its first step.
 
-Other work on the machine makes all of it worthless: nothing else should run.
+Run nothing else on the machine: other work makes the numbers worthless.
 """
 
 import json
@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from contenders import BLOCK_SIZE, CONTENDERS, Contender, build_gpt2
 
+from hf_mingpt.data.assembly import build_steps
 from hf_mingpt.data.batching import BatchShape
-from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions
+from hf_mingpt.data.encoding import build_corpus_tokenizer
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import QuestionAnswering, SalientSpanMasking, SpanCorruption
 from hf_mingpt.data.questions import MAX_ANSWER_TOKENS, Question, extract_prediction, read_questions
-from hf_mingpt.data.steps import Mixture, TrainingSteps
+from hf_mingpt.data.recipe import DataRecipe
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
@@ -45,18 +45,18 @@ from hf_mingpt.system.writing import write_json, write_text
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID, character_table, encode_texts
 
 HERE = Path(__file__).parent
-OURS = ("hf_mingpt, AdamW", "hf_mingpt, AdamW, 2 processes")  # with the peers' optimizer
+OURS = ("hf_mingpt, AdamW", "hf_mingpt, AdamW, 2 processes")  # with the optimizer of the others
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRecipe:
     train_file: str = required("Text file, one document per line.", formerly="corpus_file")
-    answers_run: str = required("Finetuned run folder, to ask.")
-    questions_file: str = required("TSV of questions with answers, to ask and to mix in.")
-    output_dir: str = flag("runs/bench", "Where bench.json and bench.md go.")
+    answers_run: str = required("Finetuned run folder that answers the questions.")
+    questions_file: str = required("TSV of questions with answers, to answer and to mix into the text.")
+    output_dir: str = flag("runs/bench", "Folder for bench.json and bench.md.")
     rounds: int = flag(5, "Turns of every contender.")
     steps_per_round: int = flag(4, "Optimizer steps of one turn.")
-    num_questions: int = flag(500, "Questions to ask; the file's are repeated.")
+    num_questions: int = flag(500, "Questions to answer; those of the file are repeated.")
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def measure_startup(corpus: str) -> float:
 
 
 def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
-    """Useful tokens/s, peak memory and utilisation of every contender, and the rate of matrix products."""
+    """Useful tokens/s, peak memory and utilization of every contender, and the FLOP/s of matrix products."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"}
     processes = {
         name: subprocess.Popen(
@@ -132,7 +132,7 @@ def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
         process.stdin.flush()
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{name} died: run benchmarks/contenders.py by hand to see why.")
+            raise RuntimeError(f"{name} ended early: run `python benchmarks/contenders.py` to see its error.")
         return json.loads(line)
 
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
@@ -155,12 +155,12 @@ def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
     for name, records in turns.items():
         rates = rates_of[name]
         parameters = records[0]["parameters"]
-        utilisation = [6 * parameters * rate / product for rate, product in zip(rates, products, strict=True)]
+        utilization = [6 * parameters * rate / product for rate, product in zip(rates, products, strict=True)]
         rows[name] = {
             "useful_tokens_per_second": statistics.median(rates[1:]),
             "slowest": min(rates[1:]),
             "fastest": max(rates[1:]),
-            "utilisation": statistics.median(utilisation[1:]),
+            "utilization": statistics.median(utilization[1:]),
             "ours_is_times_faster": {
                 ours: statistics.median([a / b for a, b in zip(rates_of[ours][1:], rates[1:], strict=True)])
                 for ours in OURS
@@ -172,13 +172,13 @@ def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
     return rows
 
 
-def matrix_product_rate(rows: int = 2048, repeats: int = 20) -> float:
-    """FLOP/s of bf16 matrix products at the shapes of the assignment's blocks, in the shares in which they occur."""
+def matrix_product_rate(num_tokens: int = 2048, repeats: int = 20) -> float:
+    """FLOP/s of bf16 matrix products at the shapes of the assignment's blocks, in their proportions."""
     shapes = [(256, 256)] * 4 + [(256, 1024), (1024, 256)]
-    inputs = {width: torch.randn(rows, width).bfloat16() for width in (256, 1024)}
+    inputs = {width: torch.randn(num_tokens, width).bfloat16() for width in (256, 1024)}
     weights = [torch.randn(shape).bfloat16() for shape in shapes]
     seconds = median_seconds(lambda: [inputs[weight.shape[0]] @ weight for weight in weights], repeats)
-    return sum(2 * rows * a * b for a, b in shapes) / seconds
+    return sum(2 * num_tokens * a * b for a, b in shapes) / seconds
 
 
 def median_seconds(function: Callable[[], object], repeats: int) -> float:
@@ -191,38 +191,35 @@ def median_seconds(function: Callable[[], object], repeats: int) -> float:
 
 
 def measure_data(corpus_file: str, questions_file: str) -> dict[str, float]:
-    """Megabytes of text encoded a second, and useful tokens a second made into micro-batches, on one core."""
+    """Megabytes of text encoded per second, and useful tokens put into micro-batches per second, on one core."""
     texts = load_texts(corpus_file)
     tokenizer = build_corpus_tokenizer(texts, BLOCK_SIZE, questions_file)
     lines = texts["text"][:]
     table = character_table(tokenizer)
     size = sum(len(line.encode()) for line in lines)
     rates = {"encoded_megabytes_per_second": size / 1e6 / median_seconds(lambda: encode_texts(lines, table), 20)}
-    documents = encode_documents(texts, tokenizer)
-    examples = encode_questions(read_questions(questions_file, answers=True), tokenizer, BLOCK_SIZE)
-    mixture = Mixture(examples, QuestionAnswering(), 0.25, seed=0)
-    clozes = SalientSpanMasking(BLOCK_SIZE, 0, probability=0.5, tokenizer=tokenizer)
-    for name, objective, mixed in (
-        ("span corruption", SpanCorruption(BLOCK_SIZE, 0), None),
-        ("clozes and questions", clozes, mixture),
-    ):
+    mixed = {"ssm_probability": 0.5, "questions_file": questions_file, "questions_ratio": 0.25}
+    for name, fields in (("span corruption", {}), ("salient span masking and questions", mixed)):
+        recipe = DataRecipe(train_file=corpus_file, **fields)
+        questions = read_questions(questions_file, answers=True) if recipe.questions_file else []
         for micro_batches in (4, 32):
-            steps = TrainingSteps(documents, objective, BatchShape(32, micro_batches), seed=0, mixture=mixed)
-            made = [steps[i] for i in range(4)]
-            tokens = np.mean([sum(int((batch["input_ids"] != PAD_ID).sum()) for batch in step) for step in made])
+            shape = BatchShape(32, micro_batches)
+            steps = build_steps(recipe, texts, questions, tokenizer, shape, block_size=BLOCK_SIZE, seed=0)
+            first = [steps[i] for i in range(4)]
+            tokens = np.mean([sum(int((batch["input_ids"] != PAD_ID).sum()) for batch in step) for step in first])
             seconds = median_seconds(lambda steps=steps: steps[5], 50)
             rates[f"{name}, steps of {32 * micro_batches}: tokens_per_second"] = float(tokens) / seconds
     return rates
 
 
 def measure_answers(run, questions: list[Question], number: int) -> dict[str, dict[str, float]]:
-    """Questions a second: ours, ours in the assignment's way, and GPT-2's generate, with and without a cache."""
+    """Questions per second: ours in batches, ours in the assignment's way, and GPT-2 with `generate`."""
     model, tokenizer = run
     model.eval()
-    asked = [questions[i % len(questions)] for i in range(number)]
-    few = asked[: max(10, number // 20)]
+    repeated = [questions[i % len(questions)] for i in range(number)]
+    few = repeated[: max(10, number // 20)]
     gpt2 = build_gpt2(Contender("plain", "float32", "sdpa"), model.config.vocab_size).eval()
-    prompts = [question.question + MASK for question in asked]
+    prompts = [question.question + MASK for question in repeated]
 
     def gpt2_batches() -> None:
         for start in range(0, number, 128):
@@ -236,13 +233,13 @@ def measure_answers(run, questions: list[Question], number: int) -> dict[str, di
                 pad_token_id=PAD_ID,
             )
 
-    answers = answer_questions(model, tokenizer, asked)
+    answers = answer_questions(model, tokenizer, repeated)
     if answers[: len(few)] != one_at_a_time(model, tokenizer, few):
-        raise RuntimeError("Answers in batches differ from answers one at a time.")
+        raise RuntimeError("The answers in batches differ from those one at a time.")
     repeats = 3
     rates = {
         "ours, in batches with a cache": number
-        / median_seconds(lambda: answer_questions(model, tokenizer, asked), repeats),
+        / median_seconds(lambda: answer_questions(model, tokenizer, repeated), repeats),
         "ours, one at a time without a cache": len(few)
         / median_seconds(lambda: one_at_a_time(model, tokenizer, few), 1),
         "GPT-2 (untrained), generate in batches": number / median_seconds(gpt2_batches, repeats),
@@ -253,7 +250,7 @@ def measure_answers(run, questions: list[Question], number: int) -> dict[str, di
 
 @torch.inference_mode()
 def one_at_a_time(model, tokenizer, questions: list[Question]) -> list[str]:
-    """The assignment's way: 32 tokens for each question, from the whole text so far each time."""
+    """The assignment's way: 32 tokens for each question, each from the whole text so far, without a cache."""
     predictions = []
     for question in questions:
         ids = tokenizer(question.question + MASK, return_tensors="pt")["input_ids"]
@@ -266,7 +263,7 @@ def one_at_a_time(model, tokenizer, questions: list[Question]) -> list[str]:
 
 
 def render(results: dict) -> str:
-    """The results as a page."""
+    """The results as a Markdown page."""
     machine, training = results["machine"], dict(results["training"])
     products = training.pop("matrix products")["gigaflops"]
     lines = [
@@ -278,14 +275,14 @@ def render(results: dict) -> str:
         "",
         "| training, 128 documents a step | tokens/s | slowest to fastest "
         + "".join(f"| {ours} is faster " for ours in OURS)
-        + "| utilisation | peak |",
+        + "| utilization | peak memory |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in training.items():
         lines.append(
             f"| {name} | {row['useful_tokens_per_second']:,.0f} | {row['slowest']:,.0f} to {row['fastest']:,.0f} "
             + "".join(f"| {row['ours_is_times_faster'][ours]:.1f} x " for ours in OURS)
-            + f"| {row['utilisation']:.1%} | {row['peak_megabytes']:,.0f} MB |"
+            + f"| {row['utilization']:.1%} | {row['peak_megabytes']:,.0f} MB |"
         )
     lines += ["", "| answers | questions/s | ours is faster |", "|---|---|---|"]
     for name, row in results["answers"].items():

@@ -1,13 +1,13 @@
-"""One contender of the training benchmark: trains in its own process, as many steps at a time as it is told.
+"""One contender of the training benchmark, in a process of its own.
 
     python benchmarks/contenders.py NAME CORPUS.txt
 
-Protocol: it reads the number of steps from standard input, a line at a time, trains so many, and answers with a line of
-JSON: seconds, useful_tokens (not padding), parameters, peak_bytes. `benchmarks/bench.py` speaks it. A contender of
-several processes starts the others itself, and answers for all.
+Protocol: a contender reads a number of steps from standard input, one per line, trains that many, and answers with a
+line of JSON: seconds, useful_tokens (without padding), parameters, peak_bytes. `benchmarks/bench.py` is the other side.
+A contender of several processes starts the others itself and answers for all.
 
-The peers train transformers' GPT2LMHeadModel at the size of the assignment's model on the same text, corrupted the way
-the assignment's code does it: one document after the other, as strings, padded to the block.
+The alternatives train transformers' GPT2LMHeadModel at the size of the assignment's model on the same text, with the
+data pipeline of the assignment: one document at a time, as strings, padded to the context length.
 """
 
 import json
@@ -28,29 +28,28 @@ import torch.distributed as dist
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from hf_mingpt import MinGPTForCausalLM
-from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
-from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import SpanCorruption
-from hf_mingpt.data.steps import TrainingSteps
+from hf_mingpt.data.assembly import build_steps, load_corpus
+from hf_mingpt.data.encoding import build_corpus_tokenizer
+from hf_mingpt.data.objectives import Objective
 from hf_mingpt.training.loop import train
 from hf_mingpt.training.presets import PRETRAIN_PRESETS
 from hf_mingpt.training.recipes import PretrainRecipe, build_config
 from hf_mingpt.training.setup import batch_shape, build_accelerator
 
 BLOCK_SIZE = 128
-BATCH_SIZE = 128  # documents of an optimizer step, for all
+BATCH_SIZE = 128  # documents of an optimizer step, for every contender
 MANY_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What is trained, and how."""
+    """A training loop and its settings."""
 
     loop: str  # "ours", "plain" (a loop written out) or "trainer" (transformers.Trainer)
     precision: str  # "float32" or "bf16"
     attention: str  # "eager" or "sdpa"
     optimizer: str = "adamw"
-    processes: int = 1  # of one thread each, if there are several
+    processes: int = 1  # several have one thread each
 
 
 CONTENDERS = {
@@ -69,7 +68,7 @@ CONTENDERS = {
 
 
 class Gate:
-    """Stands before every step: lets as many pass as were asked for, then reports and waits."""
+    """Called before every step: lets the requested number of steps pass, then reports and waits for the next number."""
 
     def __init__(self, model: torch.nn.Module):
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -114,7 +113,7 @@ def is_main() -> bool:
 
 
 def start_others(processes: int) -> None:
-    """Starts the same contender as often as it wants to be, and makes this process the first of them."""
+    """Starts the other processes of this contender, and makes this process rank 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -127,14 +126,15 @@ def start_others(processes: int) -> None:
     torch.set_num_threads(1)
 
 
-class GatedSteps(TrainingSteps):
-    """Our steps, with the gate before each."""
+class GatedObjective:
+    """An objective with the gate in front: it is called once for the documents of each step."""
 
-    gate: Gate
+    def __init__(self, objective: Objective, gate: Gate):
+        self.objective, self.gate = objective, gate
 
-    def __getitem__(self, step: int):
+    def __call__(self, *args):
         self.gate()
-        return super().__getitem__(step)
+        return self.objective(*args)
 
 
 def train_ours(contender: Contender, corpus: str, output_dir: str) -> None:
@@ -150,18 +150,17 @@ def train_ours(contender: Contender, corpus: str, output_dir: str) -> None:
     }
     recipe = PretrainRecipe(train_file=corpus, output_dir=output_dir, **flags)
     accelerator = build_accelerator(recipe)
-    texts = load_texts(corpus)
+    texts = load_corpus(recipe, [])
     tokenizer = build_corpus_tokenizer(texts, BLOCK_SIZE)
     model = MinGPTForCausalLM(build_config(recipe, len(tokenizer)))
-    objective = SpanCorruption(BLOCK_SIZE, recipe.seed)
     shape = batch_shape(recipe, accelerator, BLOCK_SIZE)
-    steps = GatedSteps(encode_documents(texts, tokenizer), objective, shape, seed=0)
-    steps.gate = Gate(model)
+    steps = build_steps(recipe, texts, [], tokenizer, shape, block_size=BLOCK_SIZE, seed=recipe.seed)
+    steps.objective = GatedObjective(steps.objective, Gate(model))
     train(model, steps, recipe, accelerator)
 
 
 class CharacterCorruption(torch.utils.data.Dataset):
-    """Documents corrupted one by one as strings and padded to the block, as the assignment's dataset does it."""
+    """Span corruption of one document at a time, as strings, padded to the context length: the assignment's way."""
 
     def __init__(self, corpus: str):
         self.documents = [line for line in Path(corpus).read_text(encoding="utf-8").split("\n") if line]
@@ -183,7 +182,7 @@ class CharacterCorruption(torch.utils.data.Dataset):
 
 
 def build_gpt2(contender: Contender, vocab_size: int) -> GPT2LMHeadModel:
-    """transformers' GPT-2 at the assignment's size; without dropout, as ours."""
+    """transformers' GPT-2 at the assignment's size, without dropout."""
     no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
     shape = {"n_layer": 4, "n_head": 8, "n_embd": 256, "n_positions": BLOCK_SIZE, "tie_word_embeddings": False}
     config = GPT2Config(vocab_size=vocab_size, use_cache=False, **shape, **no_dropout)
@@ -191,7 +190,7 @@ def build_gpt2(contender: Contender, vocab_size: int) -> GPT2LMHeadModel:
 
 
 def train_plain(contender: Contender, corpus: str, output_dir: str) -> None:
-    """A loop as one writes it by hand, with the assignment's batches."""
+    """A plain PyTorch loop with the assignment's batches."""
     dataset = CharacterCorruption(corpus)
     model = build_gpt2(contender, len(dataset.vocabulary)).train()
     gate = Gate(model)
@@ -213,7 +212,7 @@ def train_plain(contender: Contender, corpus: str, output_dir: str) -> None:
 
 
 class GateCallback(TrainerCallback):
-    """The gate, before each of Trainer's steps."""
+    """Calls the gate before each step of Trainer."""
 
     def __init__(self, gate: Gate):
         self.gate = gate
@@ -223,7 +222,7 @@ class GateCallback(TrainerCallback):
 
 
 def train_with_trainer(contender: Contender, corpus: str, output_dir: str) -> None:
-    """transformers.Trainer with its defaults."""
+    """transformers.Trainer with default settings."""
     dataset = CharacterCorruption(corpus)
     model = build_gpt2(contender, len(dataset.vocabulary))
     arguments = TrainingArguments(

@@ -1,16 +1,17 @@
-"""Checks and measures the package on one GPU, in minutes: tables on the screen, all figures in gpu.json.
+"""Checks and benchmarks the package on one GPU in a few minutes. Prints tables and writes all results to gpu.json.
 
     python benchmarks/gpu.py --train_file wiki.txt --questions_file birth_places_train.tsv \
         --dev_questions_file birth_dev.tsv --nanogpt path/to/nanoGPT
-    python benchmarks/gpu.py --device cpu --small true --train_file ... --sections right,profile
+    python benchmarks/gpu.py --device cpu --small true --train_file ... --sections correctness,profile
 
 Sections:
 
-- right: whether the GPU computes what the CPU computes, in every way that claims to (gpu_checks.py).
-- speedrun: seconds of training, and of the whole command, to an accuracy on the dev questions, for several seeds.
-- rate: tokens a second and model FLOP utilisation of the 3.3M model by batch size, and of GPT-2's size beside nanoGPT
-  and transformers' own models (gpu_rates.py).
-- profile: which kernels a step's time goes to.
+- correctness: compares the GPU with the CPU, for every attention implementation, precision and way of training
+  (gpu_checks.py).
+- speedrun: the time of training and of the whole command, and the accuracy on the dev questions, for several seeds.
+- throughput: tokens per second and model FLOP utilization (MFU), of the 3.3M model by batch size, and of a model of the
+  size of GPT-2 beside nanoGPT and models of transformers (gpu_rates.py).
+- profile: the time of a step by kernel.
 """
 
 import json
@@ -39,8 +40,8 @@ from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import write_json
 
 HERE = Path(__file__).parent
-SECTIONS = ("right", "speedrun", "rate", "profile")
-# one micro-batch a step: a GPU gains nothing from several
+SECTIONS = ("correctness", "speedrun", "throughput", "profile")
+# one micro-batch per step: a GPU gains nothing from several
 ON_A_GPU = ["--per_device_train_batch_size", "128", "--gradient_accumulation_steps", "1"]
 ON_A_GPU += ["--dataloader_num_workers", "8"]
 PROFILED = ("hf_mingpt, compiled", "nanoGPT, compiled")
@@ -56,18 +57,18 @@ class GpuRecipe:
     questions_file: str | None = flag(None, "TSV of training questions, for speedrun.")
     dev_questions_file: str | None = flag(None, "TSV of questions to evaluate on, for speedrun.", formerly="dev_file")
     nanogpt: str | None = flag(None, "Checkout of karpathy/nanoGPT, to compare with.")
-    sections: str = flag(",".join(SECTIONS), "Which to run, with commas between.")
+    sections: str = flag(",".join(SECTIONS), "Sections to run, separated by commas.")
     device: str = flag("cuda", "'cuda' or 'cpu'.")
-    small: bool = flag(False, "Small sizes, to see that everything runs.")
-    seeds: int = flag(3, "Runs of each speedrun.")
-    only: str = flag("", "Of right: only checks with one of these in their name.")
-    output_dir: str = flag("runs/gpu", "Where gpu.json and gpu.md go.")
+    small: bool = flag(False, "Small sizes, for a quick test of the script.")
+    seeds: int = flag(3, "Number of seeds of each speedrun.")
+    only: str = flag("", "Run only the checks whose name contains one of these.")
+    output_dir: str = flag("runs/gpu", "Folder for gpu.json and gpu.md.")
 
     def __post_init__(self):
         if unknown := set(self.sections.split(",")) - set(SECTIONS):
-            raise ValueError(f"sections {', '.join(sorted(unknown))} are unknown: choose of {', '.join(SECTIONS)}.")
+            raise ValueError(f"sections {', '.join(sorted(unknown))} are unknown: choose from {', '.join(SECTIONS)}.")
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device 'cuda' is not there: give --device cpu.")
+            raise ValueError("device 'cuda' is not available: give --device cpu.")
 
 
 def main() -> None:
@@ -77,27 +78,30 @@ def main() -> None:
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     results: dict = {"machine": machine(device), **run_record()}
-    contenders = start_contenders(recipe) if "rate" in recipe.sections.split(",") else {}  # they compile meanwhile
+    contenders = (
+        start_contenders(recipe) if "throughput" in recipe.sections.split(",") else {}
+    )  # they compile meanwhile
     for section in recipe.sections.split(","):
         started = time.perf_counter()
-        if section == "right":
-            results["right"] = run_checks(recipe, device)
+        if section == "correctness":
+            results["correctness"] = run_checks(recipe, device)
         elif section == "speedrun":
             results["speedrun"] = run_speedruns(recipe)
-        elif section == "rate":
-            results["rate"] = measure_rates(recipe, device, contenders)
+        elif section == "throughput":
+            results["throughput"] = measure_throughput(recipe, device, contenders)
         else:
-            rows = [8] if recipe.small else [128, 4096]
+            batch_sizes = [8] if recipe.small else [128, 4096]
             steps = 2 if recipe.small else 10
             results["profile"] = [
-                gpu_rates.profile_steps(device, recipe.train_file, number, steps, small=recipe.small) for number in rows
+                gpu_rates.profile_steps(device, recipe.train_file, batch_size, steps, small=recipe.small)
+                for batch_size in batch_sizes
             ]
         print(f"{section}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         write_json(folder / "gpu.json", results)
     page = render(results)
     (folder / "gpu.md").write_text(page, encoding="utf-8")
     print(page)
-    if any(check["result"] == "WRONG" for check in results.get("right", [])):
+    if any(check["result"] == "FAILED" for check in results.get("correctness", [])):
         sys.exit(1)
 
 
@@ -117,15 +121,15 @@ def run_checks(recipe: GpuRecipe, device: torch.device) -> list[dict]:
                 continue
             started = time.perf_counter()
             try:
-                result, told = "right", check(place)
-            except gpu_checks.NotHere as error:
-                result, told = "not here", str(error)
-            except Exception as error:  # every other check still has something to say
+                result, detail = "passed", check(place)
+            except gpu_checks.Skipped as error:
+                result, detail = "skipped", str(error)
+            except Exception as error:  # run the other checks
                 places = " < ".join(f"{f.name}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)))
-                result, told = "WRONG", f"{type(error).__name__}: {str(error)[-300:]} in {places[:300]}"
+                result, detail = "FAILED", f"{type(error).__name__}: {str(error)[-300:]} in {places[:300]}"
             seconds = time.perf_counter() - started
-            results.append({"check": name, "result": result, "told": told, "seconds": seconds})
-            print(f"{result}: {name}: {told} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+            results.append({"check": name, "result": result, "detail": detail, "seconds": seconds})
+            print(f"{result}: {name}: {detail} ({seconds:.1f} s)", file=sys.stderr, flush=True)
     return results
 
 
@@ -164,11 +168,11 @@ def run_speedruns(recipe: GpuRecipe) -> list[dict]:
                 started = time.perf_counter()
                 predictions = answer_questions(model, tokenizer, questions, batch_size=len(questions))
                 answering = time.perf_counter() - started
-                right = sum(p == q.answer for p, q in zip(predictions, questions, strict=True))
+                correct = sum(p == q.answer for p, q in zip(predictions, questions, strict=True))
                 row = {
                     "recipe": name,
                     "seed": seed,
-                    "accuracy": right / len(questions),
+                    "accuracy": correct / len(questions),
                     "steps": lines[-1]["step"],
                     "training_seconds": lines[-1]["seconds"],
                     "seconds_of_the_last_half": lines[-1]["seconds"] - lines[len(lines) // 2 - 1]["seconds"],
@@ -206,13 +210,13 @@ def contender_log(recipe: GpuRecipe, name: str) -> Path:
 
 
 def read_record(process: subprocess.Popen) -> dict | None:
-    """The next line of JSON that a contender writes; nanoGPT prints other lines, too. None if it has died."""
+    """The next line of JSON of a contender, or None if it has failed. nanoGPT prints other lines, too."""
     line = next((line for line in process.stdout if line.startswith("{")), None)
     return json.loads(line) if line else None
 
 
-def measure_rates(recipe: GpuRecipe, device: torch.device, contenders: dict[str, subprocess.Popen]) -> dict:
-    rows = [8, 16] if recipe.small else [128, 512, 2048, 8192]
+def measure_throughput(recipe: GpuRecipe, device: torch.device, contenders: dict[str, subprocess.Popen]) -> dict:
+    batch_sizes = [8, 16] if recipe.small else [128, 512, 2048, 8192]
     results: dict = {}
     ready = {}
     for name, process in contenders.items():
@@ -221,7 +225,7 @@ def measure_rates(recipe: GpuRecipe, device: torch.device, contenders: dict[str,
         else:
             log = contender_log(recipe, name).read_text(encoding="utf-8")[-600:]
             results.setdefault("failed", {})[name] = log
-            print(f"{name} died: {log}", file=sys.stderr)
+            print(f"{name} has failed: {log}", file=sys.stderr)
     results["matrix_product_flops"] = gpu_rates.matrix_product_rate(device, 256 if recipe.small else 8192)
     turns: dict[str, list[dict]] = {name: [] for name in ready}
     for _ in range(3):
@@ -244,7 +248,7 @@ def measure_rates(recipe: GpuRecipe, device: torch.device, contenders: dict[str,
             "seconds_to_compile": ready[name],
             **{
                 key: statistics.median(record[key] for record in records)
-                for key in ("milliseconds", "tokens_per_second", "utilisation")
+                for key in ("milliseconds", "tokens_per_second", "mfu")
             },
             "parameters": records[0]["parameters"],
             "peak_megabytes": records[0]["peak_megabytes"],
@@ -252,63 +256,67 @@ def measure_rates(recipe: GpuRecipe, device: torch.device, contenders: dict[str,
         for name, records in turns.items()
     ]
     repeats = 3 if recipe.small else 20
-    results["small_model"] = gpu_rates.measure_small(device, recipe.train_file, rows, repeats, small=recipe.small)
+    results["small_model"] = gpu_rates.measure_small(
+        device, recipe.train_file, batch_sizes, repeats, small=recipe.small
+    )
     return results
 
 
 def render(results: dict) -> str:
-    """The results as a page."""
+    """The results as Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     lines = [f"# One GPU, {results['machine']['date']}", "", f"{results['machine']}; {versions}.", ""]
-    if "right" in results:
-        lines += ["| check | | | s |", "|---|---|---|---|"]
-        lines += [f"| {c['check']} | {c['result']} | {c['told']} | {c['seconds']:.1f} |" for c in results["right"]]
+    if "correctness" in results:
+        lines += ["| check | result | detail | s |", "|---|---|---|---|"]
+        lines += [
+            f"| {c['check']} | {c['result']} | {c['detail']} | {c['seconds']:.1f} |" for c in results["correctness"]
+        ]
     if "speedrun" in results:
         lines += [
             "",
-            "| speedrun | seed | dev | steps | training | command | answers/s |",
-            "|---|---|---|---|---|---|---|",
+            "| speedrun | seed | dev accuracy | steps | training | command | tokens/s | answers/s |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         lines += [
             f"| {r['recipe']} | {r['seed']} | {r['accuracy']:.1%} | {r['steps']} | {r['training_seconds']:.1f} s "
             f"| {r['command_seconds']:.1f} s | {r['useful_tokens_per_second']:,.0f} | {r['answers_per_second']:,.0f} |"
             for r in results["speedrun"]
         ]
-    if "rate" in results:
-        rate = results["rate"]
-        lines += ["", f"bf16 matrix products: {rate['matrix_product_flops'] / 1e12:.1f} TFLOP/s."]
-        lines += ["", "| GPT-2's size, 16 x 1024 | tokens/s | ms | utilisation | peak | compiled in |"]
+    if "throughput" in results:
+        throughput = results["throughput"]
+        lines += ["", f"bf16 matrix products: {throughput['matrix_product_flops'] / 1e12:.1f} TFLOP/s."]
+        lines += ["", "| GPT-2's size, 16 x 1024 tokens | tokens/s | ms | MFU | peak memory | compilation |"]
         lines += ["|---|---|---|---|---|---|"]
         lines += [
-            f"| {r['name']} | {r['tokens_per_second']:,.0f} | {r['milliseconds']:.1f} | {r['utilisation']:.1%} "
+            f"| {r['name']} | {r['tokens_per_second']:,.0f} | {r['milliseconds']:.1f} | {r['mfu']:.1%} "
             f"| {r['peak_megabytes'] or 0:,.0f} MB | {r['seconds_to_compile']:.0f} s |"
-            for r in rate["gpt2_size"]
+            for r in throughput["gpt2_size"]
         ]
-        lines += ["", "| 3.3M, rows | | width | useful tokens/s | tokens/s | ms | utilisation | peak |"]
+        lines += ["", "| 3.3M, batch size | mode | length | useful tokens/s | tokens/s | ms | MFU | peak memory |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
         lines += [
-            f"| {r['rows']} | {r['way']} | {r['width']} | {r['useful_tokens_per_second']:,.0f} "
-            f"| {r['tokens_per_second']:,.0f} | {r['milliseconds']:.2f} | {r['utilisation']:.1%} "
+            f"| {r['batch_size']} | {r['mode']} | {r['length']} | {r['useful_tokens_per_second']:,.0f} "
+            f"| {r['tokens_per_second']:,.0f} | {r['milliseconds']:.2f} | {r['mfu']:.1%} "
             f"| {r['peak_megabytes'] or 0:,.0f} MB |"
-            for r in rate["small_model"]
+            for r in throughput["small_model"]
         ]
-        for name, kernels in rate.get("profiles", {}).items():
+        for name, kernels in throughput.get("profiles", {}).items():
             lines += render_profile(name, kernels)
     for section in results.get("profile", []):
-        lines += render_profile(f"3.3M, {section['rows']} rows, kernel by kernel", section)
+        lines += render_profile(f"3.3M, batch size {section['batch_size']}, eager", section)
     return "\n".join(lines) + "\n"
 
 
 def render_profile(title: str, profile: dict) -> list[str]:
-    busy = f"{profile['busy_milliseconds_a_step']:.2f} of {profile['milliseconds_a_step']:.2f} ms"
+    busy = f"{profile['busy_milliseconds_per_step']:.2f} of {profile['milliseconds_per_step']:.2f} ms"
     return [
         "",
-        f"{title}: the device is busy {busy} of a step, with {profile['kernels_a_step']:.0f} kernels.",
+        f"{title}: the device is busy for {busy} of a step, with {profile['kernels_per_step']:.0f} kernels.",
         "",
-        "| kernel | share | a step | us |",
+        "| kernel | fraction | per step | us |",
         "|---|---|---|---|",
         *(
-            f"| {k['name'].replace('|', '/')} | {k['share']:.1%} | {k['count']:.0f} | {k['microseconds']:.1f} |"
+            f"| {k['name'].replace('|', '/')} | {k['fraction']:.1%} | {k['count']:.0f} | {k['microseconds']:.1f} |"
             for k in profile["kernels"]
         ),
     ]

@@ -1,6 +1,6 @@
-"""Whether a GPU computes what the CPU computes, in every way that claims to: the section `right` of gpu.py.
+"""Compares a GPU with the CPU: the section `correctness` of gpu.py.
 
-Each check is a function that returns what it measured and raises an AssertionError if that is not as it should be.
+Each check is a function that returns what it has measured, and raises an AssertionError if the GPU is wrong.
 """
 
 import copy
@@ -39,28 +39,28 @@ VARIANTS = {
     "rope": {"position_embedding_type": "rope"},
     "synthesizer": {"attention_type": "synthesizer"},
 }
-FLOAT32, HALF = 1e-4, 3e-2  # largest relative errors of losses and gradients
+FLOAT32, HALF = 1e-4, 3e-2  # limits of the relative errors of losses and gradients
 
 
-class NotHere(Exception):
-    """A check cannot be made on this machine, and why."""
+class Skipped(Exception):
+    """A check that this machine cannot run, with the reason."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the checks run."""
+    """The device on which the checks run, and a folder for their files."""
 
     device: torch.device
     small: bool
-    folder: Path  # for what they write
+    folder: Path
 
     def need_gpu(self) -> None:
         if self.device.type != "cuda":
-            raise NotHere("needs a GPU")
+            raise Skipped("needs a GPU")
 
 
 def build_model(variant: str = "rope", *, dropout: float = 0.0, small: bool = False, **changes) -> MinGPTForCausalLM:
-    """The assignment's model with weights large enough for a mistake in attention to show."""
+    """The assignment's model, with initial weights large enough for errors in attention to show."""
     torch.manual_seed(0)
     dropouts = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), dropout)
     size = {"hidden_size": 64, "num_hidden_layers": 2} if small else {}
@@ -74,18 +74,17 @@ def examples(number: int = 128) -> Dataset:
 
 
 def micro_batch(*, padding_free: bool = False) -> dict[str, torch.Tensor]:
-    rows = examples(32)
-    objective = NextTokenPrediction()
-    ragged = TokenSequences.from_table(rows.with_format("arrow")[:])
+    dataset = examples(32)
+    sequences = TokenSequences.from_table(dataset.with_format("arrow")[:])
     shape = BatchShape(32, pad_to_multiple_of=8, padding_free=padding_free)
-    return make_micro_batches(objective(ragged, 0, np.arange(len(rows))), shape)[0]
+    return make_micro_batches(NextTokenPrediction()(sequences, 0, np.arange(len(dataset))), shape)[0]
 
 
 def gradients(model, batch, device, *, attention: str, autocast: torch.dtype | None = None, scale: float = 1.0):
     """The loss, and all gradients in one vector, on the CPU."""
     model = copy.deepcopy(model).to(device).train()
     model.set_attn_implementation(attention)
-    model.config.use_cache = False  # a cache has no place for several rows in one
+    model.config.use_cache = False  # a cache cannot hold packed sequences
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     with torch.autocast(device.type, autocast) if autocast else nullcontext():
         loss = model(**inputs).loss
@@ -95,30 +94,30 @@ def gradients(model, batch, device, *, attention: str, autocast: torch.dtype | N
 
 
 def difference(a: tuple[float, torch.Tensor], b: tuple[float, torch.Tensor]) -> float:
-    """The larger relative error of the loss and the gradient, b being right."""
+    """The larger of the relative errors of the loss and the gradient of a, with respect to b."""
     return max(abs(a[0] - b[0]) / abs(b[0]), ((a[1] - b[1]).norm() / b[1].norm()).item())
 
 
-def demand(holds: bool, otherwise: str) -> None:
-    """Raises an AssertionError where a check finds something wrong, also under `python -O`."""
-    if not holds:
-        raise AssertionError(otherwise)
+def require(condition: bool, message: str) -> None:
+    """Raises an AssertionError if the condition does not hold, also under `python -O`."""
+    if not condition:
+        raise AssertionError(message)
 
 
 def at_most(error: float, limit: float) -> str:
-    demand(error <= limit, f"relative error {error:.1e}, over {limit:.0e}")
+    require(error <= limit, f"relative error {error:.1e}, over {limit:.0e}")
     return f"relative error {error:.1e}"
 
 
 def losses_and_gradients(place: Place, variant: str, attention: str, dtype: torch.dtype | None) -> str:
-    """On the device against float32 and eager attention on the CPU."""
+    """Compares with float32 and eager attention on the CPU."""
     if attention == "flex_attention":
         place.need_gpu()  # on a CPU it has no backward pass
     model, batch = build_model(variant, small=place.small), micro_batch()
-    right = gradients(model, batch, torch.device("cpu"), attention="eager")
-    scale = 1024.0 if dtype == torch.float16 else 1.0  # as a gradient scaler does it
+    expected = gradients(model, batch, torch.device("cpu"), attention="eager")
+    scale = 1024.0 if dtype == torch.float16 else 1.0  # as a gradient scaler does
     ours = gradients(model, batch, place.device, attention=attention, autocast=dtype, scale=scale)
-    return at_most(difference(ours, right), HALF if dtype else FLOAT32)
+    return at_most(difference(ours, expected), HALF if dtype else FLOAT32)
 
 
 def flash_kernel(place: Place) -> str:
@@ -130,7 +129,7 @@ def flash_kernel(place: Place) -> str:
 def flash_package(place: Place) -> str:
     place.need_gpu()
     if find_spec("flash_attn") is None:
-        raise NotHere("flash_attn is not installed")
+        raise Skipped("flash_attn is not installed")
     return losses_and_gradients(place, "rope", "flash_attention_2", torch.bfloat16)
 
 
@@ -171,12 +170,12 @@ def generated(place: Place, **options) -> torch.Tensor:
 
 
 def generation(place: Place, **options) -> str:
-    """The tokens of plain generation on the CPU, in float32."""
+    """Compares with plain generation on the CPU, in float32."""
     if options.get("cache_implementation") == "offloaded":
         place.need_gpu()
-    right = generated(Place(torch.device("cpu"), place.small, place.folder))
-    same = (generated(place, **options) == right).float().mean().item()
-    demand(same == 1.0, f"{same:.1%} of the tokens are the same")
+    expected = generated(Place(torch.device("cpu"), place.small, place.folder))
+    same = (generated(place, **options) == expected).float().mean().item()
+    require(same == 1.0, f"{same:.1%} of the tokens are the same")
     return "the same tokens"
 
 
@@ -196,23 +195,23 @@ def continuous_batching(place: Place) -> str:
     )
     by_prompt = {tuple(output.prompt_ids): output.generated_tokens for output in done.values()}
     ours = torch.tensor([by_prompt[tuple(prompt)] for prompt in prompts.tolist()])
-    right = generated(Place(torch.device("cpu"), place.small, place.folder))[:, 20:]
-    same = (ours == right).float().mean().item()
-    demand(same == 1.0, f"{same:.1%} of the tokens are the same")
+    expected = generated(Place(torch.device("cpu"), place.small, place.folder))[:, 20:]
+    same = (ours == expected).float().mean().item()
+    require(same == 1.0, f"{same:.1%} of the tokens are the same")
     return "the same tokens"
 
 
 def int8_weights(place: Place) -> str:
     if find_spec("torchao") is None:
-        raise NotHere("torchao is not installed")
+        raise Skipped("torchao is not installed")
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     model = build_model(small=place.small).to(place.device).eval()
     ids = micro_batch()["input_ids"].to(place.device)
     with torch.inference_mode():
-        right = model(ids).logits
+        expected = model(ids).logits
         quantize_(model, Int8WeightOnlyConfig())
-        error = ((model(ids).logits - right).norm() / right.norm()).item()
+        error = ((model(ids).logits - expected).norm() / expected.norm()).item()
     return at_most(error, 5e-2)
 
 
@@ -220,7 +219,7 @@ def int8_weights(place: Place) -> str:
 
 
 def trained(place: Place, folder: str, *, model=None, precision: str = "no", graphs: bool = True, **changes):
-    """A model after some steps, and its losses."""
+    """Trains a model for some steps; returns it, and its losses by step."""
     path = place.folder / folder
     path.mkdir(parents=True, exist_ok=True)
     dropout = changes.pop("dropout", 0.0)
@@ -243,17 +242,17 @@ def same_weights(a, b) -> bool:
 
 
 def training_losses(place: Place, precision: str) -> str:
-    """Twelve steps with Muon: the losses of the CPU in float32."""
+    """Compares the losses of twelve steps with Muon with those of the CPU in float32."""
     if precision == "fp16":
         place.need_gpu()
-    _, right = trained(Place(torch.device("cpu"), place.small, place.folder), f"cpu-{precision}")
+    _, expected = trained(Place(torch.device("cpu"), place.small, place.folder), f"cpu-{precision}")
     _, ours = trained(place, f"device-{precision}", precision=precision)
-    error = max(abs(ours[step] - right[step]) / right[step] for step in right)
+    error = max(abs(ours[step] - expected[step]) / expected[step] for step in expected)
     return at_most(error, 2e-3 if precision == "no" else 3e-2)
 
 
 def recorded_steps(place: Place) -> str:
-    """CUDA graphs learn, bit for bit, what kernel after kernel learns, with dropout."""
+    """Compares CUDA graphs with eager steps, with dropout."""
     place.need_gpu()
     plain, losses = trained(place, "eager", graphs=False, dropout=0.1, precision="bf16", max_steps=30)
     graphed, recorded = trained(place, "graphs", dropout=0.1, precision="bf16", max_steps=30)
@@ -262,7 +261,7 @@ def recorded_steps(place: Place) -> str:
 
 
 def resumed(place: Place, *, graphs: bool) -> str:
-    """A run that goes on from a checkpoint ends with the bits of one that was never cut."""
+    """Compares a resumed run with an uninterrupted one, bit for bit."""
     name = f"resume-{graphs}"
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -272,12 +271,12 @@ def resumed(place: Place, *, graphs: bool) -> str:
         cut, _ = trained(place, f"{name}-on", resume_from_checkpoint=str(checkpoint), **options)
     finally:
         torch.use_deterministic_algorithms(False)
-    demand(same_weights(whole, cut), "the weights differ")
+    require(same_weights(whole, cut), "the weights differ")
     return "the same bits"
 
 
 def no_waiting(place: Place) -> str:
-    """Between two lines of the log the host never waits for the GPU."""
+    """Checks that the host does not wait for the GPU between two lines of the log."""
     place.need_gpu()
     for graphs in (True, False):
         step = 0
@@ -295,11 +294,11 @@ def no_waiting(place: Place) -> str:
                 trained(place, f"waiting-{graphs}", graphs=graphs, **options)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return "31 steps, recorded and not"
+    return "31 steps, with and without CUDA graphs"
 
 
 def launched(place: Place, kind: str, *launch: str) -> str:
-    """scripts/pretrain.py with one process over NCCL: the losses of a plain start."""
+    """Compares scripts/pretrain.py in one process over NCCL with a plain start."""
     place.need_gpu()
     text = place.folder / "text.txt"
     rng = np.random.default_rng(0)
@@ -317,7 +316,7 @@ def launched(place: Place, kind: str, *launch: str) -> str:
             done = subprocess.run(
                 command, capture_output=True, encoding="utf-8", env=environment, check=False, timeout=120
             )
-            demand(done.returncode == 0, done.stderr[-600:])
+            require(done.returncode == 0, done.stderr[-600:])
         losses[name] = [
             json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         ]
@@ -339,14 +338,14 @@ def _one_of_two(rank: int, folder: str, port: int) -> None:
 
 
 def two_processes(place: Place) -> str:
-    """Two processes over gloo that share the card: the losses of one with the same examples in a step."""
+    """Compares two processes over gloo that share the GPU with one process and the same examples per step."""
     place.need_gpu()
-    _, right = trained(place, "one-process", optim="adamw", max_steps=6, learning_rate=6e-4)
+    _, expected = trained(place, "one-process", optim="adamw", max_steps=6, learning_rate=6e-4)
     folder = place.folder / "two-processes"
     folder.mkdir()
     torch.multiprocessing.spawn(_one_of_two, (str(folder), 29517), nprocs=2)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    error = max(abs(line["loss"] - right[line["step"]]) / right[line["step"]] for line in lines)
+    error = max(abs(line["loss"] - expected[line["step"]]) / expected[line["step"]] for line in lines)
     return at_most(error, 1e-4)
 
 
@@ -362,7 +361,7 @@ def all_checks() -> dict[str, Callable[[Place], str]]:
     checks["flash kernel of sdpa, bf16"] = flash_kernel
     checks["flash_attn, bf16"] = flash_package
     for variant, attention in (("learned", "eager"), ("rope", "sdpa"), ("rope", "flex_attention")):
-        checks[f"padding-free is padded, {variant}, {attention}"] = lambda p, v=variant, a=attention: padding_free(
+        checks[f"padding-free batches, {variant}, {attention}"] = lambda p, v=variant, a=attention: padding_free(
             p, v, a
         )
     checks["torch.compile"] = compiled
@@ -375,10 +374,10 @@ def all_checks() -> dict[str, Callable[[Place], str]]:
         checks[f"training losses, {'float32' if precision == 'no' else precision}"] = lambda p, precision=precision: (
             training_losses(p, precision)
         )
-    checks["CUDA graphs learn what kernels learn"] = recorded_steps
-    checks["exact resume, CUDA graphs"] = lambda p: resumed(p, graphs=True)
-    checks["exact resume, kernel by kernel"] = lambda p: resumed(p, graphs=False)
-    checks["no waiting between log lines"] = no_waiting
+    checks["CUDA graphs"] = recorded_steps
+    checks["bit-exact resuming, CUDA graphs"] = lambda p: resumed(p, graphs=True)
+    checks["bit-exact resuming, eager"] = lambda p: resumed(p, graphs=False)
+    checks["no synchronization between log lines"] = no_waiting
     checks["DDP over NCCL, one process"] = lambda p: launched(
         p, "ddp", "-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port", "29518"
     )
@@ -386,5 +385,5 @@ def all_checks() -> dict[str, Callable[[Place], str]]:
     checks["FSDP2 over NCCL, one process"] = lambda p: launched(
         p, "fsdp2", "-m", "accelerate.commands.launch", *sharding, "--num_processes", "1"
     )
-    checks["two gloo processes on one card"] = two_processes
+    checks["two gloo processes on one GPU"] = two_processes
     return checks

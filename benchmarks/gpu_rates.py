@@ -1,10 +1,9 @@
-"""How fast steps are on a device: the sections `rate` and `profile` of gpu.py.
+"""Throughput and profile of steps on a device: the sections `throughput` and `profile` of gpu.py.
 
-    python benchmarks/gpu_rates.py NAME ROWS NANOGPT    (a contender of gpu.py, in a process of its own)
+    python benchmarks/gpu_rates.py NAME BATCH_SIZE NANOGPT    (a contender of gpu.py, in a process of its own)
 
-A contender builds its model of GPT-2's size, compiles it, and says `ready`; then, for every line that it reads, it
-trains that many steps and answers with a line of JSON. So several compile at once, and each is alone on the card while
-it is timed.
+A contender builds and compiles its model of the size of GPT-2, and prints `ready`. For each line that it reads, it
+trains that many steps and prints a line of JSON. So several contenders compile at once, and each is timed alone.
 """
 
 import importlib
@@ -23,11 +22,10 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from hf_mingpt import MODEL_PRESETS, MinGPTConfig, MinGPTForCausalLM
+from hf_mingpt.data.assembly import build_steps, load_corpus
 from hf_mingpt.data.batching import BatchShape
-from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
-from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import SpanCorruption
-from hf_mingpt.data.steps import TrainingSteps
+from hf_mingpt.data.encoding import build_corpus_tokenizer
+from hf_mingpt.data.recipe import DataRecipe
 from hf_mingpt.tokenization_mingpt import PAD_ID
 from hf_mingpt.training.loop import bf16_residual_stream
 from hf_mingpt.training.optimization import build_optimizers
@@ -35,7 +33,7 @@ from hf_mingpt.training.recipes import PretrainRecipe
 from hf_mingpt.training.setup import attention_for
 from hf_mingpt.training.stepping import GraphedStepper, Stepper
 
-H100_FLOPS = 989e12  # dense bf16, by the datasheet of the H100 and the H200 (SXM)
+H100_FLOPS = 989e12  # dense bf16, datasheet of the H100 and the H200 (SXM)
 NO_DROPOUT = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), 0.0)
 LENGTH, VOCABULARY = 1024, 50257
 
@@ -55,7 +53,7 @@ def seconds_of(function: Callable[[], object], device: torch.device, repeats: in
 
 
 def matrix_product_rate(device: torch.device, size: int) -> float:
-    """FLOP/s of a large bf16 product of random matrices."""
+    """FLOP/s of a product of two random bf16 matrices of that size."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
         a @ b
@@ -63,7 +61,7 @@ def matrix_product_rate(device: torch.device, size: int) -> float:
 
 
 def build_stepper(device: torch.device, *, graphs: bool, compiled: bool = False, small: bool = False):
-    """The assignment's model with RoPE and the package's step for it, in bf16, with Muon."""
+    """Builds the assignment's model with RoPE, and its stepper, in bf16 with Muon."""
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
     recipe = PretrainRecipe(train_file="-", output_dir="-", optim="muon", dropout=0.0)
@@ -81,34 +79,34 @@ def build_stepper(device: torch.device, *, graphs: bool, compiled: bool = False,
     return model, stepper
 
 
-def real_batch(corpus_file: str, rows: int) -> dict[str, torch.Tensor]:
-    """The first micro-batch of span corruption of the corpus, which is repeated as often as needed."""
-    texts = load_texts(corpus_file)
+def real_batch(train_file: str, batch_size: int) -> dict[str, torch.Tensor]:
+    """The first micro-batch of span corruption, repeated to the batch size."""
+    recipe = DataRecipe(train_file=train_file)
+    texts = load_corpus(recipe, [])
     tokenizer = build_corpus_tokenizer(texts, 128)
-    documents = encode_documents(texts, tokenizer)
-    shape = BatchShape(min(rows, len(documents)), 1, pad_to_multiple_of=8)
-    (batch,) = TrainingSteps(documents, SpanCorruption(128, 0), shape, seed=0)[0]
-    times = -(-rows // len(batch["input_ids"]))
+    shape = BatchShape(min(batch_size, len(texts)), 1, pad_to_multiple_of=8)
+    (batch,) = build_steps(recipe, texts, [], tokenizer, shape, block_size=128, seed=0)[0]
+    times = -(-batch_size // len(batch["input_ids"]))
     return {
-        name: tensor.repeat(times, *[1] * (tensor.ndim - 1))[:rows] if tensor.ndim > 1 else tensor
+        name: tensor.repeat(times, *[1] * (tensor.ndim - 1))[:batch_size] if tensor.ndim > 1 else tensor
         for name, tensor in batch.items()
     }
 
 
 def measure_small(
-    device: torch.device, corpus_file: str, rows: list[int], repeats: int, *, small: bool = False
+    device: torch.device, train_file: str, batch_sizes: list[int], repeats: int, *, small: bool = False
 ) -> list[dict]:
-    """Useful tokens a second of the 3.3M model by rows of a micro-batch: kernel by kernel, recorded and compiled."""
+    """Throughput of the 3.3M model by batch size: eager, with CUDA graphs, and compiled."""
     results = []
-    for number in rows:
-        batch = real_batch(corpus_file, number)
+    for batch_size in batch_sizes:
+        batch = real_batch(train_file, batch_size)
         useful = int((batch["input_ids"] != PAD_ID).sum())
-        ways = {"kernel by kernel": (False, False)}
+        modes = {"eager": (False, False)}
         if device.type == "cuda":
-            ways |= {"CUDA graphs": (True, False)}
-            if number == rows[-1]:
-                ways |= {"torch.compile": (False, True)}
-        for way, (graphs, compiled) in ways.items():
+            modes |= {"CUDA graphs": (True, False)}
+            if batch_size == batch_sizes[-1]:
+                modes |= {"torch.compile": (False, True)}
+        for mode, (graphs, compiled) in modes.items():
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             model, stepper = build_stepper(device, graphs=graphs, compiled=compiled, small=small)
@@ -126,13 +124,13 @@ def measure_small(
             parameters = model.num_parameters()
             results.append(
                 {
-                    "rows": number,
-                    "way": way,
-                    "width": batch["input_ids"].shape[1],
+                    "batch_size": batch_size,
+                    "mode": mode,
+                    "length": batch["input_ids"].shape[1],
                     "milliseconds": seconds * 1000,
                     "useful_tokens_per_second": useful / seconds,
                     "tokens_per_second": batch["input_ids"].numel() / seconds,
-                    "utilisation": 6 * parameters * batch["input_ids"].numel() / seconds / H100_FLOPS,
+                    "mfu": 6 * parameters * batch["input_ids"].numel() / seconds / H100_FLOPS,
                     "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
                 }
             )
@@ -140,7 +138,7 @@ def measure_small(
     return results
 
 
-# ---- GPT-2's size: contenders in processes of their own
+# ---- the size of GPT-2: contenders in processes of their own
 
 
 def build_ours(nanogpt: str) -> nn.Module:
@@ -183,10 +181,10 @@ CONTENDERS = {
 }
 
 
-def contend(name: str, rows: int, nanogpt: str) -> None:
-    """Trains random tokens, next-token prediction, bf16 autocast, fused AdamW: the same for all.
+def contend(name: str, batch_size: int, nanogpt: str) -> None:
+    """Trains next-token prediction on random tokens with bf16 autocast and fused AdamW, the same for all contenders.
 
-    Ours has its residual stream in bf16, as the package's training loop has it.
+    Ours has a bf16 residual stream, as in the training loop.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     build, compiled = CONTENDERS[name]
@@ -195,7 +193,7 @@ def contend(name: str, rows: int, nanogpt: str) -> None:
     model = build(nanogpt).to(device).train()
     parameters = sum(p.numel() for p in model.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)
-    ids = torch.randint(VOCABULARY, (rows, LENGTH + 1), device=device)
+    ids = torch.randint(VOCABULARY, (batch_size, LENGTH + 1), device=device)
     inputs, labels, targets = ids[:, :-1].contiguous(), ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     run = torch.compile(model) if compiled else model
 
@@ -225,18 +223,18 @@ def contend(name: str, rows: int, nanogpt: str) -> None:
             "milliseconds": seconds * 1000,
             "tokens_per_second": tokens,
             "parameters": parameters,
-            "utilisation": tokens * flops / H100_FLOPS,
+            "mfu": tokens * flops / H100_FLOPS,
             "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
         }
         print(json.dumps(record), flush=True)
 
 
-# ---- where the time of a step goes
+# ---- the time of a step by kernel
 
 
-def profile_steps(device: torch.device, corpus_file: str, rows: int, steps: int, *, small: bool = False) -> dict:
-    """Time on the device by kernel, and how much of a step the device is busy, kernel by kernel."""
-    batch = real_batch(corpus_file, rows)
+def profile_steps(device: torch.device, train_file: str, batch_size: int, steps: int, *, small: bool = False) -> dict:
+    """Time on the device by kernel, and the busy time of the device, for eager steps."""
+    batch = real_batch(train_file, batch_size)
     model, stepper = build_stepper(device, graphs=False, small=small)
 
     def step() -> None:
@@ -246,11 +244,11 @@ def profile_steps(device: torch.device, corpus_file: str, rows: int, steps: int,
     with stepper.running(), bf16_residual_stream(model):
         for _ in range(3):
             step()
-        return {"rows": rows, **kernels_of(step, device, steps)}
+        return {"batch_size": batch_size, **kernels_of(step, device, steps)}
 
 
 def kernels_of(step: Callable[[], None], device: torch.device, steps: int) -> dict:
-    """Milliseconds of a step, for how many of them the device is busy, and the 20 kernels that take most of these."""
+    """Milliseconds per step, how many of them the device is busy, and the 20 kernels with the largest total time."""
     seconds = seconds_of(step, device, steps)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     with profile(activities=activities) as profiler:
@@ -266,13 +264,13 @@ def kernels_of(step: Callable[[], None], device: torch.device, steps: int) -> di
     total = sum(sum(kernel) for kernel in times.values())
     top = sorted(times.items(), key=lambda item: -sum(item[1]))[:20]
     return {
-        "milliseconds_a_step": seconds * 1000,
-        "busy_milliseconds_a_step": total / steps / 1000,
-        "kernels_a_step": sum(len(kernel) for kernel in times.values()) / steps,
+        "milliseconds_per_step": seconds * 1000,
+        "busy_milliseconds_per_step": total / steps / 1000,
+        "kernels_per_step": sum(len(kernel) for kernel in times.values()) / steps,
         "kernels": [
             {
                 "name": name[:90],
-                "share": sum(kernel) / total,
+                "fraction": sum(kernel) / total,
                 "count": len(kernel) / steps,
                 "microseconds": statistics.mean(kernel),
             }

@@ -1,9 +1,9 @@
-"""Measures how the cost of training grows: with the model, the batch, the corpus and the processes.
+"""Measures how the cost of training scales with the model, the batch, the corpus and the number of processes.
 
     python benchmarks/scaling.py
 
-Every point is a process of its own, so that peak memory is that of the point alone. Writes scaling.json and scaling.png
-into --output_dir. Nothing else should run on the machine.
+Every point is measured in a process of its own, so that its peak memory is its own. Writes scaling.json and scaling.png
+to --output_dir. Run nothing else on the machine.
 """
 
 import json
@@ -23,11 +23,13 @@ import torch
 from figures import draw_scaling
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
+from hf_mingpt.data.assembly import build_steps, load_corpus
 from hf_mingpt.data.batching import BatchShape
-from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
+from hf_mingpt.data.encoding import build_corpus_tokenizer
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.objectives import NextTokenPrediction, SpanCorruption
-from hf_mingpt.data.steps import StreamedSteps, TrainingSteps, step_loader
+from hf_mingpt.data.objectives import NextTokenPrediction
+from hf_mingpt.data.recipe import DataRecipe
+from hf_mingpt.data.steps import TrainingSteps, step_loader
 from hf_mingpt.hub.run_folders import run_record
 from hf_mingpt.system.command_line import parse_recipe
 from hf_mingpt.system.fields import flag
@@ -38,7 +40,7 @@ from hf_mingpt.training.recipes import PretrainRecipe
 from hf_mingpt.training.setup import build_accelerator
 
 BASE = {"hidden_size": 256, "num_hidden_layers": 4, "length": 64, "rows": 32, "attention": "eager"}
-TOKENS = BASE["length"] * BASE["rows"]  # of a micro-batch, while the length of its rows is varied
+TOKENS = BASE["length"] * BASE["rows"]  # of a micro-batch while the length of its sequences varies
 CURVES = {
     "hidden_size": [64, 128, 256, 512],
     "num_hidden_layers": [1, 2, 4, 8, 16],
@@ -53,8 +55,8 @@ DOCUMENT = (
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingRecipe:
-    output_dir: str = flag("runs/scaling", "Where scaling.json and scaling.png go.")
-    point: str | None = flag(None, "Measure this one point (JSON), as a process of ours.")
+    output_dir: str = flag("runs/scaling", "Folder for scaling.json and scaling.png.")
+    point: str | None = flag(None, "JSON of one point to measure; scaling.py starts itself with this flag.")
 
 
 def main() -> None:
@@ -111,7 +113,7 @@ def peak_megabytes() -> float:
 
 
 def measure_model(*, hidden_size, num_hidden_layers, length, rows, attention) -> dict[str, float]:
-    """Seconds of one forward and backward pass in bf16, and peak memory; heads are 32 wide."""
+    """Time of one forward and backward pass in bf16, and peak memory; the head width is 32."""
     shape = {"hidden_size": hidden_size, "num_hidden_layers": num_hidden_layers}
     shape |= {"num_attention_heads": hidden_size // 32, "max_position_embeddings": max(128, length)}
     no_dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), 0.0)
@@ -139,7 +141,7 @@ def measure_model(*, hidden_size, num_hidden_layers, length, rows, attention) ->
 
 
 def measure_corpus(*, documents: int, streaming: bool) -> dict[str, float]:
-    """Time to encode a corpus, milliseconds of data for a step of 128 documents, and resident memory."""
+    """Seconds to encode a corpus, milliseconds to prepare a step of 128 documents, and resident memory."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "corpus.txt")
         with path.open("w", encoding="utf-8") as file:
@@ -150,12 +152,9 @@ def measure_corpus(*, documents: int, streaming: bool) -> dict[str, float]:
         os.environ["HF_DATASETS_CACHE"] = folder
         before = psutil.Process().memory_info().rss
         started = time.perf_counter()
-        dataset = encode_documents(load_texts(str(path), streaming=streaming), tokenizer)
+        recipe = DataRecipe(train_file=str(path), streaming=streaming)
+        steps = build_steps(recipe, load_corpus(recipe, []), [], tokenizer, BatchShape(32, 4), block_size=128, seed=0)
         encoding = time.perf_counter() - started
-        objective, shape = SpanCorruption(128, 0), BatchShape(32, 4)
-        steps = (
-            StreamedSteps(dataset, objective, shape) if streaming else TrainingSteps(dataset, objective, shape, seed=0)
-        )
         times = []
         started = time.perf_counter()
         for _ in step_loader(steps, min(1_000, documents // 128)):
@@ -170,7 +169,7 @@ def measure_corpus(*, documents: int, streaming: bool) -> dict[str, float]:
 
 
 def measure_processes(*, processes: int) -> dict[str, float] | None:
-    """Useful tokens a second with 128 documents a step on one or several processes, by the package's own loop."""
+    """Useful tokens per second of the package's training loop, with 128 documents per step on all processes."""
     with TemporaryDirectory() as folder:
         flags = PRETRAIN_PRESETS["assignment_short"].values | {
             "max_steps": 30,
@@ -182,16 +181,16 @@ def measure_processes(*, processes: int) -> dict[str, float] | None:
         rng = np.random.default_rng(0)
         from datasets import Dataset
 
-        rows = Dataset.from_dict({"input_ids": [rng.integers(2, 256, 64).tolist() for _ in range(1024)]})
+        dataset = Dataset.from_dict({"input_ids": [rng.integers(2, 256, 64).tolist() for _ in range(1024)]})
         shape = BatchShape(32, 4 // processes, accelerator.num_processes, accelerator.process_index)
         model = MinGPTForCausalLM(MinGPTConfig(position_embedding_type="rope"))
-        train(model, TrainingSteps(rows, NextTokenPrediction(), shape, seed=0), recipe, accelerator)
+        train(model, TrainingSteps(dataset, NextTokenPrediction(), shape, seed=0), recipe, accelerator)
         accelerator.end_training()
         if not accelerator.is_main_process:
             return None
         lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         if accelerator.num_processes != processes:
-            raise RuntimeError(f"{accelerator.num_processes} processes were started, not {processes}.")
+            raise RuntimeError(f"{accelerator.num_processes} processes started, not {processes}.")
         return {"tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines[1:])}
 
 

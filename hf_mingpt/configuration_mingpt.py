@@ -1,10 +1,9 @@
-# trf-ignore: TRF028 (the licence is MIT: LICENSE). TRF057 below: outside its tree, transformers' @auto_docstring fails.
-"""MinGPTConfig: the shape of a minGPT model, typed and validated.
+# trf-ignore: TRF028 (the license is MIT: LICENSE). TRF057 below: outside its tree, transformers' @auto_docstring fails.
+"""minGPT model configuration.
 
-First in the flow: everything reads it, it reads nothing of ours. The defaults are the model of Stanford CS224n,
-assignment 5 (4 layers, 8 heads, width 256, block 128, 256 characters: 3,323,392 parameters).
+This file is part of the remote code of a run: it imports only huggingface_hub and transformers.
 
-References: karpathy/minGPT `mingpt/model.py` (names and named sizes), transformers `models/llama` (field names).
+References: karpathy/minGPT `mingpt/model.py` (aliases and named sizes), transformers `models/llama` (field names).
 """
 
 from typing import Literal
@@ -15,30 +14,39 @@ from transformers.configuration_utils import PreTrainedConfig
 
 @strict
 class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
-    """Configuration of a MinGPT model. minGPT's names (`n_layer`, `block_size`, ...) work as aliases.
+    """Configuration of a minGPT model.
+
+    The defaults are the model of Stanford CS224n, assignment 5, with 3,323,392 parameters. The names of minGPT
+    (`n_layer`, `n_head`, `n_embd`, `block_size`, ...) work as aliases.
 
     Args:
-        vocab_size: Number of token ids; 256 is the vocabulary of the assignment's corpus.
-        hidden_size: Width of the residual stream, `C`.
-        intermediate_size: Width inside the MLP. `None` means `4 * hidden_size`.
-        num_hidden_layers: Number of blocks.
-        num_attention_heads: Number of heads, `nh`; `hidden_size` must be a multiple of it.
-        max_position_embeddings: The block: the longest sequence, in tokens, that the model was made for.
-        attention_type: `"dot_product"`, or `"synthesizer"` (Tay et al. 2020, arXiv:2005.00743, the dense form).
-        position_embedding_type: `"learned"`, or `"rope"` (Su et al. 2021, arXiv:2104.09864; only for `dot_product`).
-        rope_parameters: As in transformers' own models; `{"rope_type": "default", "rope_theta": 10000.0}` if left out.
-            There is no such attribute with learned positions: its presence says that there is RoPE.
-        hidden_act: Activation of the MLP; `"gelu"` is the exact one.
-        embedding_dropout: Dropout on the sum of the embeddings.
-        attention_dropout: Dropout on the attention weights.
-        hidden_dropout: Dropout on what attention and MLP add to the residual stream.
-        layer_norm_eps: Added to the variance in every LayerNorm.
+        vocab_size: Vocabulary size. 256 is that of the assignment's corpus.
+        hidden_size: Dimension of the hidden states (`C`).
+        intermediate_size: Dimension of the MLP. `None` means `4 * hidden_size`.
+        num_hidden_layers: Number of Transformer blocks.
+        num_attention_heads: Number of attention heads (`nh`). It must divide `hidden_size`.
+        max_position_embeddings: Context length: the longest sequence, in tokens, that the model is made for.
+        attention_type: `"dot_product"` or `"synthesizer"`, the dense synthesizer (Tay et al. 2020, arXiv:2005.00743).
+        position_embedding_type: `"learned"` or, with `"dot_product"`, `"rope"` (Su et al. 2021, arXiv:2104.09864).
+        rope_parameters: Parameters of RoPE, as in other models of transformers. Defaults to
+            `{"rope_type": "default", "rope_theta": 10000.0}`. With learned positions the attribute does not exist,
+            because transformers takes its presence for RoPE.
+        hidden_act: Activation function of the MLP. `"gelu"` is the exact GELU.
+        embedding_dropout: Dropout probability of the embeddings.
+        attention_dropout: Dropout probability of the attention weights.
+        hidden_dropout: Dropout probability of the outputs of attention and MLP, before they are added to the residual
+            stream.
+        layer_norm_eps: Epsilon of the layer normalizations.
         initializer_range: Standard deviation of the initial weights.
-        tie_word_embeddings: Whether the output head is the token embedding.
+        use_cache: Whether the model returns its key-value cache.
+        pad_token_id: Id of the padding token.
+        bos_token_id: Id of the beginning-of-sequence token. The character tokenizer has none.
+        eos_token_id: Id of the end-of-sequence token, or a list of ids.
+        tie_word_embeddings: Whether the language modeling head shares the weights of the token embedding.
     """
 
     model_type = "mingpt"
-    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # its names in transformers 5.24 and in 5.23
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # the name in transformers 5.24, and in 5.23
     attribute_map = {
         "n_embd": "hidden_size",
         "n_inner": "intermediate_size",
@@ -87,15 +95,15 @@ class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
         rope_parameters = kwargs.pop("rope_parameters", None)
         if self.position_embedding_type == "rope":
             self.rope_parameters = rope_parameters
-        super().__post_init__(**kwargs)  # also turns minGPT's names into ours, and completes rope_parameters
+        super().__post_init__(**kwargs)  # also resolves the aliases and completes rope_parameters
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        if self.attention_type == "synthesizer":  # it has no keys, but score weights, which all heads share
+        if self.attention_type == "synthesizer":  # all heads share the score weights, and there are no keys
             self.base_model_tp_plan = {k: v for k, v in self.base_model_tp_plan.items() if "k_proj" not in k}
             self.base_model_tp_plan["layers.*.self_attn"] = "replicated_with_grad_allreduce"
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
-        """Writes config.json with an `auto_map` of all classes; transformers names only the one that is saved."""
+        """Saves the configuration with an `auto_map` of all classes. transformers maps only the class that is saved."""
         modeling = "modeling_mingpt.MinGPT"
         self.auto_map = {
             "AutoConfig": "configuration_mingpt.MinGPTConfig",
@@ -108,11 +116,11 @@ class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     @property
     def head_dim(self) -> int:
-        """Width of one head, `hs`."""
+        """Dimension of an attention head (`hs`)."""
         return self.hidden_size // self.num_attention_heads
 
     def validate_architecture(self):
-        """Raises a ValueError where fields do not fit each other. Run by `@strict` after construction."""
+        """Raises a ValueError if fields are incompatible. `@strict` runs it after construction."""
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads != 0:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}: "
@@ -120,13 +128,11 @@ class MinGPTConfig(PreTrainedConfig):  # trf-ignore: TRF057
             )
         if self.position_embedding_type == "rope":
             if self.attention_type == "synthesizer":
-                raise ValueError(
-                    "'rope' rotates queries and keys, and attention_type 'synthesizer' has no keys: use 'learned'."
-                )
+                raise ValueError("'rope' needs keys, which attention_type 'synthesizer' does not have: use 'learned'.")
             if self.head_dim % 2 != 0:
-                raise ValueError(f"RoPE rotates pairs, but the head width is {self.head_dim}: make it even.")
+                raise ValueError(f"RoPE needs an even head dimension, not {self.head_dim}: change hidden_size.")
 
 
-MinGPTConfig.register_for_auto_class()  # every save copies this file
+MinGPTConfig.register_for_auto_class()  # so that save_pretrained copies this file
 
 __all__ = ["MinGPTConfig"]

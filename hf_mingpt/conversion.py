@@ -1,8 +1,7 @@
-"""Foreign weights: checkpoints of the CS224n code and of karpathy/minGPT in; GPT-2 in and out.
+"""Converts checkpoints: from the CS224n assignment, from karpathy/minGPT, and from and to GPT-2.
 
-Beside hub in the flow; needs configuration and modeling only. Every step renames, splits or transposes, so nothing is
-rounded. The library's own renaming on loading does not fit: with it registered, every save, also that of a fresh model,
-would write the foreign names.
+Weights are only renamed, split and transposed, so nothing is rounded. The weight renaming of transformers is not used:
+once registered, it would make every save write the foreign names, even that of a new model.
 
 References: CS224n assignment 5, `model.py` and `attention.py`; karpathy/minGPT `mingpt/model.py`; transformers
 `models/gpt2`.
@@ -22,7 +21,7 @@ from .modeling_mingpt import MinGPTForCausalLM
 
 Weights = dict[str, torch.Tensor]
 
-# our name, in which N is the block: the foreign one
+# our name, with N for the index of the block: the name of the other code
 _ASSIGNMENT = {
     "model.embed_tokens.weight": "tok_emb.weight",
     "model.embed_positions.weight": "pos_emb",
@@ -52,11 +51,11 @@ _GPT2 = {
     "model.norm": "transformer.ln_f",
     "lm_head.weight": "lm_head.weight",
 }
-_GIVE_ALL = "give all that model.state_dict() has, of one model"
+_SAVE_ALL = "save the whole model.state_dict() of one model"
 _TRANSPOSED_IN_GPT2 = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")  # transformers' Conv1D
-_BUFFERS = re.compile(r"\.attn\.(mask|bias|masked_bias|rope_cache)$")  # masks and tables, which are computed here
+_BUFFERS = re.compile(r"\.attn\.(mask|bias|masked_bias|rope_cache)$")  # masks and tables, computed when needed
 
-# our field of the configuration: GPT-2's
+# our field of the configuration: the field of GPT-2
 _GPT2_FIELDS = {
     "vocab_size": "vocab_size",
     "hidden_size": "n_embd",
@@ -78,35 +77,36 @@ _GPT2_FIELDS = {
 
 
 def from_state_dict(weights: Mapping[str, torch.Tensor], num_attention_heads: int | None = None) -> MinGPTForCausalLM:
-    """Makes a model from what `torch.save(model.state_dict())` wrote in the assignment's code or in minGPT's.
+    """Builds a model from a state_dict that the assignment's code or minGPT saved.
 
     Args:
-        weights: the assignment's (`tok_emb.weight`, `blocks.0.attn.key.weight`, ...: dot products with learned
-            positions or with RoPE, or the synthesizer), or minGPT's (`transformer.wte.weight`, ...).
-        num_attention_heads: cannot be seen from the weights, except the synthesizer's. None: 8, as in the assignment;
-            minGPT's need it.
+        weights: A state_dict of the assignment (`tok_emb.weight`, `blocks.0.attn.key.weight`, ...), with dot-product
+            attention and learned positions or RoPE, or with the synthesizer; or one of minGPT
+            (`transformer.wte.weight`, ...).
+        num_attention_heads: Number of attention heads, which the weights do not show, except for the synthesizer.
+            Required for minGPT. None means 8 for the assignment.
 
     Raises:
-        ValueError: if the weights are neither's, or not all of them, or not finite; if a name among them is unknown; or
-            if the number of heads is missing or does not fit.
+        ValueError: If the state_dict is of other code, is incomplete, or has an unknown name or a value that is not
+            finite; or if the number of heads is missing or does not fit.
     """
     if not (isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)):
-        raise ValueError("These are no weights by their names: save model.state_dict().")
+        raise ValueError("The checkpoint is not a state_dict: save model.state_dict().")
     if "tok_emb.weight" in weights:
         return _from_assignment(weights, num_attention_heads)
     if "transformer.wte.weight" in weights:
         return _from_mingpt(weights, num_attention_heads)
     raise ValueError(
-        f"These weights ({', '.join(sorted(weights)[:3])}, ...) are of no known code: expected 'tok_emb.weight' of the "
+        f"The weights ({', '.join(sorted(weights)[:3])}, ...) are of unknown code: expected 'tok_emb.weight' of the "
         "CS224n assignment or 'transformer.wte.weight' of minGPT."
     )
 
 
 def from_gpt2(gpt2: GPT2LMHeadModel) -> MinGPTForCausalLM:
-    """Makes the minGPT with the same weights, which computes the same.
+    """Builds a minGPT model that computes the same as a GPT-2 model.
 
     Raises:
-        ValueError: if the GPT-2 scales its attention in a way that minGPT has not, or its weights are not finite.
+        ValueError: If the GPT-2 has cross attention or another scaling of attention, or a weight is not finite.
     """
     for field, usual in {
         "scale_attn_weights": True,
@@ -114,22 +114,22 @@ def from_gpt2(gpt2: GPT2LMHeadModel) -> MinGPTForCausalLM:
         "add_cross_attention": False,
     }.items():
         if getattr(gpt2.config, field) != usual:
-            raise ValueError(f"The GPT-2's {field} is {not usual}: a minGPT computes as if it were {usual}.")
+            raise ValueError(f"{field} is {not usual} in this GPT-2, but minGPT supports only {usual}.")
     fields: dict[str, Any] = {ours: getattr(gpt2.config, theirs) for ours, theirs in _GPT2_FIELDS.items()}
     weights = {n: w.T if _TRANSPOSED_IN_GPT2.search(n) else w for n, w in gpt2.state_dict().items()}
     return _build(_configure(fields), _split_qkv(_rename(weights, _GPT2)), _GPT2)
 
 
 def to_gpt2(model: MinGPTForCausalLM) -> GPT2LMHeadModel:
-    """Makes the GPT-2 with the same weights, for whatever runs GPT-2 and not minGPT.
+    """Builds a GPT-2 model that computes the same as a minGPT model, for tools that support GPT-2 only.
 
     Raises:
-        ValueError: if the model has RoPE or is a synthesizer, which GPT-2 cannot be, or its weights are not finite.
+        ValueError: If the model has RoPE or the synthesizer, which GPT-2 does not have, or a weight is not finite.
     """
     kind = (model.config.attention_type, model.config.position_embedding_type)
     if kind != ("dot_product", "learned"):
         raise ValueError(
-            f"A model with {' and '.join(map(repr, kind))} is no GPT-2: only 'dot_product' and 'learned' is."
+            f"A model with {' and '.join(map(repr, kind))} cannot be a GPT-2: it needs 'dot_product' and 'learned'."
         )
     fields: dict[str, Any] = {theirs: getattr(model.config, ours) for ours, theirs in _GPT2_FIELDS.items()}
     gpt2 = GPT2LMHeadModel(GPT2Config(**fields))
@@ -147,7 +147,7 @@ def _from_assignment(weights: Mapping[str, torch.Tensor], num_attention_heads: i
     if positions == bool(rope_caches):
         both, also = ("both", "and") if positions else ("neither", "nor")
         raise ValueError(
-            f"The weights have {both} 'pos_emb', of learned positions, {also} 'rope_cache', of RoPE: {_GIVE_ALL}."
+            f"The weights have {both} 'pos_emb' (learned positions) {also} 'rope_cache' (RoPE): {_SAVE_ALL}."
         )
     vocab_size, width = _matrix(weights, "model.embed_tokens.weight", names).shape
     fields: dict[str, Any] = {
@@ -161,11 +161,11 @@ def _from_assignment(weights: Mapping[str, torch.Tensor], num_attention_heads: i
         fields |= {"attention_type": "synthesizer", "num_attention_heads": width // head_dim}
         if width % head_dim or num_attention_heads not in (None, width // head_dim):
             raise ValueError(
-                f"num_attention_heads {num_attention_heads} does not fit: the synthesizer's 'w2' is for heads of "
-                f"{head_dim}, of which the width of {width} has {width / head_dim:g}."
+                f"num_attention_heads {num_attention_heads} does not fit the synthesizer's 'w2', whose head dimension "
+                f"of {head_dim} divides the hidden size {width} into {width / head_dim:g} heads."
             )
         for name in [name for name in weights if ".score_" in name]:
-            # one column short of the block: what it would have scored at the last position is nobody's knowledge
+            # The assignment's matrix has no column for the last position: its scores are unknown, and become 0.
             columns = weights[name].transpose(0, -1)
             weights[name] = torch.cat((columns, columns.new_zeros(1, *columns.shape[1:])))
     if positions:
@@ -181,14 +181,14 @@ def _from_assignment(weights: Mapping[str, torch.Tensor], num_attention_heads: i
 
 
 def _pairs_to_halves(projection: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Orders the outputs of each head for RoPE: there components (2i, 2i + 1) are turned, here (i, i + hs/2)."""
+    """Reorders the outputs of each head for RoPE, which rotates (2i, 2i + 1) there and (i, i + hs/2) here."""
     heads = projection.unflatten(0, (num_heads, -1, 2))  # (nh, hs / 2, 2, ...)
     return heads.transpose(1, 2).reshape(projection.shape)
 
 
 def _from_mingpt(weights: Mapping[str, torch.Tensor], num_attention_heads: int | None) -> MinGPTForCausalLM:
     if num_attention_heads is None:
-        raise ValueError("minGPT's weights do not tell how many heads there are: give num_attention_heads.")
+        raise ValueError("The weights of minGPT do not show the number of attention heads: give num_attention_heads.")
     weights = _split_qkv(_rename(weights, _GPT2))
     vocab_size, width = _matrix(weights, "model.embed_tokens.weight", _GPT2).shape
     fields = {
@@ -210,27 +210,27 @@ def _configure(fields: dict[str, Any]) -> MinGPTConfig:
 
 
 def _rename(weights: Mapping[str, torch.Tensor], names: Mapping[str, str]) -> Weights:
-    """Gives the weights the keys of `names` in place of its values. Buffers are left out.
+    """Renames weights from the values of `names` to its keys, and drops buffers.
 
     Raises:
-        ValueError: if a name is unknown, or what has it is no tensor of finite numbers.
+        ValueError: If a name is unknown, or its value is not a tensor of finite floating-point numbers.
     """
     renamed: Weights = {}
     for name, tensor in weights.items():
         if _BUFFERS.search(name):
             continue
         if (new := _translate(name, names)) is None:
-            raise ValueError(f"Weight {name!r} is unknown: the checkpoint is of other code than expected.")
+            raise ValueError(f"Weight {name!r} is unknown: the checkpoint is not of the expected code.")
         if not (isinstance(tensor, torch.Tensor) and tensor.is_floating_point()):
-            raise ValueError(f"Weight {name!r} is no tensor of floating-point numbers: save model.state_dict().")
+            raise ValueError(f"Weight {name!r} is not a tensor of floating-point numbers: save model.state_dict().")
         if not tensor.isfinite().all():
-            raise ValueError(f"Weight {name!r} is not finite: take an earlier checkpoint.")
+            raise ValueError(f"Weight {name!r} is not finite: use an earlier checkpoint.")
         renamed[new] = tensor
     return renamed
 
 
 def _translate(name: str, names: Mapping[str, str]) -> str | None:
-    """A name of a weight with the key of `names` in place of its value; None if it has no such value."""
+    """Renames one weight from a value of `names` to its key; None if the name is unknown."""
     general = re.sub(r"\.\d+\.", ".N.", name, count=1)
     new = next((a + general[len(b) :] for a, b in names.items() if (general + ".").startswith(b + ".")), None)
     layer = re.search(r"\.(\d+)\.", name)
@@ -242,7 +242,7 @@ def _reverse(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _split_qkv(weights: Weights) -> Weights:
-    """Cuts each joint projection (3 C, ...) into those of queries, keys and values."""
+    """Splits each joint projection (3 C, ...) into those of queries, keys and values."""
     split: Weights = {}
     for name, tensor in weights.items():
         parts = dict(zip("qkv", tensor.chunk(3), strict=True)) if ".qkv_proj." in name else {"": tensor}
@@ -263,7 +263,7 @@ def _join_qkv(weights: Weights) -> Weights:
 
 def _matrix(weights: Weights, name: str, names: Mapping[str, str]) -> torch.Tensor:
     if name not in weights or weights[name].ndim != 2:
-        raise ValueError(f"The weights lack the matrix {_translate(name, _reverse(names))!r}: {_GIVE_ALL}.")
+        raise ValueError(f"The weights lack the matrix {_translate(name, _reverse(names))!r}: {_SAVE_ALL}.")
     return weights[name]
 
 
@@ -271,23 +271,23 @@ def _count_layers(weights: Weights) -> int:
     layers = {int(name.split(".")[2]) for name in weights if name.startswith("model.layers.")}
     if layers != set(range(len(layers))) or not layers:
         first = min(set(range(len(layers) + 1)) - layers)
-        raise ValueError(f"The weights lack block {first}, counted from 0: {_GIVE_ALL}.")
+        raise ValueError(f"The weights lack block {first} (counted from 0): {_SAVE_ALL}.")
     return len(layers)
 
 
 def _build(config: MinGPTConfig, weights: Weights, names: Mapping[str, str]) -> MinGPTForCausalLM:
-    """The model with exactly these weights, which had other names before, those of `names`."""
+    """Builds the model with exactly these weights. Messages name them as the values of `names` do."""
     model = MinGPTForCausalLM(config)
     expected = model.state_dict()
     for what, those in (
         ("lack", expected.keys() - weights.keys()),
-        ("have, and their model has not,", weights.keys() - expected.keys()),
-        ("have in another shape", {n for n, w in weights.items() if n in expected and expected[n].shape != w.shape}),
+        ("have an extra", weights.keys() - expected.keys()),
+        ("have another shape of", {n for n, w in weights.items() if n in expected and expected[n].shape != w.shape}),
     ):
         if those:
             ours = min(those)
             joint = re.sub(r"\.[qkv]_proj\b", ".qkv_proj", ours) if names is _GPT2 else ours
-            raise ValueError(f"The weights {what} {_translate(joint, _reverse(names))!r}: {_GIVE_ALL}.")
+            raise ValueError(f"The weights {what} {_translate(joint, _reverse(names))!r}: {_SAVE_ALL}.")
     model.to(functools.reduce(torch.promote_types, {tensor.dtype for tensor in weights.values()}))  # type: ignore[arg-type]
     model.load_state_dict(weights)
     return model.eval()

@@ -1,13 +1,20 @@
-# trf-ignore: TRF028 (the licence is MIT: LICENSE). TRF057 below: outside its tree, transformers' @auto_docstring fails.
-"""minGPT as a transformers model: a decoder-only Transformer in one file, small pieces first.
+# trf-ignore: TRF028 (the license is MIT: LICENSE). TRF057 below: outside its tree, transformers' @auto_docstring fails.
+"""PyTorch minGPT model: a decoder-only Transformer with pre-layer normalization.
 
-Second in the flow, after configuration_mingpt. This file travels to the Hub as remote code, so it imports torch,
-transformers and its sibling only.
+This file is part of the remote code of a run: it imports only torch, transformers and configuration_mingpt.
 
-Shapes: B batch, T query positions, S key positions (T and the cached), C width, nh heads, hs head width, V vocabulary.
+Shapes:
+
+- B: batch size
+- T: number of query positions
+- S: number of key positions (T, plus the cached ones)
+- C: hidden size
+- nh: number of attention heads
+- hs: head dimension, C / nh
+- V: vocabulary size
 
 References: https://github.com/karpathy/minGPT (the model); Su et al. 2021, arXiv:2104.09864 (RoPE); Tay et al. 2020,
-arXiv:2005.00743 (synthesizer); transformers `models/llama/modeling_llama.py` (the contract with the library).
+arXiv:2005.00743 (synthesizer); transformers `models/llama/modeling_llama.py` (the interface of the library).
 """
 
 import inspect
@@ -37,32 +44,32 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_mingpt import MinGPTConfig
 
-# The name of the key-value cache in the installed transformers: `past_key_values` until 5.23, `cache` since 5.24. This
-# file says `cache` and takes both; whatever belongs to the library (masks, checkpointed layers, outputs) gets its name.
+# The argument for the key-value cache is `past_key_values` until transformers 5.23 and `cache` since 5.24. The models
+# here accept both names; masks, checkpointed layers and outputs get the name that the installed version expects.
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
 
-# All that `forward` hands on without naming it. It is a list of our own, not the library's: a name that is not in it is
-# an error, so the next rename of a cache or a mask stops the model instead of being swallowed by **kwargs.
-HANDED_ON = {
+# The arguments that `forward` passes on in **kwargs, by their reader. Any other argument is an error: if transformers
+# renames an argument again, the model fails instead of ignoring it.
+PASSED_ON = {
     "capture_outputs": {"output_attentions", "output_hidden_states"},
     "the loss": {"num_items_in_batch", "shift_labels"},
     "the attention function": {"is_causal", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"},
-    "nothing: generate's, for stop strings": {"tokenizer"},
+    "generate, for stop strings": {"tokenizer"},
     "continuous batching": {"read_index", "write_index", "block_table", "logits_indices", "logits_processor_args"},
 }
 
 
 def take_cache(cache: Cache | None, kwargs: dict[str, Any]) -> Cache | None:
-    """The cache, by whichever name it came. Raises a TypeError for arguments that nothing here would read."""
+    """Returns the cache, passed by either name. Raises a TypeError for unknown arguments."""
     past_key_values = kwargs.pop("past_key_values", None)
     if cache is not None and past_key_values is not None:
-        raise TypeError("`past_key_values` is an older name of `cache`: give one of them.")
+        raise TypeError("`cache` and `past_key_values` are two names of one argument: give one of them.")
     if past_key_values is not None and CACHE == "cache" and not torch.compiler.is_compiling():
         warnings.warn("`past_key_values` is deprecated: since transformers 5.24 it is `cache`.", FutureWarning, 3)
-    if unknown := sorted(kwargs.keys() - set().union(*HANDED_ON.values())):
+    if unknown := sorted(kwargs.keys() - set().union(*PASSED_ON.values())):
         raise TypeError(
             f"minGPT does not know the argument {', '.join(unknown)}: leave it out. If transformers passes it, this "
-            "model file is older than a change in transformers: get a newer one, or an older transformers."
+            "model file is too old for the installed transformers: update the file, or install an older transformers."
         )
     return past_key_values if cache is None else cache
 
@@ -77,17 +84,30 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out: softmax(q k^T * scaling + mask) v. query (B, nh, T, hs) -> (B, T, nh, hs) and weights."""
+    """Computes softmax(query key^T * scaling + mask) value.
+
+    Args:
+        query: (B, nh, T, hs).
+        key: (B, nh, S, hs).
+        value: (B, nh, S, hs).
+        attention_mask: Broadcastable to (B, nh, T, S), 0 or -inf.
+        scaling: Factor on the scores.
+        dropout: Dropout probability of the weights.
+
+    Returns:
+        The output (B, T, nh, hs) and the attention weights (B, nh, T, S).
+    """
     weights = torch.matmul(query * scaling, key.transpose(-2, -1))  # (B, nh, T, S)
     if attention_mask is not None:
         weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1).to(value.dtype)  # inside, in float32
+    weights = nn.functional.softmax(weights, dim=-1).to(value.dtype)  # softmax accumulates in float32
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    output = torch.matmul(weights, value)  # (B, nh, T, hs)
+    return output.transpose(1, 2).contiguous(), weights  # (B, T, nh, hs)
 
 
 class MinGPTRotaryEmbedding(nn.Module):
-    """The angles of RoPE: position p turns pair i of a head by p * theta^(-2i / hs). Gives cos and sin, (B, T, hs)."""
+    """Rotary position embedding: position p rotates pair i of a head by the angle p * theta^(-2i / hs)."""
 
     def __init__(self, config: MinGPTConfig):
         super().__init__()
@@ -101,24 +121,28 @@ class MinGPTRotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: MinGPTConfig, **kwargs) -> tuple[torch.Tensor, float]:
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0  # (hs / 2,), factor on cos and sin
+        """Computes the inverse frequencies (hs / 2,), and the scaling factor of cos and sin, which is 1."""
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim  # (hs / 2,)
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
     @dynamic_rope_update
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float32)
-        angles = torch.cat((angles, angles), dim=-1)
+        """Returns cos and sin, each (B, T, hs), in the dtype and on the device of x. position_ids is (B, T)."""
+        inv_freq = self.inv_freq.to(device=x.device, dtype=torch.float32)
+        angles = position_ids[..., None].float() * inv_freq  # (B, T, hs / 2)
+        angles = torch.cat((angles, angles), dim=-1)  # (B, T, hs)
         return tuple((part * self.attention_scaling).to(x.dtype) for part in (angles.cos(), angles.sin()))
 
 
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates the pairs (x_i, x_{i + hs/2}) of x (B, T, nh, hs) by the angles of cos and sin (B, T, hs)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos.unsqueeze(2) + torch.cat((-second, first), dim=-1) * sin.unsqueeze(2)
+    """Rotates the pairs (x_i, x_{i + hs/2}) of x (B, T, nh, hs) by the angles with cos and sin (B, T, hs)."""
+    first, second = x.chunk(2, dim=-1)  # (B, T, nh, hs / 2)
+    rotated = torch.cat((-second, first), dim=-1)  # (B, T, nh, hs)
+    return x * cos.unsqueeze(2) + rotated * sin.unsqueeze(2)
 
 
 class MinGPTAttention(nn.Module):
-    """Multi-head causal self-attention. The subclasses say where queries and keys come from."""
+    """Multi-head causal self-attention. Subclasses compute queries, keys and values in `project`."""
 
     def __init__(self, config: MinGPTConfig, layer_idx: int):
         super().__init__()
@@ -142,68 +166,75 @@ class MinGPTAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states (B, T, C) -> (B, T, C), and the weights (B, nh, T, S) where the implementation has them."""
+        """Maps hidden states (B, T, C) to (B, T, C). Also returns the weights (B, nh, T, S) of eager attention."""
+        # query (B, nh, T, hs), key and value (B, nh, S, hs); query and key of the synthesizer have hs + 1 components
         query, key, value = self.project(hidden_states, position_embeddings, kwargs.pop(CACHE), kwargs)
         implementation = self.config._attn_implementation
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         kwargs = {**kwargs, "scaling": self.scaling, "dropout": self.attention_dropout if self.training else 0.0}
-        output, weights = attention(self, query, key, value, attention_mask, **kwargs)
-        return self.o_proj(output.flatten(-2)), weights
+        output, weights = attention(self, query, key, value, attention_mask, **kwargs)  # (B, T, nh, hs)
+        return self.o_proj(output.flatten(-2)), weights  # (B, T, C)
 
 
 class MinGPTDotProductAttention(MinGPTAttention):
-    """Queries and keys are projections of the tokens; RoPE rotates them if `position_embeddings` are given."""
+    """Scaled dot-product attention. With RoPE, `position_embeddings` rotate queries and keys."""
 
     def __init__(self, config: MinGPTConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def project(self, hidden_states, position_embeddings, cache, kwargs):
-        query, key, value = (self.split_heads(p(hidden_states)) for p in (self.q_proj, self.k_proj, self.v_proj))
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        query, key, value = (self.split_heads(project(hidden_states)) for project in projections)  # (B, T, nh, hs)
         if position_embeddings is not None:
             query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, nh, T, hs)
         if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)  # (B, nh, S, hs)
         return query, key, value
 
 
 class MinGPTSynthesizerAttention(MinGPTAttention):
-    """Synthesizer attention: softmax(relu(x_t A + b1) B + b2) V, no token sees another to score it.
+    """Dense synthesizer attention: softmax(relu(x A + b1) B + b2) V. The scores of a token depend on that token alone.
 
-    Column s of B belongs to position s, so B's columns are keys that do not depend on the text: the same attention
-    function as for dot products serves, with b2 carried as one more component. Only values need caching.
+    Column s of B belongs to position s, so the columns of B act as keys that do not depend on the input, and any
+    attention function for dot products applies; b2 is one more component of the keys. Only values are cached.
     """
 
     def __init__(self, config: MinGPTConfig, layer_idx: int):
         super().__init__(config, layer_idx)  # q_proj is A and b1
         self.scaling = 1.0
-        self.score_weight = nn.Parameter(torch.empty(config.max_position_embeddings, self.head_dim))  # B, transposed
+        self.score_weight = nn.Parameter(torch.empty(config.max_position_embeddings, self.head_dim))  # B^T
         self.score_bias = nn.Parameter(torch.empty(config.max_position_embeddings))  # b2
 
     def project(self, hidden_states, position_embeddings, cache, kwargs):
         query = self.split_heads(self.q_proj(hidden_states).relu()).transpose(1, 2)  # (B, nh, T, hs)
-        value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
-        # a static cache counts on in place: copy its number
+        value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)  # (B, nh, T, hs)
+        # + 0 copies the length, which a static cache updates in place
         num_past = cache.get_seq_length(self.layer_idx) + 0 if cache is not None else 0
         if cache is not None:
-            _, value = cache.update(value, value, self.layer_idx, kwargs=kwargs)
+            _, value = cache.update(value, value, self.layer_idx, kwargs=kwargs)  # (B, nh, S, hs)
             layer = cache.layers[self.layer_idx]
-            layer.keys = layer.values  # there are no keys to keep: one tensor stands for both
-        # (B or 1, S): of the present tokens, and counted back from them for the cached; what is clamped is masked
-        position_ids = kwargs["position_ids"]
-        steps = torch.arange(value.shape[-2], device=value.device) - num_past
-        present = steps.clamp(0, position_ids.shape[-1] - 1)
-        positions = (position_ids[:, present] + steps - present).clamp(0, self.config.max_position_embeddings - 1)
-        key = torch.cat((self.score_weight, self.score_bias[:, None]), dim=-1)[positions].to(query.dtype)
+            layer.keys = layer.values  # there are no keys to cache: both names share one tensor
+        # Positions of the keys: given for the T new tokens, counted back from them for cached ones. Clamped ones are
+        # masked.
+        position_ids = kwargs["position_ids"]  # (B or 1, T)
+        steps = torch.arange(value.shape[-2], device=value.device) - num_past  # (S,)
+        present = steps.clamp(0, position_ids.shape[-1] - 1)  # (S,)
+        positions = position_ids[:, present] + steps - present  # (B or 1, S)
+        positions = positions.clamp(0, self.config.max_position_embeddings - 1)
+        key = torch.cat((self.score_weight, self.score_bias[:, None]), dim=-1)  # (max_position_embeddings, hs + 1)
+        key = key[positions].to(query.dtype)  # (B or 1, S, hs + 1)
         key = key[:, None].expand(*value.shape[:-1], -1)  # (B, nh, S, hs + 1)
-        return nn.functional.pad(query, (0, 1), value=1.0), key, value
+        return nn.functional.pad(query, (0, 1), value=1.0), key, value  # query (B, nh, T, hs + 1)
 
 
 ATTENTION_CLASSES = {"dot_product": MinGPTDotProductAttention, "synthesizer": MinGPTSynthesizerAttention}
 
 
 class MinGPTMLP(nn.Module):
+    """Two linear layers with an activation between them."""
+
     def __init__(self, config: MinGPTConfig):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -211,10 +242,13 @@ class MinGPTMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+        hidden_states = self.act_fn(self.up_proj(hidden_states))  # (B, T, intermediate_size)
+        return self.down_proj(hidden_states)  # (B, T, C)
 
 
 class MinGPTBlock(GradientCheckpointingLayer):
+    """A Transformer block: attention and an MLP, each after a layer normalization and added to the residual stream."""
+
     def __init__(self, config: MinGPTConfig, layer_idx: int):
         super().__init__()
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -226,10 +260,12 @@ class MinGPTBlock(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + self.dropout(attended)  # (B, T, C)
-        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))  # (B, T, C)
 
 
 class MinGPTPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
+    """Weight initialization and the features that the library may use, for all minGPT models."""
+
     config: MinGPTConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
@@ -250,7 +286,7 @@ class MinGPTPreTrainedModel(PreTrainedModel):  # trf-ignore: TRF057
 
 
 class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
-    """The Transformer without a head: token ids (B, T) to hidden states (B, T, C)."""
+    """The bare minGPT model, which outputs hidden states without any head on top."""
 
     def __init__(self, config: MinGPTConfig):
         super().__init__(config)
@@ -264,11 +300,14 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
         self.post_init()
 
     def check_positions(self, position_ids: torch.Tensor, length: int):
-        """Raises a ValueError past the last learned position. While training it reads no values, only the length."""
-        block = self.config.max_position_embeddings
-        look = not self.training and not torch.compiler.is_compiling()
-        if length > block or (look and bool(position_ids.max() >= block)):
-            raise ValueError(f"Longer than the {block} learned positions (max_position_embeddings): shorten it.")
+        """Raises a ValueError if the input exceeds the learned positions. In training only the length is checked.
+
+        Reading `position_ids` would make the host wait for the device.
+        """
+        limit = self.config.max_position_embeddings
+        can_read = not self.training and not torch.compiler.is_compiling()
+        if length > limit or (can_read and bool(position_ids.max() >= limit)):
+            raise ValueError(f"The input exceeds the {limit} learned positions (max_position_embeddings): shorten it.")
 
     @merge_with_config_defaults
     @capture_outputs
@@ -282,33 +321,51 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
+        """Computes the hidden states.
+
+        Args:
+            input_ids: Token ids (B, T).
+            attention_mask: (B, T), 1 for tokens and 0 for padding, or an additive mask (B, 1, T, S).
+            position_ids: Positions of the tokens (B, T). They start again at 0 where sequences are packed.
+            cache: Key-value cache of earlier tokens. It is updated in place.
+            inputs_embeds: Embeddings (B, T, C), instead of `input_ids`.
+            use_cache: Whether to return a cache.
+
+        Returns:
+            `last_hidden_state` (B, T, C), after the final layer normalization, and the cache.
+
+        Raises:
+            TypeError: If an argument is unknown.
+            ValueError: If the input exceeds the learned positions, or arguments do not fit each other.
+        """
         cache = take_cache(cache, kwargs)
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
-            inputs_embeds = self.embed_tokens(input_ids)
+            inputs_embeds = self.embed_tokens(input_ids)  # (B, T, C)
         if "read_index" in kwargs and CACHE == "past_key_values":
-            kwargs["cache"], cache = cache, None  # a paged cache, which in 5.23 the attention function takes
+            kwargs["cache"], cache = cache, None  # a paged cache, which the attention function updates in 5.23
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if "cu_seq_lens_q" in kwargs and position_ids is None:
-            raise ValueError("cu_seq_lens_q needs position_ids that start anew with each sequence: give them, too.")
-        given_position_ids = position_ids  # they may start anew: several rows in one
+            raise ValueError("cu_seq_lens_q needs position_ids that start at 0 with each sequence: give both.")
+        given_position_ids = position_ids  # only these may belong to packed sequences
         length = inputs_embeds.shape[1] if position_ids is None else 0
         if position_ids is None:
             num_past = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_past).unsqueeze(0)
         if self.embed_positions is not None:
             self.check_positions(position_ids, length)
-            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)
+            inputs_embeds = inputs_embeds + self.embed_positions(position_ids)  # (B, T, C)
         hidden_states = self.dropout(inputs_embeds)
+        # None, or (B, 1, T, S) if the attention function needs a mask
         causal_mask = create_causal_mask(
             self.config, hidden_states, attention_mask, position_ids=given_position_ids, **{CACHE: cache}
         )
         rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
 
-        for layer in self.layers[: self.config.num_hidden_layers]:  # fewer on an early exit
-            hidden_states = layer(
+        for layer in self.layers[: self.config.num_hidden_layers]:  # an early exit lowers num_hidden_layers
+            hidden_states = layer(  # (B, T, C)
                 hidden_states,
                 attention_mask=causal_mask,
                 position_embeddings=rotation,
@@ -321,7 +378,7 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
 
 
 class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: TRF057
-    """MinGPTModel with a language modelling head: what is pretrained, finetuned and asked."""
+    """The minGPT model with a language modeling head on top."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -335,11 +392,11 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: 
         self.post_init()
 
     def init_continuous_batching(self, *args, **kwargs):
-        """See `generate_batch`, which begins here. Raises a ValueError for the synthesizer."""
+        """Starts continuous batching, as `generate_batch` does. Raises a ValueError for the synthesizer."""
         if self.config.attention_type == "synthesizer":
             raise ValueError(
-                "Continuous batching (generate_batch) caches keys as wide as values, and the synthesizer has wider "
-                "ones: use generate."
+                "Continuous batching (generate_batch) needs keys with the dimension of the values, and those of the "
+                "synthesizer are larger: use generate."
             )
         return super().init_continuous_batching(*args, **kwargs)
 
@@ -356,7 +413,16 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: 
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Labels (B, T) are unshifted ids, -100 where nothing is to be learnt; the loss is their mean cross entropy."""
+        """Computes the logits, and the loss if `labels` are given. See `MinGPTModel.forward` for other arguments.
+
+        Args:
+            labels: Token ids (B, T), not shifted: the model shifts them. Positions with -100 carry no loss.
+            logits_to_keep: Number of last positions, or indices of the positions, for which logits are computed. 0
+                computes all.
+
+        Returns:
+            `loss`, the mean cross entropy per label, in nats; `logits` (B, T or kept, V); the cache.
+        """
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -366,7 +432,7 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: 
             use_cache=use_cache,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))  # (B, kept T, V)
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))  # (B, T or kept, V)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -380,10 +446,10 @@ class MinGPTForCausalLM(MinGPTPreTrainedModel, GenerationMixin):  # trf-ignore: 
 
 
 class MinGPTForSequenceClassification(GenericForSequenceClassification, MinGPTPreTrainedModel):  # trf-ignore: TRF057
-    """MinGPTModel with a linear layer on the last token that is not padding: logits (B, num_labels)."""
+    """The minGPT model with a linear layer on the last token that is not padding. Its logits are (B, num_labels)."""
 
     def __init__(self, config: MinGPTConfig):
-        # Past the generic __init__: it asks AutoModel for the base, which does not know remote code.
+        # skips the generic __init__, which builds the base model with AutoModel: that does not know remote code
         super(GenericForSequenceClassification, self).__init__(config)
         self.num_labels = config.num_labels
         self.model = MinGPTModel(config)
@@ -392,7 +458,7 @@ class MinGPTForSequenceClassification(GenericForSequenceClassification, MinGPTPr
 
 
 class MinGPTForTokenClassification(GenericForTokenClassification, MinGPTPreTrainedModel):  # trf-ignore: TRF057
-    """MinGPTModel with a linear layer on every token: logits (B, T, num_labels)."""
+    """The minGPT model with a linear layer on every token. Its logits are (B, T, num_labels)."""
 
     def __init__(self, config: MinGPTConfig):
         super(GenericForTokenClassification, self).__init__(config)  # as above
@@ -403,7 +469,7 @@ class MinGPTForTokenClassification(GenericForTokenClassification, MinGPTPreTrain
         self.post_init()
 
 
-# Every save copies this file and its sibling beside the weights, so that they load wherever they are taken.
+# save_pretrained copies this file and configuration_mingpt beside the weights, so that they load without this package
 for _class, _auto_class in (
     (MinGPTModel, "AutoModel"),
     (MinGPTForCausalLM, "AutoModelForCausalLM"),

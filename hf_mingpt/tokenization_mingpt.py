@@ -1,11 +1,10 @@
-"""The character tokenizer: one character, one token, loadable by a plain AutoTokenizer.
+"""The character tokenizer: one token per character.
 
-Beside modeling_mingpt in the flow; needs `tokenizers` and transformers only. There is no tokenizer class of ours: a
-`TokenizersBackend` around a byte-pair encoding without pairs, whose tokens are single characters, does everything.
+It is a `TokenizersBackend` around a BPE model without merges, so `AutoTokenizer` loads it without code of this package.
 
-The vocabulary is the assignment's: PAD is id 0, MASK is id 1, then the sorted characters of the corpus, newline
-included. A character that is not in it becomes PAD, whose glyph is the empty box that stands for missing characters;
-the model never learns to predict PAD. `find_bad_character` finds such characters before training does.
+The vocabulary is that of the assignment: PAD has id 0, MASK has id 1, and the sorted characters of the corpus follow,
+newline included. A character that is not in the vocabulary becomes PAD, which the model never learns to predict; use
+`find_bad_character` to find such characters before training.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,23 +24,23 @@ _CODE_POINTS = 0x110000
 
 
 def check_marks(text: str, name: str | Path) -> None:
-    """Raises a ValueError with `name` and the line if a text has one of the marks that are reserved."""
+    """Raises a ValueError with `name` and the line if a text contains PAD or MASK."""
     for mark in (PAD, MASK):
         if mark in text:
             line = text[: text.index(mark)].count("\n") + 1
             raise ValueError(
-                f"{name}, line {line}: {mark!r} (U+{ord(mark):04X}) is a mark of the data format: drop it."
+                f"{name}, line {line}: {mark!r} (U+{ord(mark):04X}) is a mark of the data format: remove it."
             )
 
 
 def build_vocabulary(batches: Iterable[Sequence[str] | pa.Array]) -> list[str]:
-    """Lists the tokens by id: PAD, MASK, and the sorted characters of all texts and of the line end.
+    """Builds the vocabulary of a corpus, in the order of the ids: PAD, MASK, its sorted characters with the newline.
 
     Args:
-        batches: of texts.
+        batches: Batches of texts.
 
     Raises:
-        ValueError: if a text contains PAD or MASK, which are reserved.
+        ValueError: If a text contains PAD or MASK.
     """
     seen = np.zeros(_CODE_POINTS, dtype=bool)
     seen[ord("\n")] = True
@@ -62,8 +61,15 @@ def build_vocabulary(batches: Iterable[Sequence[str] | pa.Array]) -> list[str]:
 
 
 def build_tokenizer(vocabulary: Sequence[str], block_size: int) -> TokenizersBackend:
-    """Makes the tokenizer of a vocabulary from `build_vocabulary`; longer texts are truncated to `block_size` tokens
-    where a caller asks for truncation."""
+    """Builds the tokenizer of a vocabulary.
+
+    Args:
+        vocabulary: From `build_vocabulary`.
+        block_size: Context length of the model, to which texts are truncated if a caller sets `truncation=True`.
+
+    Raises:
+        ValueError: If the vocabulary does not start with PAD and MASK.
+    """
     if list(vocabulary[:2]) != [PAD, MASK]:
         raise ValueError(f"A vocabulary starts with {PAD!r} and {MASK!r}, but this one with {list(vocabulary[:2])!r}.")
     ids = {character: i for i, character in enumerate(vocabulary)}
@@ -75,7 +81,7 @@ def build_tokenizer(vocabulary: Sequence[str], block_size: int) -> TokenizersBac
         pad_token=PAD,
         unk_token=PAD,
         mask_token=MASK,
-        padding_side="left",  # what batched generation needs
+        padding_side="left",  # for batched generation
         model_max_length=block_size,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
@@ -83,31 +89,34 @@ def build_tokenizer(vocabulary: Sequence[str], block_size: int) -> TokenizersBac
 
 
 def character_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Maps every Unicode code point to its token id: shape (0x110000,), int32, -1 where there is no token.
+    """Maps every Unicode code point to its token id.
+
+    Returns:
+        (0x110000,) int32, with -1 for characters without a token.
 
     Raises:
-        ValueError: if the tokenizer is not of the kind that `build_tokenizer` makes: with PAD and MASK as ids 0 and 1,
-            a character a token, and an id a token.
+        ValueError: If the tokenizer is not one of `build_tokenizer`: if a token is not a single character, PAD and MASK
+            do not have the ids 0 and 1, or the ids are not distinct and consecutive.
     """
     vocabulary = tokenizer.get_vocab()
     if long := next((token for token in vocabulary if len(token) != 1), None):
         raise ValueError(
-            f"The tokenizer has the token {long!r}, which is no single character: take a character tokenizer."
+            f"The tokenizer has the token {long!r}, which is not a single character: use a character tokenizer."
         )
     if [vocabulary.get(PAD), vocabulary.get(MASK)] != [PAD_ID, MASK_ID]:
         raise ValueError(
-            f"The tokenizer has {PAD!r} and {MASK!r} as ids {vocabulary.get(PAD)} and {vocabulary.get(MASK)}, where "
-            f"{PAD_ID} and {MASK_ID} are expected: take one that this package made."
+            f"The tokenizer has {PAD!r} and {MASK!r} as ids {vocabulary.get(PAD)} and {vocabulary.get(MASK)}, not as "
+            f"{PAD_ID} and {MASK_ID}: use a tokenizer of this package."
         )
     tokens: dict[int, str] = {}
     for token, token_id in vocabulary.items():
         if token_id in tokens:
             raise ValueError(
-                f"The tokenizer has {tokens[token_id]!r} and {token!r} as the same id, {token_id}: give each its own."
+                f"The tokenizer has {tokens[token_id]!r} and {token!r} as the same id, {token_id}: make ids distinct."
             )
         tokens[token_id] = token
     if max(tokens) != len(tokens) - 1:
-        raise ValueError(f"The tokenizer has {len(tokens)} tokens and an id {max(tokens)}: number them from 0 on.")
+        raise ValueError(f"The tokenizer has {len(tokens)} tokens and the id {max(tokens)}: number them from 0.")
     table = np.full(_CODE_POINTS, -1, dtype=np.int32)
     for token, token_id in vocabulary.items():
         table[ord(token)] = token_id
@@ -115,13 +124,13 @@ def character_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 
 def code_points(texts: Sequence[str] | pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Takes many texts apart at once, without a loop over texts or characters.
+    """Splits texts into characters, without a Python loop.
 
     Args:
-        texts: N of them; nulls are empty.
+        texts: N texts; a null counts as an empty text.
 
     Returns:
-        The Unicode code points of all texts one after the other (uint32), and offsets (N + 1,): those of text i are
+        The concatenated Unicode code points (uint32), and offsets (N + 1,) int64: text i has
         `code_points[offsets[i]:offsets[i + 1]]`.
     """
     array = pc.fill_null(pa.array(texts, pa.large_string()), "")
@@ -134,24 +143,25 @@ def code_points(texts: Sequence[str] | pa.Array) -> tuple[np.ndarray, np.ndarray
 
 
 def encode_texts(texts: Sequence[str] | pa.Array, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes many texts at once, to the ids that the tokenizer gives.
+    """Encodes texts to the same ids as the tokenizer, without a Python loop.
 
     Args:
-        texts: N of them.
-        table: from `character_table`.
+        texts: N texts.
+        table: From `character_table`.
 
     Returns:
-        All token ids one after the other (int32), and offsets (N + 1,): text i is `ids[offsets[i]:offsets[i + 1]]`.
-        A character without a token has id -1: the caller decides its fate.
+        The concatenated token ids (int32), and offsets (N + 1,) int64: text i is `ids[offsets[i]:offsets[i + 1]]`. A
+        character without a token has the id -1.
     """
     points, offsets = code_points(texts)
     return table[points], offsets
 
 
 def find_bad_character(texts: Sequence[str], table: np.ndarray) -> tuple[int, str] | None:
-    """The first character that has no token, or is one of the reserved marks: index of its text, and what to say of it.
+    """Finds the first character that has no token, or is PAD or MASK.
 
-    None if all texts are good.
+    Returns:
+        The index of its text and a description of the character, or None if there is none.
     """
     ids, offsets = encode_texts(texts, table)
     bad = np.flatnonzero(ids <= MASK_ID)  # -1 for unknown, PAD_ID, MASK_ID
@@ -160,5 +170,5 @@ def find_bad_character(texts: Sequence[str], table: np.ndarray) -> tuple[int, st
     index = int(np.searchsorted(offsets, bad[0], side="right")) - 1
     place = int(bad[0] - offsets[index])
     character = texts[index][place]
-    fate = "is a mark of the data format" if character in (PAD, MASK) else "is not in the vocabulary"
-    return index, f"character {place + 1}, {character!r} (U+{ord(character):04X}), {fate}"
+    problem = "is a mark of the data format" if character in (PAD, MASK) else "is not in the vocabulary"
+    return index, f"character {place + 1}, {character!r} (U+{ord(character):04X}), {problem}"

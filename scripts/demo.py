@@ -27,7 +27,8 @@ from hf_mingpt.evaluation.markup import escape_html, escape_markdown
 from hf_mingpt.evaluation.report import find_biographies
 from hf_mingpt.evaluation.scoring import is_exact_match
 from hf_mingpt.hub.loading import load_calibration, load_run
-from hf_mingpt.interpretability.logit_lens import draw_attention, explain
+from hf_mingpt.interpretability.figures import draw_attention
+from hf_mingpt.interpretability.logit_lens import explain
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import check_least, flag, required
 
@@ -124,7 +125,9 @@ def build_page(
                 label="Other places, and the model's share for each", show_heading=False, elem_id="others"
             )
         line = gradio.Textbox(label="What the text says", interactive=False, elem_id="line")
-        gradio.Markdown("### What it looked at\nFor each character of the answer, the weights of those before it.")
+        gradio.Markdown(
+            "### Attention\nFor each character of the answer, the attention weights of the characters before it."
+        )
         looks = gradio.Plot(show_label=False, elem_id="looks")
         gradio.on([button.click, name.submit], respond, name, [answer, others, line, looks])
     return page

@@ -1,4 +1,4 @@
-"""Shows how a minGPT comes to an answer: one HTML page with what each layer knows, and what it looks at.
+"""Explains an answer of a minGPT: one HTML page with the logit lens and the attention maps.
 
     python scripts/explain_answer.py runs/fast "Albert Einstein" --output_file runs/fast/einstein.html
 
@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from hf_mingpt.evaluation.markup import escape_html
 from hf_mingpt.hub.loading import load_run
-from hf_mingpt.interpretability.logit_lens import Explanation, draw_attention, draw_heads, draw_logit_lens, explain
+from hf_mingpt.interpretability.figures import draw_attention, draw_heads, draw_logit_lens
+from hf_mingpt.interpretability.logit_lens import Explanation, explain
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.files import name_apart
@@ -34,20 +35,23 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <title>{question}</title>
 <style>
-body {{ font-family: sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; }}
+body {{ font-family: "DejaVu Sans", sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
+    line-height: 1.5; }}
 svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{question} {answer}</h1>
 <p>Answered by <code>{run}</code>. {summary}</p>
-<h2>From which layer on is it known?</h2>
-<p>What the last norm and the output head make of each layer's hidden states: the likeliest character where each of the
-answer is due, shaded by the probability of the answer's own. The last, ⁇, ends the answer.</p>
+<p>All figures share one color scale. ⁇ is the MASK token: one character, which ends the question and the answer.</p>
+<h2>Logit lens</h2>
+<p>The model's final norm and output head, applied to the hidden states after each layer. Each cell shows the most
+probable character; its color is the probability of the character that the model answers in the end.</p>
 {layers}
-<h2>What is looked at?</h2>
-<p>For each character that is to be written, the weights of those before it. Left of the line is the question.</p>
+<h2>Attention maps of the answer</h2>
+<p>The attention weights when each character of the answer is predicted, as the mean over the heads of a layer. The
+dotted line separates the question from the answer.</p>
 {looks}
-<h2>Every head</h2>
-<p>The whole maps, the square roots of the weights: white 0, dark 1. Right of the line is the answer.</p>
+<h2>Attention maps of every head</h2>
+<p>The attention weights between all characters of question and answer.</p>
 {heads}
 </html>
 """

@@ -11,9 +11,11 @@ from pathlib import Path
 from statistics import mean
 
 import torch
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_mingpt.evaluation.figures import FIGURE_STYLE
 from hf_mingpt.interpretability.attention_exploration import (
     average_noisy_keys,
     average_two,
@@ -54,13 +56,11 @@ def main() -> None:
     }
     numbers = {}
     for name, function in draw.items():
-        figure = Figure(figsize=(10, 4), layout="constrained", dpi=110)
-        numbers[name] = function(figure)
-        for axis in figure.axes:
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
-        with accidents(), written_aside(folder / f"{name}.png") as aside:
-            figure.savefig(aside)
+        with rc_context(FIGURE_STYLE):
+            figure = Figure(figsize=(10, 4.3))
+            numbers[name] = function(figure)
+            with accidents(), written_aside(folder / f"{name}.png") as aside:
+                figure.savefig(aside)
         print(f"{name}: {numbers[name]}")
     with accidents():
         write_json(folder / "attention.json", numbers)
@@ -72,23 +72,22 @@ def draw_copying(figure: Figure) -> dict:
     weights, error = figure.subplots(1, 2)
     gaps = torch.linspace(0, 20, 41, dtype=torch.float64)
     copying = copy_one(gaps)
-    places = torch.arange(copying.weights.shape[1])
+    keys = copying.weights.shape[1]
+    places = torch.arange(keys)
     for number, gap in enumerate((0, 2, 6)):
         (row,) = copying.weights[gaps == gap]
-        weights.bar(
-            places + 0.27 * (number - 1),
-            row,
-            width=0.27,
-            label=f"gap {gap}",
-            color=f"C{number}",
-            hatch=("/", ".", None)[number],
-        )
-    weights.set(title="Weights: a categorical distribution", xlabel="key", ylabel="weight")
-    weights.legend(frameon=False)
-    error.semilogy(gaps, copying.bound, STYLES[1], color="0.4", label="bound: weight of the others x distance")
+        style = {"facecolor": ("w", "#8fb3dc", "#1b4f8f")[number], "edgecolor": "k", "linewidth": 0.8}
+        weights.bar(places + 0.27 * (number - 1), row, width=0.27, label=f"gap {gap}", **style)
+    weights.set(
+        title="The weights are a categorical distribution", xlabel="index of the key", ylabel="attention weight"
+    )
+    weights.legend(title="key 0 has the largest product", alignment="left")
+    error.semilogy(gaps, copying.bound, STYLES[1], color="C1", label="bound: weight of the other keys × distance")
     error.semilogy(gaps, copying.error, STYLES[0], color="C0", label="measured")
-    error.set(title="The output copies a value", xlabel="gap of the products", ylabel="distance from the value")
-    error.legend(frameon=False)
+    error.set(title="The output copies the value of key 0", xlabel="gap between its product q·k and the others'")
+    error.set_ylabel("distance from the value (length 1)")
+    error.legend()
+    figure.suptitle(f"Attention copies a value: {keys} orthonormal keys, one draw")
     return {f"error at gap {gap}": float(copying.error[gaps == gap]) for gap in (0, 5, 10, 20)}
 
 
@@ -99,22 +98,27 @@ def draw_recovery(figure: Figure) -> dict:
     for number, orthonormal_columns in enumerate((True, False)):
         kind = "orthonormal columns" if orthonormal_columns else "any columns"
         back = recover(orthonormal_columns=orthonormal_columns)
-        marker = {"marker": "o+"[number], "color": f"C{number}", "label": kind, "linestyle": "none", "markersize": 8}
+        marker = {"marker": "o+"[number], "color": f"C{number}", "label": kind, "linestyle": "none"}
+        marker |= {"markersize": (7, 10)[number], "markeredgewidth": (1, 2)[number]}
         projection.plot(back.vector, back.by_projection, **marker)
         transpose.plot(back.coordinates, back.by_transpose, **marker)
         numbers[f"projection, {kind}: largest error"] = float((back.by_projection - back.vector).abs().max())
         numbers[f"transpose, {kind}: largest error"] = float((back.by_transpose - back.coordinates).abs().max())
     projection.set(
-        title="A (A'A)$^{-1}$A' (v$_a$ + v$_b$)", xlabel="component of v$_a$", ylabel="component that comes back"
+        title="Projection A (AᵀA)⁻¹Aᵀ: always exact", xlabel="component of v$_a$", ylabel="recovered component"
     )
-    transpose.set(title="A' (v$_a$ + v$_b$)", xlabel="coordinate of v$_a$ in A", ylabel="coordinate that comes back")
+    transpose.set(
+        title="Aᵀ: only if A is orthonormal", xlabel="coordinate of v$_a$ in A", ylabel="recovered coordinate"
+    )
     for axis in (projection, transpose):
-        axis.axline((0, 0), slope=1, color="0.5", linewidth=1, linestyle=":")
-        axis.legend(frameon=False, fontsize=8)
+        axis.axline((0, 0), slope=1, color="0.5", linewidth=1, linestyle=":", label="exact")
+    projection.legend(fontsize=9, loc="upper left")
+    transpose.legend(fontsize=9, loc="lower right")
     betas = torch.linspace(0, 20, 41, dtype=torch.float64)
     error = average_two(betas)
     average.semilogy(betas, error)
-    average.set(title="Query β (k$_a$ + k$_b$)", xlabel="β", ylabel="distance from the mean of v$_a$ and v$_b$")
+    average.set(title="Query β (k$_a$ + k$_b$): the mean", xlabel="β", ylabel="distance from (v$_a$ + v$_b$) / 2")
+    figure.suptitle("v$_a$ from v$_a$ + v$_b$: 16 components, 4 coordinates, one draw of each kind of A")
     return numbers | {f"mean of two, beta {beta}: error": float(error[betas == beta]) for beta in (5, 10, 20)}
 
 
@@ -123,17 +127,18 @@ def draw_fragility(figure: Figure) -> dict:
     against, distribution = figure.subplots(1, 2)
     noisy = average_noisy_keys(BETA, ALPHA, stretched=True)
     lengths = torch.linspace(float(noisy.length.min()), float(noisy.length.max()), 200, dtype=torch.float64)
-    against.plot(
-        noisy.length, noisy.one_head, ".", color="C0", alpha=0.3, markersize=4, label="one head, a sample each"
-    )
-    against.plot(lengths, share_of_stretched_key(lengths, BETA), "--", color="k", label="1 / (1 + exp(β (1 - γ)))")
+    against.plot(noisy.length, noisy.one_head, ".", color="C1", markersize=5, label="a sample")
+    formula = "1 / (1 + exp(β (1 − γ)))"
+    against.plot(lengths, share_of_stretched_key(lengths, BETA), "--", color="k", linewidth=1.2, label=formula)
     against.set(
-        title=f"One head, β = {BETA:g}", xlabel="γ, length of k$_a$ along µ$_a$", ylabel="share of v$_a$ in the output"
+        title="One head", xlabel="γ, length of k$_a$ along µ$_a$ (mean 1)", ylabel="weight of v$_a$ in the output"
     )
-    against.legend(frameon=False)
+    against.legend(loc="lower right", bbox_to_anchor=(1, 0.05), fontsize=9, handlelength=1.5)
     _draw_histograms(distribution, {"one head": noisy.one_head, "two heads": noisy.two_heads})
-    distribution.set(title="Over samples of the keys", xlabel="share of v$_a$ in the output", ylabel="share of samples")
-    distribution.legend(frameon=False)
+    distribution.set(title="One head and two", xlabel="weight of v$_a$ in the output", ylabel="fraction of the samples")
+    distribution.legend(loc="upper right", bbox_to_anchor=(0.97, 1))
+    samples = len(noisy.length)
+    figure.suptitle(f"A key of varying length: {samples:,} samples, β = {BETA:g}, α = {ALPHA:g}")
     usable = noisy.length > 0.5
     error = noisy.one_head - share_of_stretched_key(noisy.length, BETA)
     return {
@@ -146,7 +151,8 @@ def draw_fragility(figure: Figure) -> dict:
 def _draw_histograms(axis: Axes, kinds: dict[str, torch.Tensor]) -> None:
     for number, (name, shares) in enumerate(kinds.items()):
         counts, edges = torch.histogram(shares, 40, range=(0.0, 1.0))
-        axis.stairs(counts / len(shares), edges, label=name, linestyle=STYLES[number], linewidth=2)
+        style = {"linestyle": STYLES[number], "color": f"C{number}", "linewidth": 2}
+        axis.stairs(counts / len(shares), edges, label=name, **style)
 
 
 def _share(values: Iterable[bool]) -> float:
@@ -165,18 +171,22 @@ def draw_variance(figure: Figure) -> dict:
     ):
         for number, stretched in enumerate((True, False)):
             noisy = [average_noisy_keys(*setting(value), stretched=stretched) for value in values]
-            kind = "stretched" if stretched else "even"
+            kind = "of varying length" if stretched else "with equal noise"
             for heads, spread in (
                 ("one head", [fragility.spread_of_one for fragility in noisy]),
                 ("two heads", [fragility.spread_of_two for fragility in noisy]),
             ):
-                style = {"marker": "os"[heads == "two heads"], "linestyle": STYLES[number], "markersize": 4}
-                axis.plot(values, spread, label=f"{heads}, {kind} keys", color=f"C{heads == 'two heads':d}", **style)
+                style = {"marker": "os"[heads == "two heads"], "linestyle": STYLES[number], "markersize": 5}
+                axis.plot(values, spread, label=f"{heads}, keys {kind}", color=f"C{heads == 'two heads':d}", **style)
                 if values is betas:
-                    numbers[f"variance of {heads}, {kind} keys, beta {BETA:g}"] = spread[betas.index(int(BETA))]
-    by_beta.set(title=f"α = {ALPHA:g}", xlabel="β", ylabel="variance of the output", yscale="log", ylim=(1e-8, 2))
-    by_alpha.set(title=f"β = {BETA:g}", xlabel="α", xscale="log")
-    by_beta.legend(frameon=False, fontsize=8)
+                    name = "stretched" if stretched else "even"
+                    numbers[f"variance of {heads}, {name} keys, beta {BETA:g}"] = spread[betas.index(int(BETA))]
+    by_beta.set(title=f"Against β, at α = {ALPHA:g}", xlabel="β, length of the query")
+    by_beta.set(ylabel="variance, summed over components", yscale="log", ylim=(1e-8, 2))
+    by_alpha.set(title=f"Against α, at β = {BETA:g}", xlabel="α, variance of a key's component", xscale="log")
+    by_beta.legend(fontsize=9, loc="lower right", bbox_to_anchor=(1, 0.3))
+    samples = len(average_noisy_keys(BETA, ALPHA, stretched=True).length)
+    figure.suptitle(f"Variance of the output of one head and of two: {samples:,} samples per point, values of length 1")
     return numbers
 
 
@@ -187,14 +197,17 @@ def draw_recall(figure: Figure, steps: int, seeds: int) -> dict:
     every = max(1, steps // 30)
     for number, attention_type in enumerate(("dot_product", "synthesizer")):
         runs = [train_recall(attention_type, steps=steps, every=every, seed=seed) for seed in range(seeds)]
+        label = f"{attention_type} ({seeds} seeds)"
         for run in runs:
             places = range(0, every * len(run), every)
-            axis.plot(places, run, STYLES[number], color=f"C{number}", label=attention_type if run is runs[0] else None)
+            axis.plot(places, run, STYLES[number], color=f"C{number}", label=label if run is runs[0] else None)
         numbers[f"{attention_type}, {seeds} seeds: right at the end"] = [round(run[-1], 3) for run in runs]
     numbers["a guess among the answers shown so far"] = chance = guess_among_shown()
-    axis.axhline(chance, color="0.3", linestyle=":", label="a guess among the answers shown so far")
-    axis.set(title="Recall, one layer", xlabel="training step", ylabel="right answers", ylim=(0, 1.03))
-    axis.legend(frameon=False)
+    label = f"chance: a guess among the answers shown so far ({chance:.2f})"
+    axis.axhline(chance, color="k", linestyle=":", label=label)
+    axis.set(title="Recall in one layer: accuracy on fresh batches of 64 sequences", xlabel="training step")
+    axis.set(ylabel="accuracy", ylim=(0, 1.03), xlim=(0, None))
+    axis.legend(loc="center right")
     return numbers
 
 

@@ -24,7 +24,8 @@ from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.training.loop import train
 from hf_mingpt.training.presets import FINETUNE_PRESETS
 from hf_mingpt.training.recipes import FinetuneRecipe
-from hf_mingpt.training.setup import batch_shape, build_accelerator, check_training, checkpoint_to_resume
+from hf_mingpt.training.resuming import checkpoint_to_resume
+from hf_mingpt.training.setup import batch_shape, build_accelerator, check_training
 
 
 def main() -> None:

@@ -5,12 +5,18 @@ python scripts/plot_run.py --runs runs/rope,runs/rope-answers --output_file runs
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hf_mingpt.evaluation.figures import FIGURE_STYLE
 from hf_mingpt.hub.loading import read_metrics
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.files import name_apart, parse_json, read_text
 from hf_mingpt.system.writing import written_aside
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,39 +71,48 @@ def read_results(path: Path) -> dict[str, dict]:
     return results
 
 
-def draw(metrics: dict[str, list[dict]], accuracies: dict[str, dict], output: Path) -> None:
+def draw(metrics: dict[str, list[dict]], accuracies: dict[str, dict], output: Path) -> "Figure":
     import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import PercentFormatter
+    columns = 3 if accuracies else 2
+    with matplotlib.rc_context(FIGURE_STYLE):
+        figure = Figure(figsize=(4.7 * columns, 4 + 0.2 * max(0, len(metrics) - 4)))
+        axes = figure.subplots(1, columns)
+        for name, records in metrics.items():
+            marker = {"marker": "o"} if len(records) == 1 else {}  # a line of one point would not be seen
+            for axis, column in zip(axes, ("loss", "learning_rate"), strict=False):
+                points = [record["step"] for record in records], [record[column] for record in records]
+                axis.plot(*points, label=name, linewidth=1.8, **marker)
+        axes[0].set(title="Training loss", ylabel="nats per character", yscale="log")
+        axes[1].set(title="Learning rate", ylabel="learning rate")
+        for axis in axes[:2]:
+            axis.set_xlabel("step (optimizer updates)")
+            axis.set_xlim(left=0)
+            axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        if accuracies:
+            _draw_accuracies(axes[2], accuracies)
+            axes[2].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=min(3, len(labels)), title="runs", fontsize=9)
+        figure.savefig(output)
+    return figure
 
-    plt.style.use("tableau-colorblind10")
-    styles = ["-", "--", "-.", ":"]
-    figure, axes = plt.subplots(1, 3 if accuracies else 2, figsize=(14 if accuracies else 9, 3.8), layout="constrained")
-    for i, (name, records) in enumerate(metrics.items()):
-        steps = [record["step"] for record in records]
-        style = {"label": name, "linestyle": styles[i % len(styles)], "linewidth": 1.8}
-        axes[0].plot(steps, [record["loss"] for record in records], **style)
-        axes[1].plot(steps, [record["learning_rate"] for record in records], **style)
-    axes[0].set(title="Training loss", xlabel="step", ylabel="nats per character", yscale="log")
-    axes[1].set(title="Learning rate", xlabel="step", ylabel="learning rate of AdamW")
-    axes[0].legend(fontsize=9)
-    if accuracies:
-        names, rows = list(accuracies), list(accuracies.values())
-        values = [row["accuracy"] for row in rows]
-        errors = [[max(0.0, v - r["interval_95"][0]) for v, r in zip(values, rows, strict=True)],
-                  [max(0.0, r["interval_95"][1] - v) for v, r in zip(values, rows, strict=True)]]  # fmt: skip
-        axes[2].barh(names, values, xerr=errors, capsize=4, color="C0")
-        for place, (value, row) in enumerate(zip(values, rows, strict=True)):
-            axes[2].text(row["interval_95"][1] + 0.02, place, f"{value:.1%}", va="center", fontsize=9)
-        axes[2].invert_yaxis()
-        axes[2].set(title="Accuracy, with 95 % interval", xlabel="exact match", xlim=(0, 1.15))
-        axes[2].xaxis.set_major_formatter(PercentFormatter(1))
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(output, dpi=120)
+
+def _draw_accuracies(axis: "Axes", accuracies: dict[str, dict]) -> None:
+    for place, row in enumerate(accuracies.values()):
+        low, high = row["interval_95"]
+        axis.barh(place, row["accuracy"], height=0.7, facecolor="#8fb3dc", edgecolor="#1b4f8f")
+        axis.plot([low, high], [place, place], "-", color="k", linewidth=1)
+        questions = f" (n = {row['total']:,})" if "total" in row else ""
+        axis.text(
+            max(high, row["accuracy"]) + 0.02, place, f"{row['accuracy']:.1%}{questions}", va="center", fontsize=9
+        )
+    axis.set_yticks(range(len(accuracies)), list(accuracies))
+    axis.grid(False, axis="y")
+    axis.set(title="Accuracy with its 95 % interval", xlabel="exact match")
+    axis.set(xlim=(0, 1.45), xticks=[0, 0.25, 0.5, 0.75, 1], ylim=(max(len(accuracies), 4) - 0.4, -0.6))
 
 
 if __name__ == "__main__":

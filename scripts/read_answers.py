@@ -1,12 +1,13 @@
-"""Reads from the text where everybody else was born, for the track "with a reader": no closed-book learning.
+"""Reads answers out of the text with an open-book extractive baseline, for models that are not closed-book.
 
     python scripts/read_answers.py --train_file wiki.txt --questions_file birth_places_train.tsv --output_dir runs/read
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \\
         --questions_file runs/read/with_reader.tsv --output_dir runs/with-a-reader
 
-Where answers stand in biographies is learnt from the training questions, and the name that stands most like one is
-taken from each other biography. Writes with_reader.tsv: the training questions, then those that were answered so. A
-model that is trained with them has been told what it will be asked; compare it with others of its kind only.
+The training questions teach which contexts surround an answer; from each other biography, the script extracts the name
+in the most answer-like context. It writes with_reader.tsv: the training questions, then the extracted answers as
+pseudo-labels. A model that trains on this file has seen answers to the questions it will be asked: compare it with
+models of the same kind only.
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,10 @@ from pathlib import Path
 
 from hf_mingpt import MinGPTConfig
 from hf_mingpt.data.birthplaces import question_about
-from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
+from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, iterate
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.masking_policy import LearnedPolicy, read_answers
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
-from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.evaluation.scoring import accuracy, format_table
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
@@ -43,23 +43,22 @@ def main() -> None:
     with user_errors():
         if path.exists() and not recipe.overwrite_output_dir:
             raise ValueError(f"{path} exists: choose another --output_dir, or give --overwrite_output_dir.")
-        known = read_questions(recipe.questions_file, answers=True)
+        labeled = read_questions(recipe.questions_file, answers=True)
         dev = read_questions(recipe.dev_questions_file, answers=True) if recipe.dev_questions_file else []
         texts = load_texts(recipe.train_file)
         tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
-        encoded = encode_documents(texts, tokenizer).with_format("arrow")
-        documents = [TokenSequences.from_table(table) for table in encoded.iter(batch_size=10_000)]
-        seeker = LearnedPolicy.learn(documents, known, tokenizer, numbers=False)
+        documents = list(iterate(encode_documents(texts, tokenizer)))
+        policy = LearnedPolicy.learn(documents, labeled, tokenizer, numbers=False)
 
-    read = read_answers(documents, seeker, tokenizer, numbers=False)
-    answers = {question_about(name): answer for name, answer in read.items()}
-    questions = add_pseudo_labels(known, list(answers), list(answers.values()))
+    extracted = read_answers(documents, policy, tokenizer, numbers=False)
+    answers = {question_about(name): answer for name, answer in extracted.items()}
+    questions = add_pseudo_labels(labeled, list(answers), list(answers.values()))
     with accidents():
         write_questions(path, questions)
-    print(f"Wrote {path}: {len(known)} training questions, and {len(questions) - len(known)} answers read.")
+    print(f"Wrote {path}: {len(labeled)} training questions and {len(questions) - len(labeled)} extracted answers.")
     if dev:
-        right = accuracy([answers.get(question, "") for question, _ in dev], [str(answer) for _, answer in dev])
-        print(format_table({"read": right}))
+        scores = accuracy([answers.get(question, "") for question, _ in dev], [str(answer) for _, answer in dev])
+        print(format_table({"open-book extractive baseline": scores}))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from hf_mingpt.data.loading import load_texts
 from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
 from hf_mingpt.tokenization_mingpt import PAD_ID, build_tokenizer, build_vocabulary
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "scripts"
 VARIANTS = {
     "learned": {"attention_type": "dot_product", "position_embedding_type": "learned"},
     "rope": {"attention_type": "dot_product", "position_embedding_type": "rope"},
@@ -62,6 +63,12 @@ def run_script(name: str, *arguments) -> subprocess.CompletedProcess:
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
     return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+def script_environment(**changes) -> dict[str, str]:
+    """The environment of a script that is started in a process of its own, without a launcher's settings."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE_")}
+    return {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
 
 
 def rows_of(batches, name="input_ids"):

@@ -1,12 +1,12 @@
-"""Mutants: in a module one operator or number is changed, and its own test file should fail. `make mutants`, by hand.
+"""Mutation testing: changes one operator or number of a module; the tests of that module should fail. `make mutants`.
 
     python tests/mutants.py --sample 174 --seed 0
     python tests/mutants.py --modules data.objectives data.salient_spans
 
-The mutations are cosmic-ray's, without those of type annotations and of how pictures look. Its runner starts a Python
-for each of them, whose imports alone take ten seconds; here each is a fork of one process that has them. A place of the
-source is drawn first, and then what it is replaced by, or else an addition, which has ten replacements, would count ten
-times.
+The mutations are those of cosmic-ray, without type annotations and drawing. Its runner starts a Python process for each
+of them, and imports alone take ten seconds; here each runs in a fork of one process that has imported the packages.
+First a position in the source is drawn and then its replacement, so that an addition, which has ten replacements, does
+not count ten times.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parent.parent
-MODULES = [  # whose tests run in one process
+MODULES = [  # with tests that run in one process
     *(f"data.{name}" for name in ("assembly", "batching", "biographies", "birthplaces", "draws", "encoding")),
     *(f"data.{name}" for name in ("loading", "masking_policy", "objectives", "questions", "salient_spans")),
     *("data.sequences", "data.span_corruption", "data.steps"),
@@ -35,18 +35,18 @@ MODULES = [  # whose tests run in one process
     *("interpretability.attention_exploration", "interpretability.logit_lens"),
     *("training.optimization", "training.recipes", "system.command_line", "tokenization_mingpt"),
 ]
-TEST_FILES = {  # of the modules that have none of their own
+TEST_FILES = {  # of modules that have none of the same name
     "evaluation.scoring": "evaluation/test_answering.py",
     "system.command_line": "training/test_recipes.py",
     "tokenization_mingpt": "plugin/test_tokenization.py",
 }
-EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")  # `module TAB mutated line TAB why it does the same`
+EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")  # lines of `module TAB mutated line TAB reason`
 IMPORTED_ONCE = ["torch", "transformers", "datasets", "evaluate", "accelerate", "sklearn.linear_model", "scipy.stats"]
 OPERATORS = {name: get_operator(name)() for name in operator_names() if "/Variable" not in name}
 
 
-def what_counts(source: str) -> str | None:
-    """The code without type annotations and drawing; None if it is no code."""
+def relevant_code(source: str) -> str | None:
+    """The syntax tree without type annotations and drawing functions; None if the source is invalid."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -60,7 +60,7 @@ def what_counts(source: str) -> str | None:
 
 
 def find_mutations(source: str) -> list[list[tuple[str, int]]]:
-    """For each place that can be changed, the operators and which of their occurrences it is."""
+    """For each position that can be changed, the operators and the index of their occurrence."""
     places = collections.defaultdict(list)
     nodes = list(ast_nodes(get_ast(source)))
     for name, operator in OPERATORS.items():
@@ -72,15 +72,15 @@ def find_mutations(source: str) -> list[list[tuple[str, int]]]:
 
 def changed_line(source: str, mutated: str) -> str:
     lines = difflib.ndiff(source.splitlines(), mutated.splitlines())
-    return " ".join(line[1:].strip() for line in lines if line.startswith("+")) or "(a line is gone)"
+    return " ".join(line[1:].strip() for line in lines if line.startswith("+")) or "(a line is removed)"
 
 
 def run_tests(module: str, source: str, cpu_seconds: int) -> tuple[int, float]:
-    """Runs the module's test file, with that source of it, in a fork: its exit code (0: passed), and CPU seconds."""
+    """Runs the tests of a module with another source of it, in a fork. Returns the exit code and the CPU seconds."""
     if (child := os.fork()) == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))  # no wall time: the machine may be busy
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))  # not wall time: the machine may be busy
         read_code = SourceFileLoader.get_code
 
         def get_code(loader: SourceFileLoader, name: str):
@@ -95,12 +95,12 @@ def run_tests(module: str, source: str, cpu_seconds: int) -> tuple[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Do the tests notice when a module is changed?")
+    parser = argparse.ArgumentParser(description="Do the tests notice a change of a module?")
     parser.add_argument("--modules", nargs="+", default=MODULES, choices=MODULES, metavar="MODULE")
-    parser.add_argument("--sample", type=int, default=174, help="how many mutants")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--sample", type=int, default=174, help="number of mutants")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     args = parser.parse_args()
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # tests/conftest.py comes too late for that
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # tests/conftest.py would set it too late
     for name in IMPORTED_ONCE:
         importlib.import_module(name)
     hypothesis.settings.register_profile("mutants", derandomize=True, deadline=None)
@@ -113,7 +113,7 @@ def main() -> None:
     for module, source in sources.items():
         failed, seconds = run_tests(module, source, 3600)
         if failed:
-            raise SystemExit(f"The tests of {module} fail without a mutation: mend them first.")
+            raise SystemExit(f"The tests of {module} fail without a mutation: fix them first.")
         limits[module] = int(10 * seconds) + 30
     equivalent = {tuple(line.split("\t")[:2]) for line in EQUIVALENT.read_text(encoding="utf-8").splitlines()}
     rng = random.Random(args.seed)
@@ -123,7 +123,7 @@ def main() -> None:
     for module, place in places:
         name, occurrence = rng.choice(place)
         mutated = mutate_code(sources[module], OPERATORS[name], occurrence)
-        if what_counts(mutated) in (None, what_counts(sources[module])):
+        if relevant_code(mutated) in (None, relevant_code(sources[module])):
             continue
         line = changed_line(sources[module], mutated)
         failed, _ = run_tests(module, mutated, limits[module])

@@ -1,11 +1,11 @@
-"""The embedded default corpus: invented people, their one-line biographies, and questions about their birthplaces.
+"""Invented people: one-line biographies of them, and questions about their birthplaces.
 
-Names and places are built from syllables and belong to nobody; the sentences are ours. The truth behind every line
-is known, so the experiment can be run, varied and checked without a download. Pure: a function of its recipe.
+This is the corpus that needs no download. Names and places are built from syllables and belong to nobody. Every fact is
+known, so the experiment can be varied and checked. The corpus is a pure function of its recipe.
 
-A line reads `Name. Sentences`, as in the assignment's corpus, and each person has `phrasings_per_person` of them: the
-same facts in other words. Birthplaces follow a Zipf-like law, so that always answering the most frequent one is a
-baseline; some biographies also name a place where their person worked (a distractor).
+A document reads `Name. Sentences`, as in the assignment's corpus. Each person has `phrasings_per_person` documents with
+the same birthplace in other words. The frequencies of the birthplaces follow Zipf's law, so that the most frequent
+place is a baseline, and some documents also name a place where the person worked (a distractor).
 
 Reference: Allen-Zhu and Li 2023, Physics of Language Models 3.1, arXiv:2309.14316 (phrasings, permutation).
 """
@@ -19,32 +19,34 @@ from ..system.fields import flag
 
 @dataclass(frozen=True, kw_only=True)
 class BiographyRecipe:
-    """The knobs of the corpus."""
+    """The settings of the corpus."""
 
-    num_train_people: int = flag(130, "People whose question and answer are trained on.")
-    num_dev_people: int = flag(130, "People asked about for reporting.")
-    num_test_people: int = flag(40, "People asked about at the very end.")
-    num_other_people: int = flag(20, "People in the text whom no question asks about.")
-    num_places: int = flag(80, "Birthplaces that people can have.")
-    zipf_exponent: float = flag(0.4, "Frequency of the place of rank r goes as r^-exponent.")
-    phrasings_per_person: int = flag(4, "Biographies of each person, in other words each.")
-    permute_sentences: bool = flag(True, "Let the birthplace stand in any sentence.")
-    distractor_share: float = flag(0.3, "Share of people who worked at another place.")
-    seed: int = flag(0, "Seed of all draws.")
+    num_train_people: int = flag(130, "People in the training questions.")
+    num_dev_people: int = flag(130, "People in the dev questions.")
+    num_test_people: int = flag(40, "People in the test questions.")
+    num_other_people: int = flag(20, "People in the text without a question.")
+    num_places: int = flag(80, "Possible birthplaces.")
+    zipf_exponent: float = flag(0.4, "The frequency of the place of rank r is proportional to r^-exponent.")
+    phrasings_per_person: int = flag(4, "Biographies of each person, each phrased differently.")
+    permute_sentences: bool = flag(True, "Put the birthplace in any sentence, not always the first.")
+    distractor_probability: float = flag(
+        0.3, "Probability that a biography also names the place where the person worked.", formerly="distractor_share"
+    )
+    seed: int = flag(0, "Random seed.")
 
     def __post_init__(self):
         if min(self.num_train_people, self.num_dev_people, self.num_test_people) < 1 or self.num_other_people < 0:
-            raise ValueError("A corpus needs at least one train, one dev and one test person.")
-        if not 2 <= self.num_places <= MAX_PLACES:
-            raise ValueError(f"num_places is {self.num_places}: choose 2 to {MAX_PLACES}.")
-        if not 1 <= self.phrasings_per_person <= len(_BIRTH_SENTENCES):
             raise ValueError(
-                f"phrasings_per_person is {self.phrasings_per_person}: there are {len(_BIRTH_SENTENCES)} phrasings."
+                "A corpus needs at least one train, one dev and one test person, and no negative number of others."
             )
-        if not 0 <= self.distractor_share <= 1:
-            raise ValueError(f"distractor_share is {self.distractor_share}: it is a share, from 0 to 1.")
+        if not 2 <= self.num_places <= MAX_PLACES:
+            raise ValueError(f"num_places is {self.num_places}: use 2 to {MAX_PLACES}.")
+        if not 1 <= self.phrasings_per_person <= len(_BIRTH_SENTENCES):
+            raise ValueError(f"phrasings_per_person is {self.phrasings_per_person}: use 1 to {len(_BIRTH_SENTENCES)}.")
+        if not 0 <= self.distractor_probability <= 1:
+            raise ValueError(f"distractor_probability is {self.distractor_probability}: use 0 to 1.")
         if self.num_people > MAX_PEOPLE:
-            raise ValueError(f"{self.num_people} people are more than the {MAX_PEOPLE} names there are.")
+            raise ValueError(f"{self.num_people} people are more than the {MAX_PEOPLE} possible names: ask for fewer.")
 
     @property
     def num_people(self) -> int:
@@ -64,7 +66,7 @@ class Person(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """Documents (lines of biography) and the pairs (question, birthplace) of three disjoint groups of people."""
+    """Documents, and the pairs (question, birthplace) of three disjoint groups of people."""
 
     documents: list[str]
     train: list[tuple[str, str]]
@@ -112,7 +114,7 @@ MAX_PLACES = len(_ONSETS) * len(_NUCLEI) * len(_PLACE_MIDDLES) * len(_PLACE_ENDS
 
 
 def _distinct(draw, number: int) -> list[str]:
-    """Calls `draw` until it has given `number` different strings, and lists them in the order of their coming."""
+    """Calls `draw` until it has returned `number` different strings; lists them in the order of their first draw."""
     found: dict[str, None] = {}
     while len(found) < number:
         found[draw()] = None
@@ -140,14 +142,14 @@ def _invent_people(recipe: BiographyRecipe, rng: Random) -> list[Person]:
                 birth_date=f"{rng.randint(1, 28)} {rng.choice(_MONTHS)} {rng.randint(1850, 1990)}",
                 occupation=rng.choice(_OCCUPATIONS),
                 pursuit=rng.choice(_PURSUITS),
-                workplace=workplace if rng.random() < recipe.distractor_share else None,
+                workplace=workplace if rng.random() < recipe.distractor_probability else None,
             )
         )
     return people
 
 
 def _write_biographies(person: Person, recipe: BiographyRecipe, rng: Random) -> list[str]:
-    """One line for each phrasing: its birth sentence, and one about the workplace if there is one, else the pursuit."""
+    """One document for each phrasing: the birth sentence, and one about the workplace or else the pursuit."""
     facts = {**person._asdict(), "a_occupation": f"a {person.occupation}"}
     surname = person.name.split()[-1]
     lines = []
@@ -162,10 +164,10 @@ def _write_biographies(person: Person, recipe: BiographyRecipe, rng: Random) -> 
 
 
 def generate_corpus(recipe: BiographyRecipe) -> Corpus:
-    """Invents the people of a recipe and writes about them.
+    """Invents the people of a recipe and writes their biographies and questions.
 
     Returns:
-        Documents in random order, and `Where was X born?` with its place for the train, dev and test people.
+        The documents in random order, and `Where was NAME born?` with the birthplace of the train, dev and test people.
     """
     rng = Random(recipe.seed)
     people = _invent_people(recipe, rng)

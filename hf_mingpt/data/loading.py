@@ -21,10 +21,10 @@ from ..system.files import (
     check_utf8,
     describe_failure,
     hash_folder,
-    read_documents,
     sha256_of,
 )
 from ..system.writing import writable_cache
+from .documents import read_documents
 
 _FEATURES = Features({"text": Value("string")})
 _BATCHES = Features({"text": List(Value("string"))})

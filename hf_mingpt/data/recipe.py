@@ -1,4 +1,4 @@
-"""The part of a pretraining recipe that is about data: where the text comes from, and what is learnt from it."""
+"""The data part of a pretraining recipe: where the text comes from, and what the model learns from it."""
 
 from dataclasses import dataclass
 

@@ -27,7 +27,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..evaluation.report import PICTURE
 from ..system.command_line import user_errors
 from ..system.writing import UNFINISHED, check_no_writer, explain, flush, one_writer, write_json
-from ..training.checkpoints import IGNORE_PATTERNS, list_checkpoints, place_beside, run_folder
+from ..training.folders import IGNORE_PATTERNS, list_checkpoints, place_beside, run_folder
 from ..training.recipes import TrainingRecipe
 
 CALIBRATION_FILE = "calibration.json"

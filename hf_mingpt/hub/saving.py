@@ -16,7 +16,7 @@ from ..data.questions import MAX_ANSWER_TOKENS
 from ..system.command_line import user_errors
 from ..system.writing import one_writer, write_json
 from ..tokenization_mingpt import MASK, MASK_ID, PAD_ID
-from ..training.checkpoints import last_checkpoint, run_folder
+from ..training.folders import last_checkpoint, run_folder
 from ..training.recipes import TrainingRecipe
 from .cards import try_card
 from .pushing import push_run

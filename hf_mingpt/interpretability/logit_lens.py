@@ -9,19 +9,14 @@ included.
 Reference: nostalgebraist 2020, interpreting GPT: the logit lens.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data.questions import Question
 from ..evaluation.answering import answer_questions, questions_about
-from ..evaluation.markup import show_unseen
 from ..tokenization_mingpt import MASK
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class Explanation(NamedTuple):
@@ -84,69 +79,3 @@ def explain(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> Explan
         probabilities.gather(-1, wanted[..., None])[..., 0].cpu(),
         favourites,
     )
-
-
-def draw_logit_lens(explanation: Explanation) -> "Figure":
-    """The probability of each character of the answer, layer by layer, and what each layer would have written."""
-    from matplotlib.figure import Figure
-
-    layers, characters = explanation.probabilities.shape
-    figure = Figure(figsize=(max(6.0, 2.5 + 0.55 * characters), 1.6 + 0.5 * layers), layout="constrained", dpi=110)
-    axis = figure.subplots()
-    image = axis.imshow(explanation.probabilities.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for layer, favourites in enumerate(explanation.favourites):
-        for place, favourite in enumerate(favourites):
-            dark = explanation.probabilities[layer, place] > 0.5
-            axis.text(place, layer, _visible(favourite), ha="center", va="center", color="w" if dark else "k")
-    _name_characters(axis, explanation.text[explanation.answer_start :])
-    axis.set_yticks(range(layers), ["embeddings", *(f"layer {number}" for number in range(1, layers))])
-    axis.set(title="What each layer would write", xlabel="character of the answer")
-    figure.colorbar(image, ax=axis, label="probability of the answer's character")
-    return figure
-
-
-def draw_attention(explanation: Explanation) -> "Figure":
-    """What is looked at when each character of the answer is written: a map a layer, the mean of its heads."""
-    from matplotlib.figure import Figure
-
-    looks = explanation.looks.mean(dim=1)  # (L, A, T)
-    layers, characters, length = looks.shape
-    size = (max(7.0, 1.5 + 0.24 * length), 0.9 + layers * (0.6 + 0.24 * characters))
-    figure = Figure(figsize=size, layout="constrained", dpi=110)
-    for layer, axis in enumerate(figure.subplots(layers, 1, squeeze=False)[:, 0]):
-        image = axis.imshow(looks[layer].numpy(), cmap="Blues", vmin=0, aspect="auto")
-        _name_characters(axis, explanation.text)
-        axis.set_yticks(range(characters), [_visible(c) for c in explanation.text[explanation.answer_start :]])
-        axis.axvline(explanation.answer_start - 0.5, color="0.5", linestyle=":")
-        axis.set(title=f"Layer {layer + 1}, mean of the heads", ylabel="to be written")
-        figure.colorbar(image, ax=axis, label="weight", pad=0.01)
-    axis.set_xlabel("looked at")
-    return figure
-
-
-def draw_heads(explanation: Explanation) -> "Figure":
-    """The whole attention map of every head: a row a layer, a column a head."""
-    from matplotlib.figure import Figure
-
-    layers, heads, length, _ = explanation.attentions.shape
-    figure = Figure(figsize=(1.0 + 1.7 * heads, 0.8 + 1.8 * layers), layout="constrained", dpi=110)
-    axes = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True)
-    for layer in range(layers):
-        for head in range(heads):
-            axis = axes[layer, head]
-            axis.imshow(explanation.attentions[layer, head].sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
-            axis.axvline(explanation.answer_start - 0.5, color="0.5", linestyle=":", linewidth=0.8)
-            axis.set(title=f"head {head + 1}" if not layer else None, ylabel=f"layer {layer + 1}" if not head else None)
-            axis.set_xticks([0, length - 1])
-            axis.set_yticks([0, length - 1])
-    figure.supxlabel("place looked at")
-    figure.supylabel("place that looks")
-    return figure
-
-
-def _name_characters(axis: "Axes", text: str) -> None:
-    axis.set_xticks(range(len(text)), [_visible(character) for character in text])
-
-
-def _visible(character: str) -> str:
-    return {" ": "␣", "\n": "⏎"}.get(character) or show_unseen(character) or character

@@ -1,1 +1,1 @@
-"""Files, processes and command lines: what the other wings need of the machine."""
+"""What the other wings need from the machine: files, processes, signals and command lines."""

@@ -1,39 +1,35 @@
-"""Writing: a file is whole or absent, and a folder has one writer.
-
-Before everything in the flow.
-"""
+"""Writes files atomically and locks folders: a file is complete or absent, and a folder has one writer."""
 
 import json
+import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 try:
     import fcntl
-except ImportError:  # Windows: there, a second writer goes unnoticed
+except ImportError:  # on Windows folders are not locked
     fcntl = None  # type: ignore[assignment]
-
-import logging
-import tempfile
-from functools import cache
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED = "unfinished-"  # how the name of a file or folder begins while it is written
-_locked: set[int] = set()  # descriptors of the folders that this process writes into
+UNFINISHED = "unfinished-"  # prefix of the name of a file or folder while it is written
+_locked: set[int] = set()  # descriptors of the folders that this process has locked
 
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to. What is there takes the place of `path` at the end, or goes on an error.
+    """Yields a temporary path to write to, which replaces `path` at the end, or is removed after an error.
 
-    So a reader finds the old content or the new, after a crash, a full disk or a power cut too.
+    A reader finds either the old or the new content, even after a crash, a full disk or a power cut.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,18 +48,18 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file aside, in UTF-8."""
+    """Writes a text file atomically, in UTF-8."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file for people to read."""
+    """Writes an indented JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def flush(path: Path) -> None:
-    """Makes sure that a file, or the names in a folder, are on the disk: the machine may lose its power."""
+    """Flushes a file, or the entries of a folder, to disk, so that they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -72,20 +68,20 @@ def flush(path: Path) -> None:
 
 
 def explain(error: Exception, folder: Path) -> str:
-    """Why a file could not be written. Of a full disk the libraries speak in words of their own, or not at all."""
+    """The reason why a file could not be written. Libraries report a full disk in different ways, or not at all."""
     full = shutil.disk_usage(folder).free < 2**16
     return "No space left on device" if full else str(error).rstrip(".")
 
 
 @contextmanager
 def one_writer(folder: str | Path) -> Iterator[None]:
-    """Makes a folder, and keeps other processes from writing into it while the block runs.
+    """Creates a folder and locks it against other writers while the block runs.
 
-    The folder itself is locked, so the lock goes with the process, however that ends. A file system that locks no
-    folders (NFS) leaves a second writer unnoticed.
+    The operating system releases the lock when the process ends, however it ends. A file system without locks on
+    folders (NFS) does not notice a second writer.
 
     Raises:
-        OSError: if another process has it.
+        OSError: If another process has locked it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +95,7 @@ def one_writer(folder: str | Path) -> Iterator[None]:
 
 
 def check_no_writer(folder: str | Path) -> None:
-    """Raises an OSError if another process writes into the folder by `one_writer`."""
+    """Raises an OSError if another process has locked the folder with `one_writer`."""
     if Path(folder).is_dir():
         os.close(_lock(Path(folder), shared=True))
 
@@ -113,12 +109,12 @@ def _lock(folder: Path, *, shared: bool) -> int:
         os.close(descriptor)
         raise OSError(f"Another process is writing to {folder}: wait for it, or choose another folder.") from error
     except OSError:
-        pass  # not there, see one_writer
+        pass  # no locks on this file system: see one_writer
     return descriptor
 
 
 def _leave_locks_to_the_parent() -> None:
-    """In a child process: a worker that outlives a killed parent for a moment must not keep the folder locked."""
+    """Closes the locks in a child process: a worker that outlives a killed parent must not keep the folder locked."""
     for descriptor in _locked:
         os.close(descriptor)
     _locked.clear()
@@ -130,13 +126,13 @@ if fcntl:
 
 @cache
 def writable_cache(folder: Path) -> Path:
-    """The folder, if files can be made in it; else a temporary one, which lasts as long as this process."""
+    """The folder, if it is writable; otherwise a temporary folder, which is removed when this process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        logger.warning(f"The cache {folder} cannot be written ({error.strerror}): what is read is not kept.")
+        logger.warning(f"The cache {folder} is not writable ({error.strerror}): data is cached in a temporary folder.")
         return Path(_temporary_folder().name)
 
 

@@ -1,1 +1,1 @@
-"""Recipes, presets and the one loop of pretraining and finetuning."""
+"""Training: recipes, presets, and the loop of pretraining and finetuning."""

@@ -1,4 +1,4 @@
-"""The log of a run: the progress bar, metrics.jsonl, and the tracker if there is one."""
+"""The metrics of a run while it trains: the progress bar, metrics.jsonl, and an optional tracker."""
 
 import json
 import logging
@@ -17,20 +17,17 @@ from tqdm.auto import tqdm
 
 from ..data.steps import StreamedSteps, TrainingSteps
 from ..system.writing import explain, write_text
-from .checkpoints import (
-    last_checkpoint,
-    run_folder,
-)
+from .folders import last_checkpoint, run_folder
 from .recipes import TrainingRecipe
 
 logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """What is seen of a run while it goes on: the progress bar, metrics.jsonl, and the tracker if there is one.
+    """Logs a run to the progress bar, to metrics.jsonl, and to the tracker.
 
-    The loop adds each micro-batch's loss to `loss`, a tensor that stays on the device between two lines of the log, and
-    its tokens to `tokens`; both are of this process until a line is written.
+    The loop adds the loss of each micro-batch to `loss`, a scalar tensor that stays on the device between log lines,
+    and its tokens to `tokens`. Both belong to this process; they are reduced over all processes for a log line.
     """
 
     def __init__(
@@ -45,20 +42,58 @@ class MetricsLog:
         self.loss = torch.zeros((), device=accelerator.device)
         self.progress = tqdm(total=max_steps, unit="step", disable=not accelerator.is_main_process)
         self.started = time.perf_counter()
-        self.step, self.tokens, self.seconds = 0, 0, 0.0  # at, since and at the last line
+        self.step, self.seconds = 0, 0.0  # of the last line
+        self.tokens = 0  # since the last line
+
+    def end_step(self, step: int, learning_rate: float) -> None:
+        """Counts a step, and every `logging_steps` writes a line.
+
+        A line has `step`, `epoch`, `loss` (cross entropy per label token, mean over the steps since the last line),
+        `learning_rate`, `tokens_per_second` (of all processes, without padding) and `seconds` (since the run began).
+
+        Raises:
+            FloatingPointError: If the loss is not finite. An accelerator checks it only where a line is due, because
+                reading the loss would make the host wait.
+            OSError: If metrics.jsonl cannot be written.
+        """
+        self.progress.update()
+        due = step % self.recipe.logging_steps == 0 or step == self.max_steps
+        if (due or self.loss.device.type == "cpu") and not math.isfinite(self.loss.item()):
+            raise FloatingPointError(self._describe_failure(step))
+        if not due:
+            return
+        seconds = time.perf_counter() - self.started
+        steps_per_epoch = self.steps.steps_per_epoch
+        record = {
+            "step": step,
+            "epoch": round(step / steps_per_epoch, 3) if steps_per_epoch else None,
+            "loss": self.accelerator.reduce(self.loss).item() / (step - self.step),
+            "learning_rate": learning_rate,
+            "tokens_per_second": round(self._count_all_tokens() / (seconds - self.seconds), 1),
+            "seconds": round(seconds, 2),
+        }
+        self.loss.zero_()
+        self.step, self.tokens, self.seconds = step, 0, seconds
+        if self.accelerator.is_main_process:
+            self._append(json.dumps(record) + "\n")
+        values = {name: value for name, value in record.items() if value is not None and name != "step"}
+        try:
+            self.accelerator.log(values, step=step)
+        except Exception as error:  # trackers raise exceptions of their own, and none of them should end a run
+            logger.warning(f"{self.recipe.report_to} failed and gets no more metrics ({error}); {self.path} has all.")
+            self.accelerator.trackers.clear()
+        self.progress.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_second']:.0f}")
+        if step == self.max_steps:
+            self.progress.close()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs in order that the lines after it are what they would have been."""
+        """The sums since the last line, for a checkpoint. Every process must call it."""
         losses = self.accelerator.gather(self.loss[None]).tolist()
         seconds = time.perf_counter() - self.started
-        return {"losses": losses, "log": [self.step, self.count_all_tokens(), self.seconds], "elapsed": seconds}
-
-    def count_all_tokens(self) -> int:
-        """The tokens since the last line, of all processes."""
-        return int(self.accelerator.reduce(torch.tensor(self.tokens, device=self.accelerator.device)).item())
+        return {"losses": losses, "log": [self.step, self._count_all_tokens(), self.seconds], "elapsed": seconds}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Goes on from the `state` of a checkpoint, and takes back the lines that were written after it."""
+        """Restores the `state` of a checkpoint, and drops the lines that were written after it."""
         losses, rank = state["losses"], self.accelerator.process_index
         if len(losses) == self.accelerator.num_processes:
             self.loss.fill_(losses[rank])
@@ -70,46 +105,13 @@ class MetricsLog:
         self.progress.update(state["step"])
         if self.accelerator.is_main_process and self.path.exists():
             kept = []
-            with suppress(ValueError):  # a log that a power cut has damaged is no reason not to go on
+            with suppress(ValueError):  # a log that a power cut has damaged should not prevent the run from resuming
                 for record in read_log(self.path):
                     kept += [record] * (record["step"] <= state["step"])
             write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
-    def end_step(self, step: int, learning_rate: float) -> None:
-        """Counts a step, and writes a line where one is due.
-
-        Raises:
-            FloatingPointError: if the loss is not finite; on a GPU, which is not asked in between, where a line is due.
-        """
-        self.progress.update()
-        due = step % self.recipe.logging_steps == 0 or step == self.max_steps
-        if (due or self.loss.device.type == "cpu") and not math.isfinite(self.loss.item()):
-            raise FloatingPointError(self.describe_failure(step))
-        if not due:
-            return
-        seconds = time.perf_counter() - self.started
-        steps_per_epoch = self.steps.steps_per_epoch
-        record = {
-            "step": step,
-            "epoch": round(step / steps_per_epoch, 3) if steps_per_epoch else None,
-            "loss": self.accelerator.reduce(self.loss).item() / (step - self.step),
-            "learning_rate": learning_rate,
-            "tokens_per_second": round(self.count_all_tokens() / (seconds - self.seconds), 1),
-            "seconds": round(seconds, 2),
-        }
-        self.loss.zero_()
-        self.step, self.tokens, self.seconds = step, 0, seconds
-        if self.accelerator.is_main_process:
-            self._append(json.dumps(record) + "\n")
-        values = {name: value for name, value in record.items() if value is not None and name != "step"}
-        try:
-            self.accelerator.log(values, step=step)
-        except Exception as error:  # each tracker has errors of its own, and none of them shall end a run
-            logger.warning(f"{self.recipe.report_to} failed and gets no more metrics ({error}); {self.path} has all.")
-            self.accelerator.trackers.clear()
-        self.progress.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_second']:.0f}")
-        if step == self.max_steps:
-            self.progress.close()
+    def _count_all_tokens(self) -> int:
+        return int(self.accelerator.reduce(torch.tensor(self.tokens, device=self.accelerator.device)).item())
 
     def _append(self, line: str) -> None:
         size = self.path.stat().st_size if self.path.exists() else 0
@@ -122,16 +124,15 @@ class MetricsLog:
                 os.truncate(self.path, size)
             raise OSError(
                 f"{self.path} could not be written ({why}); the last checkpoint is {last_checkpoint(self.recipe)}. "
-                "Go on with --resume_from_checkpoint latest when it can."
+                "Fix this, then resume with --resume_from_checkpoint latest."
             ) from error
 
-    def describe_failure(self, step: int) -> str:
-        """What to know of a loss that is not finite: since when, on which documents, and where to go on."""
-        since = "" if self.loss.device.type == "cpu" else f", or between step {self.step} and it"
+    def _describe_failure(self, step: int) -> str:
+        since = "" if self.loss.device.type == "cpu" else f", or at an earlier step after {self.step}"
         documents = ""
         if isinstance(self.steps, TrainingSteps):
-            index = self.steps.index(step - 1)  # steps are counted from 0 there
-            documents = f" Its documents, counted from 0: {', '.join(map(str, np.sort(index)))}."
+            index = self.steps.index(step - 1)  # TrainingSteps counts from 0
+            documents = f" Documents of this step, counted from 0: {', '.join(map(str, np.sort(index)))}."
         return (
             f"The loss is {self.loss.item()} at step {step}{since}; the last checkpoint is "
             f"{last_checkpoint(self.recipe)}. Lower the learning rate, {self.recipe.learning_rate}.{documents}"
@@ -139,10 +140,10 @@ class MetricsLog:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the lines of a metrics.jsonl, without a last one that its writer did not finish.
+    """Yields the records of a metrics.jsonl. An incomplete last line, of a run that was killed, is left out.
 
     Raises:
-        ValueError: if it is no such file.
+        ValueError: If a line is not a record of metrics.
     """
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
@@ -152,5 +153,5 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise ValueError(f"{path}, line {number}: this is no line of a run's metrics.")
+            raise ValueError(f"{path}, line {number}: this is not a record of metrics.")
         yield record

@@ -1,7 +1,4 @@
-"""Optimization: which optimizer moves which weights, at what rate, for how many steps, and their average.
-
-After recipes in the flow.
-"""
+"""Optimizers, learning-rate schedules, the number of steps, and averaged weights (EMA)."""
 
 import math
 from collections import defaultdict
@@ -17,12 +14,12 @@ from .recipes import TrainingRecipe
 
 
 def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or, with `optim="muon"`, Muon for the matrices inside the blocks and AdamW for the rest.
+    """Builds AdamW for all weights or, with `optim="muon"`, AdamW and Muon for the matrices of the Transformer blocks.
 
-    Weight decay is for the weights of linear layers; with `decay_all_weights`, as in the assignment's code, also for
+    Weight decay applies to the weights of linear layers and, with `decay_all_weights`, as in the assignment's code, to
     those of norms and embeddings. Biases are never decayed.
 
-    Reference of Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
+    Reference for Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
     """
     matrices, decayed, undecayed = [], [], []
     for name, parameter in model.named_parameters():
@@ -47,10 +44,10 @@ def build_optimizers(model: nn.Module, recipe: TrainingRecipe) -> list[torch.opt
 
 
 class StackedMuon(torch.optim.Muon):
-    """torch's Muon, with one batched Newton-Schulz iteration for all matrices of the same shape.
+    """torch's Muon with batched Newton-Schulz iterations, over all matrices of the same shape.
 
-    The state is that of torch's class, so that each takes the other's checkpoints. Results agree but for the rounding
-    of bf16 products. The learning rate may be a tensor, as in a step that is recorded as a CUDA graph.
+    The state is compatible with that of `torch.optim.Muon`, in both directions. Results differ only by the rounding of
+    bf16 products. The learning rate may be a tensor, which a CUDA graph needs.
     """
 
     @torch.no_grad()
@@ -68,7 +65,7 @@ class StackedMuon(torch.optim.Muon):
                 gradients = [parameter.grad for parameter in parameters]
                 momenta = [self._momentum(parameter) for parameter in parameters]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-                updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
+                updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov momentum
                 stacked = orthogonalize(torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"])
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
@@ -85,13 +82,13 @@ class StackedMuon(torch.optim.Muon):
 def orthogonalize(
     matrices: torch.Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float
 ) -> torch.Tensor:
-    """The nearest semi-orthogonal matrices, roughly, by Newton-Schulz iterations in bf16.
+    """Approximates the nearest semi-orthogonal matrices by Newton-Schulz iterations in bf16.
 
     Args:
         matrices: (N, rows, columns).
-        coefficients: of the quintic polynomial of an iteration.
-        num_steps: how many iterations.
-        eps: the least norm to divide by.
+        coefficients: Coefficients of the quintic polynomial of an iteration.
+        num_steps: Number of iterations.
+        eps: Lower bound of the norm by which a matrix is divided.
 
     Returns:
         (N, rows, columns) bf16, with singular values between about 0.7 and 1.2.
@@ -112,9 +109,18 @@ def orthogonalize(
 def keep_average(
     model: nn.Module, optimizer: torch.optim.Optimizer, decay: float | None, device: torch.device
 ) -> AveragedModel | None:
-    """A copy of the model whose weights follow the model's after each step of that optimizer; None without a decay.
+    """Keeps an exponential moving average of the weights, updated after each step of the optimizer.
 
-    Each is `decay * average + (1 - decay) * weight`, and after the first step the weight.
+    After the first step the average is the weight; then it is `decay * average + (1 - decay) * weight`.
+
+    Args:
+        model: Model whose weights are averaged.
+        optimizer: The optimizer that steps last.
+        decay: Decay of the average; None keeps none.
+        device: Device of the average.
+
+    Returns:
+        The averaged model, or None.
     """
     if decay is None:
         return None
@@ -124,10 +130,10 @@ def keep_average(
 
 
 def assignment_learning_rate(step: int, *, warmup_steps: int, decay_steps: int) -> float:
-    """The assignment's factor: linear warm-up, then a cosine that is never under 0.1.
+    """The assignment's factor on the peak learning rate: linear warm-up, then a cosine with a floor of 0.1.
 
-    It is a cosine of steps / decay_steps without an end: past `decay_steps` the rate rises again, as it does in the
-    editions of 2021 to 2023, which train longer than they decay.
+    After `decay_steps` the cosine rises again, as in the assignment's editions of 2021 to 2023, which train for longer
+    than they decay.
     """
     if step < warmup_steps:
         return step / warmup_steps
@@ -138,11 +144,14 @@ def assignment_learning_rate(step: int, *, warmup_steps: int, decay_steps: int) 
 def build_scheduler(
     optimizer: torch.optim.Optimizer, recipe: TrainingRecipe, max_steps: int, decay_steps: int
 ) -> LambdaLR:
-    """The learning rate over the run: `"assignment"`, or one of transformers' schedules.
+    """Builds the learning-rate schedule: `"assignment"`, or one of transformers' schedules.
 
     Args:
-        max_steps: of the run.
-        decay_steps: of "assignment", until its cosine is first at its lowest; of "warmup_stable_decay", at the end.
+        optimizer: Optimizer whose learning rate it sets.
+        recipe: Recipe of the run.
+        max_steps: Steps of the run.
+        decay_steps: For "assignment", steps until the cosine first reaches its minimum. For "warmup_stable_decay",
+            steps of the decay at the end of the run.
     """
     if recipe.lr_scheduler_type == "assignment":
         factor = partial(assignment_learning_rate, warmup_steps=recipe.warmup_steps, decay_steps=decay_steps)
@@ -158,7 +167,7 @@ def build_scheduler(
 
 
 def count_steps(recipe: TrainingRecipe, steps_per_epoch: int | None) -> tuple[int, int]:
-    """Steps of the run, and steps of the learning rate's decay. For a stream (None) the recipe must set max_steps."""
+    """The steps of the run, and of the learning-rate decay. For a stream (None) the recipe must set `max_steps`."""
     max_steps = recipe.max_steps or math.ceil(recipe.num_train_epochs * (steps_per_epoch or 0))
     if recipe.decay_epochs:
         return max_steps, math.ceil(recipe.decay_epochs * (steps_per_epoch or 0))

@@ -1,6 +1,6 @@
-"""What a run needs before its first step: the device, the shape of a batch, the attention implementation, and checks.
+"""Setup of a run: the accelerator, the shape of a batch, the attention implementation, and a trial step.
 
-Everything that torch, accelerate and transformers could refuse is tried here, before the run folder is touched.
+What torch, accelerate or transformers might refuse is tried here, before anything is written to the run folder.
 """
 
 import copy
@@ -8,32 +8,26 @@ import logging
 import math
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 import psutil
 import torch
 from accelerate import Accelerator
-from torch import nn
 from transformers import PreTrainedModel
 
 from ..data.batching import BatchShape
 from ..data.steps import StreamedSteps, TrainingSteps, step_loader
 from ..system.launching import PRECISIONS, join_processes, launcher_settings
-from .checkpoints import (
-    find_checkpoint,
-    read_state,
-)
 from .optimization import build_optimizers, build_scheduler, count_steps
 from .recipes import MIXED_PRECISIONS, TrainingRecipe
 from .sharding import check_sharding
 
 logger = logging.getLogger(__name__)
 
-MICRO_BATCH_OVERHEAD = 300  # tokens: 100 for the assignment's model on two cores, more for smaller and faster ones
+MICRO_BATCH_OVERHEAD = 300  # tokens; 100 for the assignment's model on two cores, more for smaller models
 
 
-def hardware_gains_from_bf16(device: torch.device) -> bool:
-    """Whether bf16 matrix products are native there, and not emulated slower than float32."""
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether the device computes bf16 matrix products natively. Emulated, they are slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -42,13 +36,13 @@ def hardware_gains_from_bf16(device: torch.device) -> bool:
 
 
 def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
-    """An Accelerator as the recipe asks for, and where that is silent, the launcher.
+    """Builds the `Accelerator` of a recipe. What the recipe leaves open, the settings of the launcher decide.
 
-    Where both are silent about `mixed_precision`, it is bf16 where the hardware gains from it, and fp16 on other GPUs.
+    If neither sets `mixed_precision`, it is bf16 on hardware with native bf16, fp16 on other GPUs, and "no" elsewhere.
 
     Raises:
-        ValueError: if the package of the tracker is not installed, if the device cannot do that precision, or if the
-            way in which accelerate launches is not supported.
+        ValueError: If the tracker is not installed, if the device does not support the precision, or if a setting of
+            the launcher is not supported.
     """
     if recipe.report_to and find_spec(recipe.report_to) is None:
         raise ValueError(f"report_to {recipe.report_to!r} is not installed: pip install {recipe.report_to}.")
@@ -59,36 +53,36 @@ def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
     device, cores = state.device, psutil.cpu_count(logical=False) or 1
     if device.type == "cpu" and state.num_processes == 1 and torch.get_num_threads() < cores:
         logger.warning(
-            f"Training with {torch.get_num_threads()} of {cores} cores, as accelerate launch does on a CPU: give it "
-            f"--num_cpu_threads_per_process {cores}."
+            f"Training uses {torch.get_num_threads()} of {cores} cores, the default of accelerate launch on a CPU: "
+            f"pass --num_cpu_threads_per_process {cores} to accelerate launch."
         )
     if precision is None:
-        precision = "bf16" if hardware_gains_from_bf16(device) else "fp16" if device.type == "cuda" else "no"
+        precision = "bf16" if has_native_bf16(device) else "fp16" if device.type == "cuda" else "no"
     if precision == "fp16" and device.type == "cpu":
-        raise ValueError("mixed_precision 'fp16' needs a GPU, and this is a CPU: give --mixed_precision bf16 or no.")
+        raise ValueError("mixed_precision 'fp16' needs a GPU: on this CPU, give --mixed_precision bf16 or no.")
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=precision,
         log_with=recipe.report_to,
         project_dir=recipe.output_dir,
-        dynamo_backend="no",  # train compiles what torch_compile says
+        dynamo_backend="no",  # train compiles the model if torch_compile is set
     )
     check_sharding(recipe, accelerator)
     return accelerator
 
 
 def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator, block_size: int) -> BatchShape:
-    """How the recipe's batches are dealt out to the processes that there are, for a model of that block.
+    """How the examples of a step are sharded over the processes, for a model with a context length of `block_size`.
 
-    Widths are multiples of 8: oneDNN compiles and keeps a kernel for every shape, which for all the widths of a corpus
-    takes a gigabyte, and tensor cores want it so too. On a GPU they are multiples of 16, as each shape is recorded.
+    Sequences are padded to a multiple of 8 tokens, because oneDNN compiles and keeps a kernel for every shape, a
+    gigabyte for all lengths of a corpus. On a GPU the multiple is 16, because each shape is recorded as a CUDA graph.
     """
     return BatchShape(
         recipe.per_device_train_batch_size,
         recipe.gradient_accumulation_steps,
         accelerator.num_processes,
         accelerator.process_index,
-        # no row gets longer than the block
+        # padding must not exceed the context length
         pad_to_multiple_of=math.gcd(16 if accelerator.device.type == "cuda" else 8, block_size),
         padding_free=recipe.padding_free,
         overhead=MICRO_BATCH_OVERHEAD if accelerator.device.type == "cpu" else None,
@@ -96,53 +90,26 @@ def batch_shape(recipe: TrainingRecipe, accelerator: Accelerator, block_size: in
 
 
 def attention_for(device: torch.device, block_size: int) -> str:
-    """The attention implementation to train with rows of up to that many tokens.
+    """The fastest attention implementation for training with a context length of `block_size`.
 
-    On a CPU sdpa's backward pass is several times slower than eager attention for short rows, as fast at 512 tokens,
-    and twice as fast at 1,024 (docs/scaling.md).
+    On a CPU, the backward pass of sdpa is several times slower than eager attention for short sequences, equally fast
+    at 512 tokens, and twice as fast at 1,024 (docs/scaling.md).
     """
     return "eager" if device.type == "cpu" and block_size <= 512 else "sdpa"
-
-
-def checkpoint_to_resume(recipe: TrainingRecipe, steps: TrainingSteps | StreamedSteps) -> Path:
-    """The checkpoint that `resume_from_checkpoint` means.
-
-    The run may have become longer or shorter, as long as its learning rate has not come to where that matters: so runs
-    of several lengths can branch off one.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is damaged or made with another recipe, if its learning rate is not the recipe's at that
-            step, or if it is past the end of the run.
-    """
-    checkpoint = find_checkpoint(recipe, steps.shape.total)
-    state = read_state(checkpoint)
-    step, rate = state["step"], state["learning_rate"]
-    max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
-    if step > max_steps:
-        raise ValueError(f"{checkpoint} is past the {max_steps} steps of this run: resume from an earlier one.")
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.learning_rate)
-    (factor,) = build_scheduler(optimizer, recipe, max_steps, decay_steps).lr_lambdas
-    if (planned := recipe.learning_rate * factor(step)) != rate:
-        raise ValueError(
-            f"At step {step} the learning rate is {planned:.3g}, in {checkpoint} it was {rate:.3g}: resume with the "
-            "same length and decay, or, with lr_scheduler_type warmup_stable_decay, from before the decay of both runs."
-        )
-    return checkpoint
 
 
 def check_training(
     model: PreTrainedModel, steps: TrainingSteps | StreamedSteps, recipe: TrainingRecipe, accelerator: Accelerator
 ) -> None:
-    """Takes a step with one layer of the model's kind, so that what only the libraries refuse shows before the run.
+    """Takes one step with a one-layer copy of the model, so that errors of the libraries appear before the run.
 
     Raises:
-        ValueError: if a step cannot be taken, or the tracker cannot be imported.
+        ValueError: If the step fails, there are no examples, or the tracker cannot be imported.
     """
     if recipe.report_to:
         try:
             import_module({"tensorboard": "torch.utils.tensorboard"}.get(recipe.report_to, recipe.report_to))
-        except Exception as error:  # whatever a broken package raises
+        except Exception as error:  # a broken package may raise anything
             raise ValueError(f"report_to {recipe.report_to!r} cannot be imported: {error}.") from error
     try:
         config = copy.deepcopy(model.config)
@@ -150,7 +117,7 @@ def check_training(
         small = type(model)(config).to(accelerator.device)
         try:
             small.set_attn_implementation(choose_attention(small, recipe, accelerator))
-        except (ImportError, ValueError) as error:  # pages of advice
+        except (ImportError, ValueError) as error:  # their messages are long
             raise ValueError(
                 f"attn_implementation {recipe.attn_implementation!r} cannot be used here: give eager or sdpa."
             ) from error
@@ -159,8 +126,8 @@ def check_training(
             build_scheduler(optimizer, recipe, *count_steps(recipe, steps.steps_per_epoch))
         batches = next(step_loader(steps, 1), None)
         if batches is None:
-            raise ValueError("There are no examples to learn from.")
-        # not accelerator.autocast(): after it, a job that was told on a CPU that it shards (test_processes.py) does not
+            raise ValueError("There are no training examples: check the data.")
+        # not accelerator.autocast(): it would change the state of an FSDP2 run on CPUs (test_processes.py)
         types = {"bf16": torch.bfloat16, "fp16": torch.float16}
         precision = types.get(accelerator.mixed_precision)
         with torch.autocast(accelerator.device.type, precision, enabled=precision is not None):
@@ -168,10 +135,10 @@ def check_training(
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-    except (ImportError, RuntimeError) as error:  # a ValueError speaks for itself
-        raise ValueError(f"This run cannot be trained here: {error}") from error
+    except (ImportError, RuntimeError) as error:  # a ValueError already has a clear message
+        raise ValueError(f"A training step fails on this machine: {error}") from error
 
 
 def choose_attention(model: PreTrainedModel, recipe: TrainingRecipe, accelerator: Accelerator) -> str:
-    """The attention implementation that the recipe asks for, or the fastest."""
+    """The attention implementation of the recipe, or the fastest one."""
     return recipe.attn_implementation or attention_for(accelerator.device, model.config.max_position_embeddings)

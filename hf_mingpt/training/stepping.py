@@ -1,16 +1,17 @@
-"""A step's arithmetic: gradients of its micro-batches, then the update, kernel by kernel or as CUDA graphs.
+"""The computation of a step: gradients of its micro-batches, then the update, eagerly or with CUDA graphs.
 
-Between optimization and training in the flow. A small model on a GPU spends its time launching kernels: a CUDA graph
-records the launches of a micro-batch shape once and replays them as one.
+On a GPU a small model spends its time launching kernels. A CUDA graph records the kernel launches for one shape of
+micro-batch and replays them with a single launch.
 
 References: https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/; torch's notes on CUDA semantics, "CUDA
 Graphs".
 """
 
 import gc
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,17 +24,18 @@ from ..data.batching import MicroBatch
 from .recipes import TrainingRecipe
 from .sharding import gather
 
-MOST_GRAPHS = 64  # shapes; those that come later run kernel by kernel
+MAX_GRAPHS = 64  # later shapes run eagerly
 
 
 class Stepper:
-    """Runs the arithmetic of an optimizer step, kernel by kernel.
+    """Runs the forward and backward passes and the update of a step, eagerly.
 
     Args:
-        model: as `accelerator.prepare` gives it.
-        optimizers: likewise.
-        loss: a scalar tensor on the device, to which the loss of every micro-batch is added.
-        max_grad_norm: to which gradients are clipped.
+        model: Model from `accelerator.prepare`.
+        optimizers: Optimizers from `accelerator.prepare`.
+        loss: Scalar tensor on the device. The loss of every micro-batch is added to it.
+        max_grad_norm: Norm to which the gradients are clipped.
+        accelerator: The `Accelerator` that has prepared them.
     """
 
     def __init__(
@@ -47,45 +49,48 @@ class Stepper:
         self.model, self.optimizers, self.loss = model, optimizers, loss
         self.max_grad_norm, self.accelerator = max_grad_norm, accelerator
 
-    def running(self) -> AbstractContextManager:
+    @contextmanager
+    def running(self) -> Iterator[None]:
         """The context in which all steps must run."""
-        return nullcontext()
+        with warnings.catch_warnings():
+            if self.accelerator.scaler is not None:
+                # fp16 skips an update whose gradients overflow, usually the first; the learning rate follows the step
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            yield
 
     def accumulate(self, batch: MicroBatch, *, last: bool) -> None:
-        """Adds the gradients of a micro-batch; `last` says that no other one of the step follows."""
+        """Accumulates the gradients of a micro-batch. `last` marks the last one of the step."""
         inputs = {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         with nullcontext() if last else self.accelerator.no_sync(self.model):
             self._backward(inputs)
 
     def update(self) -> None:
-        """Moves the weights by the gradients, and clears these."""
+        """Updates the weights, and clears the gradients."""
         self._update(set_to_none=True)
 
     def _backward(self, inputs: dict[str, torch.Tensor]) -> None:
         loss = self.model(**inputs).loss
-        # DDP divides by the one, accelerate by the other
+        # DDP divides by the number of processes, accelerate by the accumulation steps; the loss is already normalized
         self.accelerator.backward(loss * self.accelerator.num_processes * self.accelerator.gradient_accumulation_steps)
         self.loss += loss.detach()
 
     def _update(self, *, set_to_none: bool) -> None:
         norm = gather(self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
         scaler = self.accelerator.scaler
-        overflow = (
-            scaler is not None and not norm.isfinite()
-        )  # of fp16: nothing moves, and the scale of the losses falls
+        overflow = scaler is not None and not norm.isfinite()  # fp16: skip the update, and lower the loss scale
         for optimizer in self.optimizers:
             if not overflow:
-                optimizer.optimizer.step()  # accelerate's own would change the scale once for each optimizer
+                optimizer.optimizer.step()  # accelerate's would change the loss scale once per optimizer
             optimizer.zero_grad(set_to_none=set_to_none)
         if scaler is not None:
             scaler.update()
 
 
 class GraphedStepper(Stepper):
-    """Records the kernels of each shape of micro-batch, and those of the update, and replays them.
+    """Records a CUDA graph for each shape of micro-batch and one for the update, and replays them.
 
-    What comes the first time runs kernel by kernel, which also warms up what CUDA and the optimizers make at their
-    first use; the second time it is recorded. Gradients stay where they are, so that all graphs share them.
+    The first time, a shape or the update runs eagerly, which also initializes CUDA libraries and optimizer states; the
+    second time it is recorded. The memory of the gradients is kept, so that all graphs share it.
     """
 
     def __init__(self, *args: Any):
@@ -94,13 +99,13 @@ class GraphedStepper(Stepper):
         self.pool = torch.cuda.graph_pool_handle()
         self.seen: Counter[tuple] = Counter()
         self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, dict[str, torch.Tensor]]] = {}
-        self.rates: list[list[torch.Tensor]] = []  # of the recorded update, on the device: groups of each optimizer
+        self.learning_rates: list[list[torch.Tensor]] = []  # scalars on the device, for each group of each optimizer
         self.update_graph: torch.cuda.CUDAGraph | None = None
         self.updated = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        # recording needs a stream of its own, and autograd remembers the stream on which it met the weights
+        # recording needs its own stream, and autograd remembers the stream on which it first saw the weights
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             yield
@@ -110,7 +115,7 @@ class GraphedStepper(Stepper):
         shape = tuple((name, tensor.shape) for name, tensor in sorted(batch.items()))
         self.seen[shape] += 1
         if shape not in self.graphs:
-            if self.seen[shape] == 1 or not self.updated or len(self.graphs) == MOST_GRAPHS:
+            if self.seen[shape] == 1 or not self.updated or len(self.graphs) == MAX_GRAPHS:
                 super().accumulate(batch, last=last)
                 return
             inputs = {name: torch.zeros_like(tensor, device=self.accelerator.device) for name, tensor in batch.items()}
@@ -130,23 +135,23 @@ class GraphedStepper(Stepper):
             return
         if self.update_graph is None:
             self.update_graph = torch.cuda.CUDAGraph()
-            self.rates = [
+            self.learning_rates = [
                 [torch.tensor(float(group["lr"]), device=self.accelerator.device) for group in optimizer.param_groups]
                 for optimizer in self.optimizers
             ]
-            with self._rates_on_device(), self._record(self.update_graph):
+            with self._learning_rates_on_device(), self._record(self.update_graph):
                 self._update(set_to_none=False)
-        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+        for optimizer, rates in zip(self.optimizers, self.learning_rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 rate.fill_(group["lr"])
         self.update_graph.replay()
 
     @contextmanager
     def _record(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
-        # torch.cuda.graph would collect garbage and empty the cache each time, a tenth of a second for every shape.
-        # The thread that prepares batches may allocate pinned memory meanwhile, so only this thread is watched.
+        # torch.cuda.graph would collect garbage and empty the cache, 0.1 s for every shape. The thread that prepares
+        # batches may allocate pinned memory meanwhile, hence the error mode "thread_local".
         collecting = gc.isenabled()
-        gc.disable()  # a graph that is freed while another is recorded would spoil it
+        gc.disable()  # freeing one graph while another is recorded would invalidate the recording
         graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
         try:
             yield
@@ -156,10 +161,10 @@ class GraphedStepper(Stepper):
                 gc.enable()
 
     @contextmanager
-    def _rates_on_device(self) -> Iterator[None]:
-        """Within it, the optimizers read their learning rates from `self.rates`: a recorded number never changes."""
+    def _learning_rates_on_device(self) -> Iterator[None]:
+        """Makes the optimizers read learning rates from tensors while the block runs: a graph would record a number."""
         with ExitStack() as restored:
-            for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for optimizer, rates in zip(self.optimizers, self.learning_rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     before = {name: group[name] for name in ("lr", "capturable") if name in group}
                     restored.callback(group.update, before)
@@ -176,13 +181,13 @@ def build_stepper(
     loss: torch.Tensor,
     accelerator: Accelerator,
 ) -> Stepper:
-    """The fastest stepper that can do what the recipe asks for. Arguments as of `Stepper`."""
+    """The fastest stepper that supports the recipe. For the arguments see `Stepper`."""
     kind = GraphedStepper if can_record(recipe, accelerator) else Stepper
     return kind(model, optimizers, loss, recipe.max_grad_norm, accelerator)
 
 
 def can_record(recipe: TrainingRecipe, accelerator: Accelerator) -> bool:
-    """Whether the steps of a run can be CUDA graphs: one process, one GPU, and nothing that asks the host."""
+    """Whether a run can use CUDA graphs: one process, one GPU, and no operation that depends on values on the host."""
     return (
         accelerator.device.type == "cuda"
         and accelerator.distributed_type == DistributedType.NO

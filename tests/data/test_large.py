@@ -16,7 +16,7 @@ from hf_mingpt.data.encoding import encode_documents
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.objectives import NextTokenPrediction, SpanCorruption
 from hf_mingpt.data.steps import StreamedSteps, TrainingSteps, step_loader
-from hf_mingpt.training.checkpoints import last_checkpoint
+from hf_mingpt.training.folders import last_checkpoint
 from hf_mingpt.training.loop import train
 from hf_mingpt.training.recipes import PretrainRecipe
 

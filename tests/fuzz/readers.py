@@ -1,7 +1,7 @@
-"""Throws bytes at the readers of other people's files: `make fuzz`.
+"""Fuzzes the readers of texts, tables, recipes, calibrations, logs and checkpoints: `make fuzz`.
 
-Whatever they are given, the readers of texts, tables, recipes, calibrations, logs and checkpoints either understand
-it or say so with a ValueError or an OSError; what the TSV reader understands, it also writes.
+Given any bytes, a reader succeeds or raises a ValueError or an OSError. Questions that are read can be written and read
+again.
 """
 
 import sys
@@ -12,12 +12,14 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["hf_mingpt"]):
+    from hf_mingpt.data.documents import read_documents
     from hf_mingpt.data.questions import read_questions, write_questions
     from hf_mingpt.hub.loading import load_calibration, read_metrics
     from hf_mingpt.system.command_line import _read_yaml
-    from hf_mingpt.system.files import TEXT_FORMATS, check_utf8, read_documents
-    from hf_mingpt.training.checkpoints import SUMS, find_checkpoint, sums_of
+    from hf_mingpt.system.files import TEXT_FORMATS, check_utf8
+    from hf_mingpt.training.checkpoints import SUMS, sums_of
     from hf_mingpt.training.recipes import PretrainRecipe
+    from hf_mingpt.training.resuming import find_checkpoint
 
 FOLDER = Path(tempfile.mkdtemp())
 CHECKPOINT = FOLDER / "checkpoint-1"
@@ -28,7 +30,7 @@ RECIPE = PretrainRecipe(train_file="-", output_dir=str(FOLDER), resume_from_chec
 
 
 def read_anything(content: bytes) -> None:
-    """One try."""
+    """Gives the same bytes to every reader."""
     table, again = FOLDER / "questions.tsv", FOLDER / "again.tsv"
     table.write_bytes(content)
     with suppress(ValueError):

@@ -1,7 +1,7 @@
-"""Makes transformers' common tests importable as the package `transformers_tests`, and ours as one of its models.
+"""Makes transformers' common tests importable as the package `transformers_tests`, and adds minGPT to its models.
 
-`download.py` has brought them. The mixins for generation and export are not shipped: empty ones stand in for them, and
-`ranks.py` for what starts the processes of the distributed tests.
+`download.py` downloads them. Its mixins for generation and export are not published: empty ones replace them, and
+`ranks.py` replaces the functions that start the processes of the distributed tests.
 """
 
 import os
@@ -38,7 +38,7 @@ _package("transformers_tests.exporters", [])
 _package("transformers_tests.exporters.test_export", [], ExportTesterMixin=type("ExportTesterMixin", (), {}))
 sys.modules["transformers_tests.distributed_testing_utils"] = ranks
 
-# The tests choose classes by these names; without them some would pass without having tested anything.
+# The tests choose classes by these names; without them some tests would pass without testing anything.
 for _head, _mapping in {
     hf_mingpt.MinGPTModel: modeling_auto.MODEL_MAPPING_NAMES,
     hf_mingpt.MinGPTForCausalLM: modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -47,7 +47,7 @@ for _head, _mapping in {
 }.items():
     _mapping["mingpt"] = _head.__name__
 
-_skipped: dict[str, str] = {}  # test: the explanation of skips.toml, or the skip's own reason
+_skipped: dict[str, str] = {}  # by test: the explanation in skips.toml, or the reason of the skip
 
 
 def _explanation(test: str) -> str | None:
@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fails a run with a skip that is not explained."""
+    """Fails the session if a skip is not explained."""
     unexplained = any(why.startswith("NOT EXPLAINED") for why in _skipped.values())
     if unexplained and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

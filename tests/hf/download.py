@@ -1,4 +1,4 @@
-"""Downloads the source of the installed transformers, which has its common tests: `python download.py FOLDER`."""
+"""Downloads the source of the installed transformers, for its common tests: `python download.py FOLDER`."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def main(folder: Path) -> None:
         with tarfile.open(Path(temporary) / f"{release}.tar.gz") as archive:
             archive.extractall(temporary, filter="data")
         tests_folder = Path(temporary) / release / "tests"
-        # What they read, and is not shipped: the list of the Hub's tiny models (ours is not one), and a text.
+        # files that the tests read and that are not published: the list of tiny models on the Hub, and a text
         for name, content in {"utils/tiny_model_summary.json": "{}", "fixtures/sample_text.txt": "A line.\n"}.items():
             (tests_folder / name).parent.mkdir()
             (tests_folder / name).write_text(content)

@@ -1,6 +1,6 @@
-"""Processes for transformers' distributed tests: its `tests/distributed_testing_utils.py` is not shipped.
+"""Starts the processes of transformers' distributed tests: its `tests/distributed_testing_utils.py` is not published.
 
-The processes are fresh: forks of a process with threads may hang. conftest.py makes the tests' modules there, too.
+Processes are spawned, because a fork of a process with threads may hang. Each of them imports conftest.py.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""transformers' own common tests on our classes, for each variant: `make test-hf`."""
+"""Runs transformers' common tests on the models, for each variant: `make test-hf`."""
 
 import unittest
 
@@ -19,7 +19,7 @@ from hf_mingpt import (
 
 
 class MinGPTModelTester:
-    """What the mixins ask of a model's tester: a tiny configuration and inputs that fit it."""
+    """The tester that the mixins expect: a tiny configuration and inputs for it."""
 
     causal_lm_class = MinGPTForCausalLM
     base_model_class = MinGPTModel
@@ -86,14 +86,14 @@ class SynthesizerTest(CommonTests, unittest.TestCase):
     variant = {"attention_type": "synthesizer", "position_embedding_type": "learned"}  # noqa: RUF012
 
 
-# By default these run for some of transformers' own models only.
+# By default these tests run only for some of transformers' models.
 test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
-test_fsdp_mixin._get_available_fsdp_workers = lambda: 4  # processes, which may be more than cores
+test_fsdp_mixin._get_available_fsdp_workers = lambda: 4  # processes, even if there are fewer cores
 test_tensor_parallel_mixin.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
 
 
 class DistributedTests(test_tensor_parallel_mixin.TensorParallelTesterMixin, test_fsdp_mixin.FSDPTesterMixin):
-    """Tensor parallelism and FSDP2 on two and four CPU processes, without dropout, which no two ranks draw alike."""
+    """Tensor parallelism and FSDP2 on two and four CPU processes. Without dropout, which differs between ranks."""
 
     all_model_classes = CommonTests.all_model_classes
     model_tester = None

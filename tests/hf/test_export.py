@@ -1,4 +1,4 @@
-"""transformers' exporter on our classes, in place of its mixin for export, which is not shipped: `make test-hf`."""
+"""Tests transformers' exporter on the models, in place of its mixin, which is not published: `make test-hf`."""
 
 import copy
 
@@ -23,7 +23,7 @@ def tester(request):
 @pytest.mark.parametrize("model_class", test_common.CommonTests.all_model_classes)
 @pytest.mark.parametrize("dynamic", [False, True])
 @torch.no_grad()
-def test_a_forward_pass(tester, model_class, dynamic):
+def test_exporting_a_forward_pass(tester, model_class, dynamic):
     model = model_class(tester.get_config()).eval()
     inputs = {"input_ids": torch.randint(3, 99, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
     inputs["attention_mask"][1, :3] = 0
@@ -35,7 +35,7 @@ def test_a_forward_pass(tester, model_class, dynamic):
 
 
 @torch.no_grad()
-def test_a_step_of_decoding(tester):
+def test_exporting_a_decoding_step(tester):
     model = MinGPTForCausalLM(tester.get_config()).eval()
     ids = torch.randint(3, 99, (2, 9))
     cache = DynamicCache(config=model.config)

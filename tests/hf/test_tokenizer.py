@@ -1,4 +1,4 @@
-"""transformers' own common tests on the character tokenizer, loaded by AutoTokenizer: `make test-hf`."""
+"""Runs transformers' common tests on the character tokenizer, loaded with AutoTokenizer: `make test-hf`."""
 
 import string
 import tempfile

@@ -20,7 +20,7 @@ from hf_mingpt.hub.pushing import push_run
 from hf_mingpt.hub.run_folders import is_finished
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_text, written_aside
 from hf_mingpt.training import metrics_log, setup
-from hf_mingpt.training.checkpoints import list_checkpoints
+from hf_mingpt.training.folders import list_checkpoints
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 PEOPLE = [f"{first} {last}" for first in ("Ada", "Bo", "Cy", "Di") for last in ("Byron", "Quist", "Mir", "Roe", "Lund")]

@@ -26,12 +26,12 @@ def test_names_of_mingpt_are_aliases():
         ({"hidden_size": "wide"}, "wide"),
     ],
 )
-def test_what_does_not_fit_is_an_error_that_names_it(changes, said):
+def test_invalid_fields_are_reported(changes, said):
     with pytest.raises((StrictDataclassError, ValueError), match=said):
         MinGPTConfig(**changes)
 
 
-def test_survives_saving(tmp_path):
+def test_saving_and_loading(tmp_path):
     config = MinGPTConfig(position_embedding_type="rope", n_layer=3)
     config.save_pretrained(tmp_path)
     loaded = MinGPTConfig.from_pretrained(tmp_path)

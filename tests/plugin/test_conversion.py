@@ -18,7 +18,7 @@ WIDTH, HEADS, BLOCK = 32, 8, 48
 
 
 class AssignmentAttention(nn.Module):
-    """The three kinds of the course, written out anew, with its names of weights."""
+    """The three attention variants of the assignment, reimplemented with its weight names."""
 
     def __init__(self, kind: str):
         super().__init__()
@@ -38,7 +38,7 @@ class AssignmentAttention(nn.Module):
         def heads(y):
             return y.unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
-        def turned(y):  # neighbouring components are a complex number
+        def rotated(y):  # neighboring components are a complex number
             angles = torch.arange(y.shape[-2])[:, None] * 10000.0 ** (-torch.arange(0, y.shape[-1], 2) / y.shape[-1])
             pairs = torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous())
             return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
@@ -48,7 +48,7 @@ class AssignmentAttention(nn.Module):
             scores = heads(self.w1(x).relu()) @ self.w2[:, :length] + self.b2[:length]
         else:
             q, k = heads(self.query(x)), heads(self.key(x))
-            q, k = (turned(q), turned(k)) if self.kind == "rope" else (q, k)
+            q, k = (rotated(q), rotated(k)) if self.kind == "rope" else (q, k)
             scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
         scores = scores.masked_fill(self.mask[:, :, :length, :length] == 0, -1e10)
         return self.proj((scores.softmax(-1) @ heads(self.value(x))).transpose(1, 2).flatten(-2))
@@ -90,7 +90,7 @@ def assert_same(logits: torch.Tensor, expected: torch.Tensor):
 
 
 @torch.no_grad()
-def test_assignment_checkpoint_gives_its_logits(assignment):
+def test_an_assignment_checkpoint_has_the_same_logits(assignment):
     model = from_state_dict(assignment.state_dict(), num_attention_heads=HEADS)
     ids = torch.randint(2, model.config.vocab_size, (2, BLOCK - 1))
     assert_same(model(ids).logits, assignment(ids))
@@ -111,7 +111,7 @@ def gpt2(**changes) -> GPT2LMHeadModel:
 @pytest.mark.parametrize(
     "changes", [{}, {"tie_word_embeddings": False, "activation_function": "gelu"}, {"n_inner": 50}]
 )
-def test_gpt2_there_and_back(changes):
+def test_from_gpt2_and_back(changes):
     source = gpt2(**changes)
     model = from_gpt2(source)
     ids = torch.randint(0, 60, (2, 30))
@@ -123,8 +123,8 @@ def test_gpt2_there_and_back(changes):
 
 
 @torch.no_grad()
-def test_mingpt_checkpoint_gives_its_logits():
-    """minGPT's names are GPT-2's, its matrices are not transposed, and its causal masks lie among the weights."""
+def test_a_mingpt_checkpoint_has_the_same_logits():
+    """minGPT has the weight names of GPT-2, matrices that are not transposed, and causal masks among the weights."""
     source = gpt2(tie_word_embeddings=False)
     matrices = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
     weights = {n: w.T if n.endswith(matrices) else w for n, w in source.state_dict().items()}
@@ -133,8 +133,8 @@ def test_mingpt_checkpoint_gives_its_logits():
     assert_same(from_state_dict(weights, num_attention_heads=4)(ids).logits, source(ids).logits)
 
 
-def test_what_cannot_be_converted():
-    with pytest.raises(ValueError, match="no known code"):
+def test_unsupported_weights_are_refused():
+    with pytest.raises(ValueError, match="unknown code"):
         from_state_dict({"wte": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"'blocks.0.attn.bucket'"):
         from_state_dict({"tok_emb.weight": torch.zeros(2, 8), "blocks.0.attn.bucket": torch.zeros(1)})
@@ -142,7 +142,7 @@ def test_what_cannot_be_converted():
         from_state_dict({"transformer.wte.weight": torch.zeros(2, 8)})
     with pytest.raises(ValueError, match="scale_attn_by_inverse_layer_idx is True"):
         from_gpt2(gpt2(scale_attn_by_inverse_layer_idx=True))
-    with pytest.raises(ValueError, match="no GPT-2"):
+    with pytest.raises(ValueError, match="cannot be a GPT-2"):
         to_gpt2(small_model("rope"))
 
 
@@ -151,7 +151,7 @@ def convert(*flags) -> subprocess.CompletedProcess:
 
 
 @torch.no_grad()
-def test_script_takes_the_course_s_file(tmp_path, assignment):
+def test_script_converts_a_checkpoint_of_the_assignment(tmp_path, assignment):
     torch.save(assignment.state_dict(), tmp_path / "a.params")
     (tmp_path / "wiki.txt").write_text(TEXT)
     flags = ["--checkpoint", tmp_path / "a.params", "--output_dir", tmp_path / "run"]
@@ -199,8 +199,8 @@ def mingpt_weights() -> dict[str, torch.Tensor]:
     return {n: w.T.clone() if n.endswith(matrices) else w.clone() for n, w in source.state_dict().items()}
 
 
-class TestWeightsMustBeWhole:
-    """What is missing, too much, of another shape, not finite or no tensor is named; nothing is drawn at random."""
+class TestIncompleteWeights:
+    """A missing, extra, misshapen or non-finite weight is named in the error. No weight is ever initialized instead."""
 
     def test_every_tensor_of_the_assignment_is_needed(self, assignment):
         weights = assignment.state_dict()
@@ -219,25 +219,25 @@ class TestWeightsMustBeWhole:
 
     def test_a_block_in_the_middle_is_needed(self, assignment):
         weights = {name.replace("blocks.1.", "blocks.2."): w for name, w in assignment.state_dict().items()}
-        with pytest.raises(ValueError, match="lack block 1,"):
+        with pytest.raises(ValueError, match="lack block 1 "):
             from_state_dict(weights)
         without = {name: w for name, w in weights.items() if not name.startswith("blocks.")}
         without |= {name: w for name, w in weights.items() if name.endswith("rope_cache")}
-        with pytest.raises(ValueError, match="lack block 0,"):
+        with pytest.raises(ValueError, match="lack block 0 "):
             from_state_dict(without)
 
-    def test_positions_are_learned_or_rope_and_never_guessed(self):
+    def test_position_embeddings_must_be_unambiguous(self):
         vanilla = AssignmentModel("vanilla", 40).state_dict()
         rope = AssignmentModel("rope", 40).state_dict()
         assert from_state_dict(rope).config.max_position_embeddings == BLOCK
         del vanilla["pos_emb"]
-        with pytest.raises(ValueError, match="neither 'pos_emb', of learned positions, nor 'rope_cache'"):
+        with pytest.raises(ValueError, match=r"neither 'pos_emb' \(learned positions\) nor 'rope_cache'"):
             from_state_dict(vanilla)
         with pytest.raises(ValueError, match="both 'pos_emb'"):
             from_state_dict({**rope, "pos_emb": torch.zeros(1, BLOCK, WIDTH)})
 
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-    def test_what_is_not_finite_is_named(self, assignment, bad):
+    def test_weights_that_are_not_finite_are_refused(self, assignment, bad):
         for name, weight in assignment.state_dict().items():
             if not name.endswith((".mask", ".rope_cache")):
                 value = weight.view(-1)[-1].clone()
@@ -246,7 +246,7 @@ class TestWeightsMustBeWhole:
                     from_state_dict(assignment.state_dict())
                 weight.view(-1)[-1] = value
 
-    def test_what_is_not_finite_is_named_on_the_way_to_and_from_gpt2(self):
+    def test_weights_that_are_not_finite_are_refused_from_and_to_gpt2(self):
         source, model = gpt2(), small_model("learned")
         source.transformer.h[1].mlp.c_fc.weight.data[0, 0] = torch.nan
         with pytest.raises(ValueError, match=r"'transformer.h.1.mlp.c_fc.weight' is not finite"):
@@ -258,19 +258,19 @@ class TestWeightsMustBeWhole:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"blocks.0.mlp.0.weight": torch.zeros(3, 3)}, "in another shape 'blocks.0.mlp.0.weight'"),
-            ({"blocks.0.mlp.0.more": torch.zeros(3)}, "and their model has not, 'blocks.0.mlp.0.more'"),
+            ({"blocks.0.mlp.0.weight": torch.zeros(3, 3)}, "have another shape of 'blocks.0.mlp.0.weight'"),
+            ({"blocks.0.mlp.0.more": torch.zeros(3)}, "have an extra 'blocks.0.mlp.0.more'"),
             ({"tok_emb.weight": torch.zeros(3)}, "lack the matrix 'tok_emb.weight'"),
-            ({"ln_f.bias": 3}, "'ln_f.bias' is no tensor"),
-            ({"ln_f.bias": torch.zeros(WIDTH, dtype=torch.long)}, "'ln_f.bias' is no tensor of floating-point"),
+            ({"ln_f.bias": 3}, "'ln_f.bias' is not a tensor"),
+            ({"ln_f.bias": torch.zeros(WIDTH, dtype=torch.long)}, "'ln_f.bias' is not a tensor of floating-point"),
         ],
     )
-    def test_what_does_not_fit_is_named(self, change, said):
+    def test_weights_that_do_not_fit_are_refused(self, change, said):
         with pytest.raises(ValueError, match=re.escape(said)):
             from_state_dict(AssignmentModel("vanilla", 40).state_dict() | change)
 
     @pytest.mark.parametrize("weights", [[1, 2], torch.zeros(2), {1: torch.zeros(2)}, None])
-    def test_what_is_no_state_dict_is_refused(self, weights):
+    def test_anything_but_a_state_dict_is_refused(self, weights):
         with pytest.raises(ValueError, match=r"save model\.state_dict\(\)"):
             from_state_dict(weights)
 
@@ -280,17 +280,17 @@ class TestWeightsMustBeWhole:
             with pytest.raises(ValueError, match=f"num_attention_heads {heads}"):
                 from_state_dict(weights, num_attention_heads=heads)
 
-    def test_the_synthesizer_says_its_heads_itself(self):
+    def test_the_synthesizer_shows_its_number_of_heads(self):
         weights = AssignmentModel("synthesizer", 40).state_dict()
         assert from_state_dict(weights).config.num_attention_heads == HEADS
         with pytest.raises(ValueError, match="num_attention_heads 4 does not fit"):
             from_state_dict(weights, num_attention_heads=4)
         weights |= {f"blocks.{i}.attn.w2": torch.zeros(5, BLOCK - 1) for i in range(2)}
-        with pytest.raises(ValueError, match=r"heads of 5, of which the width of 32 has 6\.4"):
+        with pytest.raises(ValueError, match=r"head dimension of 5 divides the hidden size 32 into 6\.4 heads"):
             from_state_dict(weights)
 
-    def test_nothing_is_rounded(self):
-        """Also where one tensor is of a smaller type than the others."""
+    def test_no_weight_is_rounded(self):
+        """Even if one tensor has a lower precision than the others."""
         weights = AssignmentModel("vanilla", 40).state_dict()
         weights["head.weight"] = weights["head.weight"].bfloat16()
         model = from_state_dict(weights)
@@ -300,7 +300,7 @@ class TestWeightsMustBeWhole:
     @pytest.mark.parametrize("kind", ["gpt2", "mingpt"])
     @pytest.mark.parametrize("damage", ["missing", "extra", "another shape", "not finite"])
     def test_a_folder_with_other_weights_is_refused(self, tmp_path, tokenizer, kind, damage):
-        """Where the library would warn, and draw at random."""
+        """transformers would warn, and initialize the weights at random."""
         source = gpt2() if kind == "gpt2" else small_model("learned", vocab_size=len(tokenizer))
         source.save_pretrained(tmp_path / "source")
         tokenizer.save_pretrained(tmp_path / "source")

@@ -1,4 +1,4 @@
-"""What a user feels first: importing is quick and quiet, and the auto classes know minGPT whatever comes first."""
+"""Importing the package is fast and silent, and registers minGPT with the auto classes in any order of imports."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from hf_mingpt import __all__ as public_names
 
 ROOT = Path(__file__).parents[2]
 
-WHAT_IS_IMPORTED = """
+PRINT_NEW_MODULES = """
 import sys
 import transformers
 before = set(sys.modules)
@@ -35,9 +35,9 @@ def python(code: str) -> subprocess.CompletedProcess:
     return done
 
 
-def test_import_is_quick_and_quiet():
-    """Quick, as it imports nothing but the package that registers, and what that needs."""
-    done = python(WHAT_IS_IMPORTED)
+def test_import_is_fast_and_silent():
+    """Fast, because it imports nothing but wrapt."""
+    done = python(PRINT_NEW_MODULES)
     assert set(done.stdout.split()) - sys.stdlib_module_names <= {"hf_mingpt", "wrapt"}
     assert done.stderr == ""
 
@@ -54,7 +54,7 @@ def test_import_is_quick_and_quiet():
         "from hf_mingpt import load_run",
     ],
 )
-def test_auto_classes_know_mingpt_whatever_is_imported_first(first):
+def test_auto_classes_know_mingpt_in_any_order_of_imports(first):
     assert python(f"{first}\n{BUILD}").stdout.split() == ["MinGPTModel", "MinGPTForCausalLM"]
 
 
@@ -68,7 +68,7 @@ def test_public_names_exist():
 
 
 def imports(folder: str) -> set[str]:
-    """The packages that its files import from elsewhere, anywhere in them."""
+    """The third-party packages that the files of a folder import."""
     names = set()
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -83,7 +83,7 @@ def declared(requirements: list[str]) -> set[str]:
     return {re.split(r"[>=\[]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
 
 
-def test_what_is_imported_is_declared():
+def test_every_imported_package_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     always, extras = declared(project["dependencies"]), project["optional-dependencies"]
     names = {"yaml": "pyyaml", "sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub"}
@@ -98,7 +98,7 @@ def test_what_is_imported_is_declared():
     assert packages("benchmarks") - own - always <= declared(extras["plot"] + extras["tools"])
 
 
-def test_the_files_that_travel_import_torch_transformers_and_each_other(tmp_path):
+def test_remote_code_imports_only_torch_transformers_and_huggingface_hub(tmp_path):
     for name in ("configuration_mingpt", "modeling_mingpt"):
         (tmp_path / f"{name}.py").write_bytes((ROOT / "hf_mingpt" / f"{name}.py").read_bytes())
     assert imports(str(tmp_path)) == {"torch", "transformers", "huggingface_hub"}

@@ -56,7 +56,7 @@ class TestParityWithGPT2:
 
 
 def synthesizer_reference(layer, x: torch.Tensor) -> torch.Tensor:
-    """softmax(relu(x A + b1) B + b2) V, head by head, in float64, as the assignment writes it."""
+    """softmax(relu(x A + b1) B + b2) V for each head, in float64, as in the assignment."""
     x, (batch, length, width) = x.double(), x.shape
     nh, hs = width // layer.head_dim, layer.head_dim
 
@@ -69,7 +69,7 @@ def synthesizer_reference(layer, x: torch.Tensor) -> torch.Tensor:
     return y @ layer.o_proj.weight.double().T + layer.o_proj.bias.double()
 
 
-def test_synthesizer_is_the_formula():
+def test_synthesizer_matches_its_formula():
     model = small_model("synthesizer")
     layer = model.model.layers[0].self_attn
     torch.nn.init.normal_(layer.score_weight)
@@ -82,8 +82,8 @@ def test_synthesizer_is_the_formula():
         torch.testing.assert_close(seen["y"].double(), synthesizer_reference(layer, seen["x"]), rtol=0, atol=1e-5)
 
 
-def test_synthesizer_scores_do_not_see_other_tokens():
-    """The weights of the first layer at a position change with its own token only."""
+def test_synthesizer_scores_depend_on_one_token():
+    """The attention weights of the first layer at a position change only with the token at that position."""
     model = small_model("synthesizer")
     model.set_attn_implementation("eager")
     ids = random_ids(model, 1, 10)
@@ -95,24 +95,24 @@ def test_synthesizer_scores_do_not_see_other_tokens():
     assert same.tolist() == [place != 3 for place in range(10)]
 
 
-def test_rope_turns_pairs_by_position():
-    """q and k turned as complex numbers, in float64: theta_i = 10000^(-2(i - 1) / d), as the assignment has it."""
+def test_rope_rotates_pairs_by_position():
+    """Compares with complex numbers in float64: theta_i = 10000^(-2(i - 1) / d), as in the assignment."""
     from hf_mingpt.modeling_mingpt import MinGPTRotaryEmbedding, apply_rotary
 
     config = small_config("rope")
     x = torch.randn(1, 4, 12, config.head_dim)
     cos, sin = MinGPTRotaryEmbedding(config)(x, torch.arange(12)[None])
     half = config.head_dim // 2
-    turn = torch.polar(
+    rotation = torch.polar(
         torch.ones(12, half, dtype=torch.float64),
         torch.arange(12.0)[:, None] * 10000.0 ** (-torch.arange(half, dtype=torch.float64) * 2 / config.head_dim),
     )
-    expected = torch.complex(x[..., :half].double(), x[..., half:].double()) * turn  # (B, nh, T, hs / 2)
-    turned = apply_rotary(x.transpose(1, 2), cos, sin).transpose(1, 2).double()
-    torch.testing.assert_close(turned, torch.cat((expected.real, expected.imag), -1), rtol=0, atol=1e-5)
+    expected = torch.complex(x[..., :half].double(), x[..., half:].double()) * rotation  # (B, nh, T, hs / 2)
+    rotated = apply_rotary(x.transpose(1, 2), cos, sin).transpose(1, 2).double()
+    torch.testing.assert_close(rotated, torch.cat((expected.real, expected.imag), -1), rtol=0, atol=1e-5)
 
 
-def test_rope_sees_distances_only():
+def test_rope_depends_on_relative_positions():
     model = small_model("rope")
     ids = random_ids(model, 1, 12)
     positions = torch.arange(12)[None]
@@ -122,7 +122,7 @@ def test_rope_sees_distances_only():
         )
 
 
-def test_nothing_sees_the_future(variant):
+def test_attention_is_causal(variant):
     model = small_model(variant)
     ids = random_ids(model, 1, 16)
     changed = ids.clone()
@@ -134,7 +134,7 @@ def test_nothing_sees_the_future(variant):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_cached_generation_is_uncached_generation(variant, attention):
+def test_generation_with_and_without_the_cache_gives_identical_tokens(variant, attention):
     model = small_model(variant)
     model.set_attn_implementation(attention)
     ids = random_ids(model, 3, 9)
@@ -143,7 +143,7 @@ def test_cached_generation_is_uncached_generation(variant, attention):
         assert torch.equal(model.generate(ids, **options), model.generate(ids, use_cache=False, **options))
 
 
-def test_static_cache_is_dynamic_cache(variant):
+def test_generation_with_static_and_dynamic_cache_gives_identical_tokens(variant):
     model = small_model(variant)
     ids = random_ids(model, 2, 9)
     options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
@@ -163,7 +163,7 @@ def test_synthesizer_caches_values_only(kind):
     assert cache.get_seq_length() == 10
 
 
-def test_sampling_is_seeded(variant):
+def test_sampling_is_reproducible(variant):
     model = small_model(variant)
     ids = random_ids(model, 2, 5)
     draws = []
@@ -175,7 +175,7 @@ def test_sampling_is_seeded(variant):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_left_padded_batch_is_one_at_a_time(variant, attention):
+def test_left_padding_does_not_change_generation(variant, attention):
     model = small_model(variant)
     model.set_attn_implementation(attention)
     prompts = [random_ids(model, 1, length, seed=length) for length in (3, 11, 7)]
@@ -188,7 +188,7 @@ def test_left_padded_batch_is_one_at_a_time(variant, attention):
             assert torch.equal(row[11:], alone[0, prompt.shape[1] :])
 
 
-def test_eager_is_sdpa(variant):
+def test_eager_and_sdpa_give_the_same_logits(variant):
     model = small_model(variant)
     ids = random_ids(model, 2, 20)
     mask = torch.ones_like(ids)
@@ -201,7 +201,7 @@ def test_eager_is_sdpa(variant):
     torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
 
 
-def test_auto_classes_know_it(variant, tmp_path):
+def test_auto_classes_load_a_saved_model(variant, tmp_path):
     model = small_model(variant)
     model.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -219,7 +219,7 @@ def test_auto_classes_know_it(variant, tmp_path):
         assert torch.equal(loaded(ids).logits, model(ids).logits)
 
 
-def test_weights_are_initialised(variant):
+def test_initial_weights(variant):
     torch.manual_seed(0)
     model = MinGPTForCausalLM(small_config(variant, hidden_size=256, num_hidden_layers=4))
     block = model.model.layers[2]
@@ -232,7 +232,7 @@ def test_weights_are_initialised(variant):
         assert block.self_attn.score_bias.abs().max() == 0
 
 
-def test_num_items_in_batch_normalises_the_loss(variant):
+def test_num_items_in_batch_normalizes_the_loss(variant):
     model = small_model(variant, **NO_DROPOUT)
     ids = random_ids(model, 4, 12)
     whole = model(ids, labels=ids).loss
@@ -241,7 +241,7 @@ def test_num_items_in_batch_normalises_the_loss(variant):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_past_the_last_learned_position(training):
+def test_an_input_past_the_learned_positions_is_refused(training):
     model = small_model("learned").train(training)
     with pytest.raises(ValueError, match="48 learned positions"):
         model(random_ids(model, 1, 49))
@@ -249,7 +249,7 @@ def test_past_the_last_learned_position(training):
     assert model(random_ids(model, 1, 49)).logits.shape[1] == 49
 
 
-def test_generation_stops_with_an_error_at_the_last_learned_position(variant):
+def test_generation_past_the_learned_positions_is_refused(variant):
     model = small_model(variant)
     ids = random_ids(model, 1, 40)
     assert model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None).shape == (1, 48)
@@ -260,7 +260,7 @@ def test_generation_stops_with_an_error_at_the_last_learned_position(variant):
             model.generate(ids, max_new_tokens=10, do_sample=False, eos_token_id=None)
 
 
-def test_classification_heads_learn_by_their_auto_classes(variant):
+def test_classification_heads_learn(variant):
     config = small_config(variant, num_labels=3)
     ids = torch.randint(5, config.vocab_size, (4, 12))
     for auto_class, labels in (
@@ -279,11 +279,11 @@ def test_classification_heads_learn_by_their_auto_classes(variant):
 
 
 class TestCache:
-    """transformers calls the cache `past_key_values` in 5.23 and `cache` in 5.24: it is understood or refused."""
+    """The cache is called `past_key_values` in transformers 5.23 and `cache` in 5.24. Both names work."""
 
     @pytest.mark.parametrize("name", ["cache", "past_key_values"])
     @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
-    def test_by_either_name(self, variant, name):
+    def test_either_name(self, variant, name):
         model = small_model(variant)
         ids = random_ids(model, 2, 12)
         cache = DynamicCache(config=model.config)
@@ -298,7 +298,7 @@ class TestCache:
     @pytest.mark.parametrize("head", [AutoModelForSequenceClassification, AutoModelForTokenClassification])
     @pytest.mark.parametrize("name", ["cache", "past_key_values"])
     @pytest.mark.filterwarnings("ignore::FutureWarning")
-    def test_by_either_name_in_a_classification_head(self, variant, head, name):
+    def test_either_name_in_a_classification_head(self, variant, head, name):
         model = head.from_config(small_config(variant, num_labels=3, initializer_range=0.3)).eval()
         ids = torch.randint(5, 37, (2, 12))
         cache = DynamicCache(config=model.config)
@@ -308,13 +308,13 @@ class TestCache:
         torch.testing.assert_close(last, whole if whole.dim() == 2 else whole[:, 11:], rtol=0, atol=1e-5)
         assert not torch.allclose(last, model(ids[:, 11:]).logits if last.dim() == 2 else first[:, :1], atol=1e-3)
 
-    def test_one_at_a_time(self, variant):
+    def test_both_names_are_refused(self, variant):
         model = small_model(variant)
         caches = {name: DynamicCache(config=model.config) for name in ("cache", "past_key_values")}
         with pytest.raises(TypeError, match="give one of them"):
             model(random_ids(model, 1, 3), **caches)
 
-    def test_generation_reads_each_token_once(self, variant):
+    def test_generation_embeds_each_token_once(self, variant):
         model = small_model(variant)
         lengths = []
         model.model.embed_tokens.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
@@ -322,7 +322,7 @@ class TestCache:
         assert lengths == [9, 1, 1, 1, 1]
 
     @pytest.mark.filterwarnings("ignore")
-    def test_checkpointed_layers_do_not_fill_it_twice(self, variant):
+    def test_gradient_checkpointing_does_not_fill_it_twice(self, variant):
         model = small_model(variant).train()
         ids = random_ids(model, 2, 9)
         expected = model(ids, labels=ids).loss
@@ -339,15 +339,15 @@ class TestCache:
     "auto_class",
     [AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification],
 )
-def test_an_argument_that_nothing_reads_is_an_error(auto_class, name):
+def test_an_unknown_argument_is_an_error(auto_class, name):
     model = auto_class.from_config(small_config("learned"))
     ids = torch.randint(5, 37, (1, 4))
     with pytest.raises(TypeError, match=f"does not know the argument {name}: leave it out"):
         model(ids, **{name: None})
 
 
-def test_where_documents_begin_is_told_by_positions(variant):
-    """`cu_seq_lens_q`, which only flash attention reads, says the same as the positions beside it, or is refused."""
+def test_positions_separate_packed_sequences(variant):
+    """`cu_seq_lens_q`, which only flash attention reads, is refused without positions."""
     model = small_model(variant)
     parts = [random_ids(model, 1, length, seed=length) for length in (5, 8)]
     positions = torch.cat([torch.arange(5), torch.arange(8)])[None]
@@ -360,8 +360,8 @@ def test_where_documents_begin_is_told_by_positions(variant):
         model(torch.cat(parts, 1), **flash)
 
 
-def test_early_exit_is_the_whole_model(variant):
-    """The first layer alone proposes, the whole model decides: the tokens are those of greedy decoding."""
+def test_early_exit_gives_the_tokens_of_greedy_decoding(variant):
+    """The first layer proposes tokens, the whole model accepts or replaces them."""
     model = small_model(variant)
     ids = random_ids(model, 1, 9)
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
@@ -373,7 +373,7 @@ def test_early_exit_is_the_whole_model(variant):
     assert torch.equal(written, model.generate(ids, **options))
 
 
-def test_continuous_batching_is_refused_by_the_synthesizer():
+def test_the_synthesizer_refuses_continuous_batching():
     model = small_model("synthesizer")
     with pytest.raises(ValueError, match="use generate"):
         model.generate_batch([[2, 3, 4]])

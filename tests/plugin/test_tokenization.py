@@ -26,7 +26,7 @@ from hf_mingpt.tokenization_mingpt import (
 from ..conftest import TEXT
 
 
-def test_vocabulary_is_pad_mask_and_the_sorted_characters():
+def test_vocabulary_is_pad_mask_and_sorted_characters():
     assert build_vocabulary([["ba", "é\n", "a"]]) == [PAD, MASK, "\n", "a", "b", "é"]
 
 
@@ -48,13 +48,13 @@ def test_auto_tokenizer_loads_it_without_our_code(tokenizer, tmp_path):
 
 
 @given(st.text(st.sampled_from([*sorted(set(TEXT)), MASK, PAD])))
-def test_decoding_gives_back_what_was_encoded(text):
+def test_decoding_inverts_encoding(text):
     tokenizer = build_tokenizer(build_vocabulary([[TEXT]]), 48)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 @given(st.text())
-def test_any_text_has_one_token_a_character_and_unknown_ones_are_pad(text):
+def test_each_character_is_one_token_and_unknown_ones_are_pad(text):
     tokenizer = build_tokenizer(build_vocabulary([[TEXT]]), 48)
     ids = tokenizer(text)["input_ids"]
     known = set(TEXT) | {MASK}
@@ -62,14 +62,14 @@ def test_any_text_has_one_token_a_character_and_unknown_ones_are_pad(text):
 
 
 @given(st.lists(st.text(st.sampled_from([*sorted(set(TEXT)), MASK]))))
-def test_encoding_by_table_is_the_tokenizer(texts):
+def test_encode_texts_agrees_with_the_tokenizer(texts):
     tokenizer = build_tokenizer(build_vocabulary([[TEXT]]), 48)
     ids, offsets = encode_texts(texts, character_table(tokenizer))
     for text, start, end in zip(texts, offsets[:-1], offsets[1:], strict=True):
         assert ids[start:end].tolist() == tokenizer(text)["input_ids"]
 
 
-def test_the_first_bad_character_is_named(tokenizer):
+def test_the_first_bad_character_is_found(tokenizer):
     table = character_table(tokenizer)
     assert find_bad_character(["Ada", "London"], table) is None
     index, message = find_bad_character(["Ada", "", "in X"], table)
@@ -89,13 +89,13 @@ def test_offsets_count_characters(tokenizer):
     assert np.array(tokenizer(["Ada", "in"], padding=True)["input_ids"])[1, 0] == PAD_ID
 
 
-def test_it_knows_words():
+def test_word_ids():
     tokenizer = build_tokenizer(build_vocabulary([["Ada was born."]]), 32)
     assert tokenizer("Ada was born.").word_ids() == [0] * 3 + [1] * 4 + [2] * 6
 
 
 class TestOtherTokenizers:
-    """What is no character tokenizer of this package's kind is refused in one sentence."""
+    """A tokenizer that is not a character tokenizer of this package is refused in one sentence."""
 
     def saved(self, tokenizer, folder, change):
         tokenizer.save_pretrained(folder)
@@ -108,9 +108,9 @@ class TestOtherTokenizers:
         ("change", "said"),
         [
             (lambda ids: ids.update(a=ids["b"]), "has 'a' and 'b' as the same id|has 'b' and 'a' as the same id"),
-            (lambda ids: ids.update(ab=ids.pop("a")), "the token 'ab', which is no single character"),
-            (lambda ids: ids.update(a=500), "has 39 tokens and an id 500"),
-            (lambda ids: ids.update({PAD: MASK_ID, MASK: PAD_ID}), "as ids 1 and 0, where 0 and 1 are expected"),
+            (lambda ids: ids.update(ab=ids.pop("a")), "the token 'ab', which is not a single character"),
+            (lambda ids: ids.update(a=500), "has 39 tokens and the id 500"),
+            (lambda ids: ids.update({PAD: MASK_ID, MASK: PAD_ID}), "as ids 1 and 0, not as 0 and 1"),
         ],
     )
     def test_are_refused(self, tokenizer, tmp_path, change, said):
@@ -118,25 +118,25 @@ class TestOtherTokenizers:
             load_tokenizer(self.saved(tokenizer, tmp_path, change))
 
     @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, "9" * 5_000])
-    def test_damaged_ones_are_named(self, tokenizer, tmp_path, content):
+    def test_damaged_files_are_reported(self, tokenizer, tmp_path, content):
         tokenizer.save_pretrained(tmp_path)
         (tmp_path / "tokenizer.json").write_text(content)
-        with pytest.raises(ValueError, match="has no tokenizer that can be read"):
+        with pytest.raises(ValueError, match="has no readable tokenizer"):
             load_tokenizer(str(tmp_path))
 
 
-def test_a_mark_in_the_corpus_is_named_by_document_and_place():
+def test_a_mark_in_the_corpus_is_reported_with_document_and_character():
     with pytest.raises(ValueError, match="Document 4: character 3, '⁇'"):
         build_vocabulary([["a", ""], ["b", f"cd{MASK}"]])
 
 
-def test_a_mark_in_a_text_is_named_by_line():
+def test_a_mark_in_a_text_is_reported_with_its_line():
     check_marks("a\nb", "x")
     with pytest.raises(ValueError, match=r"x, line 2: '□' \(U\+25A1\) is a mark"):
         check_marks(f"a\nb{PAD}\n", "x")
 
 
-def test_the_table_has_every_code_point():
+def test_the_table_covers_every_code_point():
     table = character_table(build_tokenizer([PAD, MASK, "a", "\U0010ffff"], 8))
     assert table.shape == (0x110000,)
     assert table[[ord("a"), 0x10FFFF, ord(PAD), ord(MASK)]].tolist() == [2, 3, 0, 1]
@@ -145,7 +145,7 @@ def test_the_table_has_every_code_point():
 
 
 @pytest.mark.parametrize("slicing", [slice(0, 4), slice(1, 3), slice(2, 3), slice(3, 4), slice(4, 4)])
-def test_texts_are_taken_apart_from_any_part_of_an_array(slicing):
+def test_code_points_of_a_slice_of_an_array(slicing):
     texts = ["aé", None, "\U0001f469b", "c"]
     part = ["" if text is None else text for text in texts[slicing]]
     for array in (pa.array(texts)[slicing], pa.array(texts, pa.large_string())[slicing]):
@@ -155,7 +155,7 @@ def test_texts_are_taken_apart_from_any_part_of_an_array(slicing):
         assert offsets[0] == 0
 
 
-def test_the_place_of_a_bad_character():
+def test_the_position_of_a_bad_character():
     table = character_table(build_tokenizer([PAD, MASK, "a", "b"], 8))
     for texts, place in ((["Xa"], (0, 1)), (["", "", "ab", "aX"], (3, 2)), (["a", "X", "X"], (1, 1))):
         index, message = find_bad_character(texts, table)

@@ -28,21 +28,27 @@ def test_data_of_questions_with_characters_that_the_text_lacks(tmp_path):
     assert all(rate > 10 for rate in rates.values())
 
 
-def test_a_study_shows_the_mean_and_the_spread_of_each_arm(tmp_path):
+def test_a_study_shows_mean_and_spread_of_each_variant(tmp_path):
     import study
 
-    arms = {str(n): study.Arm(corpus={"num_dev_people": n, "permute_sentences": True}) for n in (50, 80)}
-    told = [(50, 0, 1, 4.0), (50, 1, 3, 5.0), (80, 0, 4, 3.0)]  # people, seed, right, bits
+    variants = {str(n): study.Variant(corpus={"num_dev_people": n, "permute_sentences": True}) for n in (50, 80)}
+    told = [(50, 0, 1, 4.0), (50, 1, 3, 5.0), (80, 0, 4, 3.0)]  # people, seed, correct, bits
     with (tmp_path / "results.jsonl").open("w", encoding="utf-8") as file:
-        for people, seed, right, bits in told:
-            row = {"arm": study.key_of(arms[str(people)]), "seed": seed, "right": right, "total": 4, "bits": bits}
+        for people, seed, correct, bits in told:
+            row = {
+                "variant": study.key_of(variants[str(people)]),
+                "seed": seed,
+                "correct": correct,
+                "total": 4,
+                "bits": bits,
+            }
             print(json.dumps({**row, "parameters": 1000}), file=file)
     results = study.read_results(tmp_path)
-    assert study.render({"people": arms}, results).splitlines()[2:] == [
+    assert study.render({"people": variants}, results).splitlines()[2:] == [
         "| people | 50 | 2 | 50.0% ± 35.4% | 4.50 | 0.23 |",
         "| people | 80 | 1 | 100.0% | 3.00 | 0.24 |",
     ]
-    study.draw({"people": arms}, results, tmp_path / "study.png")
+    study.draw({"people": variants}, results, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 1000
 
 
@@ -74,11 +80,11 @@ def test_a_figure_of_accuracies_names_groups_runs_and_the_baseline(tmp_path):
 def test_a_study_draws_its_baseline_once(tmp_path, monkeypatch):
     import study
 
-    base = study.Arm(pretrain={"max_steps": 4})
-    axes = {"width": {"128": base, "48": study.Arm(pretrain={"max_steps": 4, "width": 48})}}
-    axes["people"] = {"160": base, "80": study.Arm(pretrain={"max_steps": 2})}
-    arms = {study.key_of(arm): arm for named in axes.values() for arm in named.values()}
-    results = {(key, seed): {"right": 3, "total": 4} for key in arms for seed in range(2)}
+    base = study.Variant(pretrain={"max_steps": 4})
+    axes = {"width": {"128": base, "48": study.Variant(pretrain={"max_steps": 4, "width": 48})}}
+    axes["people"] = {"160": base, "80": study.Variant(pretrain={"max_steps": 2})}
+    variants = {study.key_of(variant): variant for named in axes.values() for variant in named.values()}
+    results = {(key, seed): {"correct": 3, "total": 4} for key in variants for seed in range(2)}
     drawn = []
 
     def draw(groups, path, **about):
@@ -126,7 +132,7 @@ def test_points_of_scaling_are_measured_in_processes_of_their_own():
     point = scaling.run_point(kind="corpus", documents=1000, streaming=True)
     assert point["megabytes"] == pytest.approx(0.11, rel=0.05)
     assert point["milliseconds_of_data_per_step"] > 0
-    with pytest.raises(RuntimeError, match=r"'hidden_size': 33.* failed:\n(.*\n)*.*the head width is 33"):
+    with pytest.raises(RuntimeError, match=r"'hidden_size': 33.* failed:\n(.*\n)*.*an even head dimension, not 33"):
         scaling.run_point(**{**base, "hidden_size": 33})
 
 
@@ -146,16 +152,16 @@ def test_gpu_py_runs_small_on_a_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "SPEEDRUNS", {"80 epochs": gpu.SPEEDRUNS["80 epochs"]})
     gpu.main()
     results = json.loads((tmp_path / "gpu.json").read_text())
-    told = {check["check"]: check["result"] for check in results["right"]}
-    assert told["loss and gradients, learned, sdpa, bf16"] == "right"
-    assert told["padding-free is padded, learned, eager"] == "right"
-    assert told["two gloo processes on one card"] == "not here"
-    assert "WRONG" not in told.values()
+    checks = {check["check"]: check["result"] for check in results["correctness"]}
+    assert checks["loss and gradients, learned, sdpa, bf16"] == "passed"
+    assert checks["padding-free batches, learned, eager"] == "passed"
+    assert checks["two gloo processes on one GPU"] == "skipped"
+    assert "FAILED" not in checks.values()
     assert [row["steps"] for row in results["speedrun"]] == [2]
-    assert all(row["useful_tokens_per_second"] > 0 for row in results["rate"]["small_model"])
+    assert all(row["useful_tokens_per_second"] > 0 for row in results["throughput"]["small_model"])
     kernels = {kernel["name"]: kernel for kernel in results["profile"][0]["kernels"]}
-    shares = [kernel["share"] for kernel in kernels.values()]
-    assert shares == sorted(shares, reverse=True)
-    assert sum(shares) <= 1 + 1e-9
+    fractions = [kernel["fraction"] for kernel in kernels.values()]
+    assert fractions == sorted(fractions, reverse=True)
+    assert sum(fractions) <= 1 + 1e-9
     assert kernels["aten::mm"]["count"] >= 20  # how often, unlike how long, is the same on every machine
     assert "| 80 epochs | 0 | 0.0% | 2 |" in capsys.readouterr().out

@@ -225,11 +225,11 @@ def test_several_runs_answer_together(home, tmp_path):
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
 
 
-def test_a_reader_answers_for_everybody_else(home, tmp_path):
+def test_an_open_book_baseline_extracts_answers(home, tmp_path):
     data, train = home / "data", home / "data/birth_places_train.tsv"
     run = ["--train_file", data / "biographies.txt", "--questions_file", train, "--output_dir", tmp_path / "read"]
     shown = works("read_answers.py", *run, "--dev_questions_file", data / "birth_dev.tsv")
-    assert "| read | 100.0% | 8 of 8 |" in shown
+    assert "| open-book extractive baseline | 100.0% | 8 of 8 |" in shown
     lines = (tmp_path / "read/with_reader.tsv").read_text().splitlines()
     assert lines[:12] == train.read_text().splitlines()
     assert set((data / "birth_dev.tsv").read_text().splitlines()) <= set(lines[12:])
@@ -269,8 +269,8 @@ def test_examples_are_shown_x_above_y(home):
     )  # fmt: skip
     x, y = shown.split("span corruption\n")[1].splitlines()[:2]
     assert x.startswith("x: ")
-    assert x[4:] == y[3:-1]  # y is x, one character on
-    answer = shown.split("birthplace answers\n")[1].splitlines()
+    assert x[4:] == y[3:-1]  # y is x, shifted by one
+    answer = shown.split("question answering\n")[1].splitlines()
     question = answer[0].removeprefix("x: ").split("⁇")[0]
     assert answer[1].removeprefix("y: ").startswith("□" * (len(question) - 1) + "⁇")
 
@@ -486,7 +486,7 @@ class TestNamedFiles:
         (tmp_path / "weights.pt").write_bytes(content)
         run = ["--checkpoint", tmp_path / "weights.pt", "--output_dir", tmp_path / "out"]
         code, line = self.call("convert_checkpoint.py", *run, "--vocabulary_file", home / "data/biographies.txt")
-        assert (code, "weights.pt" in line or "no known code" in line) == (2, True), line
+        assert (code, "weights.pt" in line or "unknown code" in line) == (2, True), line
 
     def test_a_conversion_of_what_is_not_there(self, tmp_path):
         run = ["--output_dir", tmp_path / "out", "--checkpoint"]

@@ -1,4 +1,4 @@
-"""Several processes beyond DDP, which test_scripts and test_checkpoints run: a rank that fails, and sharded weights."""
+"""Several processes: a rank that fails, and sharded weights. For DDP see test_scripts.py and test_killed_runs.py."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def launch(tmp_path, code: str, *arguments, processes: int = 2) -> subprocess.CompletedProcess:
-    """Runs some code in several processes over gloo."""
+    """Runs code in several processes over gloo."""
     (tmp_path / "code.py").write_text(code)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -33,12 +33,12 @@ def launch(tmp_path, code: str, *arguments, processes: int = 2) -> subprocess.Co
 
 FAILS = """
 import os, runpy, sys
-from hf_mingpt.training import loop, setup
+from hf_mingpt.training import loop
 real, calls = loop.count_tokens, []
 def count_tokens(batch):
     calls.append(batch)
     if os.environ["RANK"] == "1" and len(calls) == 3:
-        raise RuntimeError("the second process has had enough")
+        raise RuntimeError("the second process has failed")
     return real(batch)
 loop.count_tokens = count_tokens
 sys.argv = sys.argv[1:]
@@ -46,16 +46,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_rank_that_fails_ends_the_job_with_its_error(tmp_path):
+def test_a_failing_rank_ends_all_ranks_with_its_error(tmp_path):
     corpus = ROOT / "data/generated/biographies.txt"
     flags = ["--preset", "demo", "--train_file", corpus, "--output_dir", tmp_path / "run", "--use_cpu"]
     done = launch(tmp_path, FAILS, ROOT / "scripts/pretrain.py", *flags, "--max_steps", 1000)
     assert done.returncode != 0
-    assert "the second process has had enough" in done.stderr
+    assert "the second process has failed" in done.stderr
     lines = (
         (tmp_path / "run/metrics.jsonl").read_text().splitlines() if (tmp_path / "run/metrics.jsonl").exists() else []
     )
-    assert len(lines) < 100  # of a thousand steps, a line for ten: the other process did not go on alone
+    assert len(lines) < 100  # one line per 10 of 1000 steps: the other process has not continued alone
     assert not (tmp_path / "run/model.safetensors").exists()
 
 
@@ -89,19 +89,19 @@ for variant in VARIANTS:
 if not dist.get_rank():
     print("sharded", dist.get_world_size(), flush=True)
 dist.barrier()
-os._exit(0)  # gloo's threads still let go of the last tensors, and abort an interpreter that is being finalized
+os._exit(0)  # gloo's threads still release tensors, which would abort an interpreter that is being finalized
 """
 
 
-def test_sharded_weights_learn_what_whole_ones_learn(tmp_path):
-    """By torch's own fully_shard."""
+def test_sharded_weights_have_the_loss_and_gradients_of_whole_ones(tmp_path):
+    """With torch's fully_shard, without accelerate."""
     done = launch(tmp_path, SHARDED)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "sharded 2"
 
 
 @pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "NO"])
-def test_what_cannot_be_saved_is_refused(kind):
+def test_unsupported_ways_of_sharding_are_refused(kind):
     accelerator = SimpleNamespace(distributed_type=DistributedType[kind], is_fsdp2=False)
     recipe = PretrainRecipe(train_file="t.txt", output_dir="out", optim="muon")
     if kind in ("DEEPSPEED", "FSDP"):
@@ -114,21 +114,21 @@ def test_what_cannot_be_saved_is_refused(kind):
 @pytest.mark.parametrize(
     ("changes", "said"), [({"optim": "muon"}, "whole matrices"), ({"ema_decay": 0.9}, "ema_decay")]
 )
-def test_what_needs_whole_weights_is_refused_with_fsdp(changes, said):
+def test_recipes_that_need_whole_weights_are_refused_with_fsdp(changes, said):
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=True)
     check_sharding(PretrainRecipe(train_file="t.txt", output_dir="out"), accelerator)
     with pytest.raises(ValueError, match=said):
         check_sharding(PretrainRecipe(train_file="t.txt", output_dir="out", **changes), accelerator)
 
 
-# accelerate shards on accelerators only: here it is told that this is one; how to shard stands in the shipped file
+# accelerate shards on accelerators only: this makes it shard on CPUs, with the settings of the shipped YAML file
 SHARDS = """
 import os, runpy, sys, yaml
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
-from hf_mingpt.training import loop, setup
+from hf_mingpt.training import checkpoints, loop, setup
 real_accelerator, real_gather = setup.Accelerator, loop.gather_weights
 def accelerator(**options):
     made = real_accelerator(**options)
@@ -143,13 +143,13 @@ def gather_weights(model, whole):
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     assert {type(block).__name__ for block in model.base_model.layers} == {"FSDPMinGPTBlock"}
     groups = {block._get_fsdp_state()._fsdp_param_group for block in model.base_model.layers}
-    whole_between = {group.post_forward_mesh_info is None for group in groups}
-    assert whole_between == {"zero2" in os.environ["SHARDING"]}
+    keeps_whole = {group.post_forward_mesh_info is None for group in groups}
+    assert keeps_whole == {"zero2" in os.environ["SHARDING"]}
     real_gather(model, whole)
-setup.Accelerator, loop.gather_weights = accelerator, gather_weights
+setup.Accelerator, checkpoints.gather_weights, loop.gather_weights = accelerator, gather_weights, gather_weights
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
-os._exit(0)  # as above: FSDP never lets go of gloo
+os._exit(0)  # as above
 """
 
 WHOLE = """
@@ -160,7 +160,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.parametrize("file", ["fsdp2", "zero2"])
-def test_a_sharded_run_is_a_whole_one_and_its_checkpoints_go_on_anywhere(tmp_path, monkeypatch, file):
+def test_a_sharded_run_equals_an_unsharded_one_and_its_checkpoints_resume_either_way(tmp_path, monkeypatch, file):
     monkeypatch.setenv("SHARDING", str(ROOT / f"scripts/accelerate/{file}.yaml"))
     corpus = ROOT / "data/generated/biographies.txt"
     script = [ROOT / "scripts/pretrain.py", "--preset", "demo", "--train_file", corpus, "--use_cpu"]

@@ -239,7 +239,7 @@ def test_a_block_over_the_models_is_an_error():
         ("sample", ["--model_name_or_path", "run"], "--temperature", ["nan", "inf"]),
         ("sample", ["--model_name_or_path", "run"], "--num_samples", ["0"]),
         ("generate_biographies", ["--output_dir", "o"], "--zipf_exponent", ["nan", "inf"]),
-        ("generate_biographies", ["--output_dir", "o"], "--distractor_share", ["nan"]),
+        ("generate_biographies", ["--output_dir", "o"], "--distractor_probability", ["nan"]),
         ("split_questions", ["--questions_file", "q", "--output_dir", "o"], "--seed", ["-1"]),
         ("show_examples", ["--train_file", "c"], "--block_size", ["0"]),
         ("explore_attention", [], "--training_steps", ["0"]),
