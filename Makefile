@@ -7,7 +7,7 @@ PYTHON ?= python3
 .PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial fuzz bench docs checks clean
 .DEFAULT_GOAL := demo
 
-demo: $(VENV)/ready
+demo: $(VENV)/demo-ready
 	$(BIN)/python scripts/generate_biographies.py --output_dir runs/demo/data --overwrite_output_dir
 	$(BIN)/python scripts/run_demo.py --data_dir runs/demo/data --output_dir runs/demo
 
@@ -98,8 +98,13 @@ checks: $(VENV)/ready
 	$(BIN)/mlinter hf_mingpt
 	$(BIN)/codespell
 
-$(VENV)/ready: pyproject.toml constraints.txt
+# what the demo needs, and, beyond that, what the tests and checks need
+$(VENV)/demo-ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[plot]"
+	touch $@
+
+$(VENV)/ready: $(VENV)/demo-ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 

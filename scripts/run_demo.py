@@ -1,8 +1,8 @@
-"""The whole experiment on generated biographies: pretrain, finetune, compare with no pretraining, report, plot.
+"""The whole experiment on generated biographies: pretrain, finetune, compare with no pretraining, calibrate, report.
 
     python scripts/run_demo.py --output_dir runs/demo
 
-Prints every command it runs: each can be copied, changed and run alone.
+It prints every command that it runs. You can copy, change and run each of them alone.
 """
 
 import json
@@ -19,58 +19,83 @@ import psutil
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import flag
 
+SCRIPTS = Path(__file__).parent
+NEXT = """
+What you can do now:
+  {python} {scripts}/ask.py "{name}" "Nobody Known" --model_name_or_path {run} --train_file {text}
+  {python} -m pip install -c constraints.txt -e ".[demo]" && {python} {scripts}/demo.py {run} --train_file {text}
+  look at {picture} and read {run}/calibration.md; docs/tutorial.md goes through every step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRecipe:
-    output_dir: str = flag("runs/demo", "Folder for the corpus and the three runs.")
-    data_dir: str = flag("data/generated", "What generate_biographies.py wrote.")
+    output_dir: str = flag("runs/demo", "Folder for the runs.")
+    data_dir: str = flag("data/generated", "Folder that generate_biographies.py wrote.")
     use_cpu: bool = flag(False, "Stay on the CPU.")
 
 
 def main() -> None:
     recipe = parse_recipe(DemoRecipe)
-    scripts, out, data = Path(__file__).parent, Path(recipe.output_dir), Path(recipe.data_dir)
+    out, data = Path(recipe.output_dir), Path(recipe.data_dir)
+    text, questions, dev = data / "biographies.txt", data / "birth_places_train.tsv", data / "birth_dev.tsv"
     with user_errors():
-        if not (data / "biographies.txt").exists():
-            raise FileNotFoundError(f"No corpus in {data}: make one with scripts/generate_biographies.py.")
+        if not text.exists():
+            raise FileNotFoundError(f"No text in {data}: make one with scripts/generate_biographies.py.")
     os.environ.setdefault("OMP_NUM_THREADS", str(min(4, psutil.cpu_count(logical=False) or 1)))  # more gain nothing
-    train = ["--overwrite_output_dir"] + ["--use_cpu"] * recipe.use_cpu
+    use_cpu = ["--use_cpu"] * recipe.use_cpu
     pretrained, finetuned, scratch = out / "pretrained", out / "finetuned", out / "without-pretraining"
-    questions = data / "birth_places_train.tsv"
+    held_out, fold = out / "held-out", out / "folds" / "fold-0"
+
+    def train(script: str, preset: str, folder: Path, *flags: object) -> None:
+        run(script, "--preset", preset, *flags, "--output_dir", folder, "--overwrite_output_dir", *use_cpu)
+
+    def finetune(preset: str, folder: Path, questions_file: Path) -> None:
+        train("finetune.py", preset, folder, "--model_name_or_path", pretrained, "--questions_file", questions_file)
 
     started = time.perf_counter()
+    train("pretrain.py", "demo", pretrained, "--train_file", text, "--vocabulary_file", questions)
+    finetune("demo", finetuned, questions)
+    finetune("demo_from_scratch", scratch, questions)
+
+    # how far to trust an answer: a run that has not seen half of the training questions is asked about that half
+    folds = ["--questions_file", questions, "--output_dir", fold.parent, "--num_folds", 2]
+    run("split_questions.py", *folds, "--overwrite_output_dir")
+    finetune("demo", held_out, fold / "train.tsv")
     run(
-        [sys.executable, scripts / "pretrain.py", "--preset", "demo", "--train_file", data / "biographies.txt"],
-        ["--vocabulary_file", questions, "--output_dir", pretrained, *train],
-    )
-    for preset, folder in (("demo", finetuned), ("demo_from_scratch", scratch)):
-        run(
-            [sys.executable, scripts / "finetune.py", "--preset", preset, "--model_name_or_path", pretrained],
-            ["--questions_file", questions, "--output_dir", folder, *train],
-        )
-    run(
-        [sys.executable, scripts / "evaluate_birthplaces.py", "--model_name_or_path", finetuned],
-        ["--questions_file", data / "birth_dev.tsv", "--train_questions_file", questions],
-        ["--without_pretraining", scratch, "--overwrite_output_dir"],
+        *("calibrate.py", "--model_name_or_path", held_out, "--questions_file", fold / "held_out.tsv"),
+        *("--train_questions_file", fold / "train.tsv", "--train_file", text),
+        *("--output_dir", finetuned, "--overwrite_output_dir", *use_cpu),
     )
     run(
-        [sys.executable, scripts / "plot_run.py", "--runs", f"{pretrained},{finetuned},{scratch}"],
-        ["--output_file", out / "demo.png", "--overwrite_output_dir"],
+        *("evaluate_birthplaces.py", "--model_name_or_path", finetuned, "--questions_file", dev),
+        *("--train_questions_file", questions, "--without_pretraining", scratch, "--overwrite_output_dir", *use_cpu),
     )
+    runs = ",".join(map(str, (pretrained, finetuned, scratch)))
+    run("plot_run.py", "--runs", runs, "--output_file", out / "demo.png", "--overwrite_output_dir")
+
     results = json.loads((finetuned / "report.json").read_text(encoding="utf-8"))["results"]
     frequent = next(row for name, row in results.items() if name.startswith("most frequent"))
-    print(f"The demo took {time.perf_counter() - started:.0f} s.")
+    print(f"\nThe demo took {time.perf_counter() - started:.0f} s.")
     print(
         f"demo: pretrained {results['model']['accuracy']:.1%}, without pretraining "
         f"{results['without pretraining']['accuracy']:.1%}, most frequent {frequent['accuracy']:.1%}".replace("%", " %")
     )
+    first = text.read_text(encoding="utf-8").partition(". ")[0]
+    about = {"name": first, "run": shlex.quote(str(finetuned)), "text": shlex.quote(str(text))}
+    print(NEXT.format(python=python(), scripts=shlex.quote(str(SCRIPTS)), picture=out / "demo.png", **about))
 
 
-def run(*parts: list) -> None:
-    command = [str(word) for part in parts for word in part]
-    shown = [Path(command[0]).name, *command[1:]]
-    print(f"\n$ {shlex.join(shown)}", flush=True)
-    subprocess.run(command, check=True)
+def run(script: str, *flags: object) -> None:
+    """Prints a command as you can copy it, and runs it."""
+    words = [str(SCRIPTS / script), *map(str, flags)]
+    print(f"\n$ {python()} {shlex.join(words)}", flush=True)
+    subprocess.run([sys.executable, *words], check=True)
+
+
+def python() -> str:
+    """This interpreter, as you call it from the working directory."""
+    here = os.path.relpath(sys.executable)
+    return shlex.quote(sys.executable if here.startswith("..") else here)
 
 
 if __name__ == "__main__":

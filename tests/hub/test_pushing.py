@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json
 
 from ..conftest import small_model
+from ..processes import run_python
 from .hub_server import TOKEN, Hub, serve
 
 ROOT = Path(__file__).parents[2]
@@ -60,9 +60,7 @@ def client(hub, tmp_path, storage):
         env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
         env |= {"HF_HUB_DISABLE_XET": "0" if storage == "xet" else "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
         env |= {"HF_HUB_DISABLE_TELEMETRY": "1"}
-        return subprocess.run(
-            [sys.executable, *map(str, command)], capture_output=True, text=True, check=False, env=env, cwd=tmp_path
-        )
+        return run_python(*command, clean=True, env=env, cwd=tmp_path)
 
     return run
 

@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json
 from hf_mingpt.training.recipes import FinetuneRecipe, PretrainRecipe
 
-from ..conftest import small_model
+from ..conftest import SCRIPTS, small_model
+from ..processes import run_python
 
 RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
 
@@ -50,14 +50,7 @@ print(model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=Non
 
 def in_a_fresh_process(code: str, folder: Path, tmp_path: Path) -> list[str]:
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        cwd=tmp_path,
-    )
+    done = run_python("-c", code, folder, clean=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -259,10 +252,8 @@ class TestLoading:
             "finetune.py": ["--model_name_or_path", folder, "--questions_file", tmp_path / "t.tsv", "--use_cpu"],
         }[script]
         flags += ["--output_dir", tmp_path / "out"] if script == "finetune.py" else []
-        done = subprocess.run(
-            list(map(str, [sys.executable, Path(__file__).parents[2] / "scripts" / script, *flags])),
-            capture_output=True, text=True, check=False, input="y\n" * 99, env={**os.environ, "HF_HOME": str(tmp_path)},
-        )  # fmt: skip
+        environment = {**os.environ, "HF_HOME": str(tmp_path)}
+        done = run_python(SCRIPTS / script, *flags, clean=True, input="y\n" * 99, env=environment)
         assert (done.returncode, owned.exists(), (tmp_path / "out").exists()) == (2, False, False), done.stderr
         assert "y/N" not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
@@ -364,13 +355,8 @@ class TestEveryWayOfSaving:
         asked = [[run_folder.name, *language_models], ["saved", *language_models], ["checkpoint", *language_models]]
         asked += [["classifier", "AutoModelForSequenceClassification", "AutoModel"]]
         asked += [["saved-again", "AutoModelForCausalLM"]]  # saved without the package, too
-        done = subprocess.run(
-            [sys.executable, "-c", OPEN, str(folders), json.dumps(asked)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "HF_MODULES_CACHE": str(folders / "modules")},
-        )
+        environment = {**os.environ, "HF_MODULES_CACHE": str(folders / "modules")}
+        done = run_python("-c", OPEN, folders, json.dumps(asked), clean=True, env=environment)
         assert done.returncode == 0, done.stderr
         said = [line.split() for line in done.stdout.splitlines() if not line.startswith("[[")]
         assert {module for _, _, module, _ in said} == {"transformers_modules"}

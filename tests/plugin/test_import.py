@@ -11,6 +11,8 @@ import pytest
 
 from hf_mingpt import __all__ as public_names
 
+from ..processes import run_python
+
 ROOT = Path(__file__).parents[2]
 
 PRINT_NEW_MODULES = """
@@ -29,15 +31,10 @@ print(type(AutoModel.from_config(config)).__name__, type(AutoModelForCausalLM.fr
 """
 
 
-def python(code: str) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def test_import_is_fast_and_silent():
     """Fast, because it imports nothing but wrapt."""
-    done = python(PRINT_NEW_MODULES)
+    command = [sys.executable, "-c", PRINT_NEW_MODULES]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) - sys.stdlib_module_names <= {"hf_mingpt", "wrapt"}
     assert done.stderr == ""
 
@@ -55,7 +52,8 @@ def test_import_is_fast_and_silent():
     ],
 )
 def test_auto_classes_know_mingpt_in_any_order_of_imports(first):
-    assert python(f"{first}\n{BUILD}").stdout.split() == ["MinGPTModel", "MinGPTForCausalLM"]
+    done = run_python("-c", f"{first}\n{BUILD}", clean=True)
+    assert done.stdout.split() == ["MinGPTModel", "MinGPTForCausalLM"], done.stderr
 
 
 def test_public_names_exist():

@@ -3,16 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from safetensors.torch import load_file
 
 from ..conftest import ROOT, SCRIPTS
+from ..processes import Python, run_python, run_ranks, start_python, start_ranks
 from .small_runs import read_metrics
 
 CORPUS = ROOT / "data" / "generated" / "biographies.txt"
@@ -21,21 +19,16 @@ QUESTIONS = CORPUS.parent / "birth_places_train.tsv"
 EXACT = ["--optim", "adamw", "--mixed_precision", "no", "--save_total_limit", 9]
 
 
-def pretrain(folder, *flags, processes: int = 1) -> list[str]:
+def pretrain(folder, *flags, processes: int = 1) -> list:
     """The command of a run of 24 steps with a checkpoint every 4."""
     fixed = ["--preset", "demo", "--train_file", CORPUS, "--max_steps", 24, "--save_steps", 4, "--logging_steps", 6]
     fixed += ["--per_device_train_batch_size", 4 // processes, "--use_cpu", "--output_dir", folder]
-    fixed += ["--vocabulary_file", QUESTIONS]
-    launcher = []
-    if processes > 1:
-        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", processes]
-        launcher += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
-        launcher += ["--main_process_port", 0]
-    return list(map(str, [sys.executable, *launcher, SCRIPTS / "pretrain.py", *fixed, *flags]))
+    return [SCRIPTS / "pretrain.py", *fixed, "--vocabulary_file", QUESTIONS, *flags]
 
 
-def run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+def run(command: list, processes: int = 1) -> None:
+    for done in run_ranks(processes, *command) if processes > 1 else [run_python(*command)]:
+        assert done.returncode == 0, done.stderr
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -59,7 +52,7 @@ def whole(tmp_path_factory):
 @pytest.fixture(scope="module")
 def of_two_processes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    run(pretrain(folder, *EXACT, processes=2))
+    run(pretrain(folder, *EXACT, processes=2), processes=2)
     assert json.loads((folder / "run.json").read_text())["num_processes"] == 2
     return folder
 
@@ -82,24 +75,23 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def start_and_wait(command: list[str], tmp_path: Path, step: int) -> subprocess.Popen:
+def start_and_wait(command: list, tmp_path: Path, step: int, processes: int = 1) -> list[Python]:
     """Starts a training script, and returns when it waits after the checkpoint of a step."""
     waits = tmp_path / "waits.py"
     waits.write_text(WAITS.format(folder=str(tmp_path), step=step))
-    script = next(i for i, part in enumerate(command) if part.endswith(("pretrain.py", "finetune.py")))
-    command = [*command[:script], str(waits), *command[script:]]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    command = [waits, *command]
+    started = start_ranks(processes, *command) if processes > 1 else [start_python(*command)]
     while not (tmp_path / "waits").exists():
-        assert process.poll() is None
+        assert all(process.poll() is None for process in started)
         time.sleep(0.01)
-    return process
+    return started
 
 
 def test_another_length_is_refused_before_anything_is_written(tmp_path):
     run(pretrain(tmp_path))
     (tmp_path / "report.json").write_text("{}")
     longer = pretrain(tmp_path, "--resume_from_checkpoint", "latest", "--max_steps", 30)  # with a linear decay
-    refused = subprocess.run(longer, capture_output=True, text=True, check=False)
+    refused = run_python(*longer)
     assert (refused.returncode, "the learning rate is" in refused.stderr) == (2, True), refused.stderr
     assert (tmp_path / "report.json").exists()
 
@@ -107,7 +99,7 @@ def test_another_length_is_refused_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_killed_script_resumes(tmp_path, whole, signal_number, code):
     folder = tmp_path / "run"
-    process = start_and_wait(pretrain(folder), tmp_path, step=8)
+    (process,) = start_and_wait(pretrain(folder), tmp_path, step=8)
     process.send_signal(signal_number)
     (tmp_path / "continues").touch()
     process.communicate()
@@ -116,7 +108,7 @@ def test_a_killed_script_resumes(tmp_path, whole, signal_number, code):
     assert max(saved) == (9 if signal_number == signal.SIGTERM else 8)  # SIGTERM saves the step in which it arrives
     assert not (folder / "run.json").exists()
     if signal_number == signal.SIGTERM:
-        refused = subprocess.run(pretrain(folder), capture_output=True, text=True, check=False)
+        refused = run_python(*pretrain(folder))
         assert (refused.returncode, "--resume_from_checkpoint latest" in refused.stderr) == (2, True)
     run(pretrain(folder, "--resume_from_checkpoint", "latest"))
     assert_same(folder, whole)
@@ -126,14 +118,14 @@ def test_a_killed_finetuning_resumes(tmp_path, whole):
     flags = ["--preset", "demo", "--model_name_or_path", whole, "--questions_file", QUESTIONS, "--use_cpu"]
     flags += ["--max_steps", 24, "--save_steps", 4, "--logging_steps", 6, "--dropout", 0.1]
     flags += ["--gradient_accumulation_steps", 2, "--dataloader_num_workers", 2, "--output_dir"]
-    command = list(map(str, [sys.executable, SCRIPTS / "finetune.py", *flags]))
+    command = [SCRIPTS / "finetune.py", *flags]
     expected, folder = tmp_path / "expected", tmp_path / "killed"
-    run([*command, str(expected)])
-    process = start_and_wait([*command, str(folder)], tmp_path, step=8)
+    run([*command, expected])
+    (process,) = start_and_wait([*command, folder], tmp_path, step=8)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (folder / "run.json").exists()
-    run([*command, str(folder), "--resume_from_checkpoint", "latest"])
+    run([*command, folder, "--resume_from_checkpoint", "latest"])
     assert_same(folder, expected)
 
 
@@ -141,7 +133,7 @@ def test_a_signal_to_the_process_group_lets_the_main_process_save(tmp_path, whol
     """Clusters signal all processes, the data loader's workers included."""
     workers = ["--dataloader_num_workers", 2]
     folder = tmp_path / "run"
-    process = start_and_wait(pretrain(folder, *workers), tmp_path, step=4)
+    (process,) = start_and_wait(pretrain(folder, *workers), tmp_path, step=4)
     os.killpg(process.pid, signal.SIGTERM)
     (tmp_path / "continues").touch()
     _, error = process.communicate()
@@ -167,8 +159,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def test_a_script_that_is_killed_while_it_writes_a_checkpoint_resumes(tmp_path, whole):
-    python, *arguments = pretrain(tmp_path)
-    killed = subprocess.run([python, "-c", DIES_WHILE_WRITING, *arguments], capture_output=True, check=False)
+    killed = run_python("-c", DIES_WHILE_WRITING, *pretrain(tmp_path))
     assert killed.returncode == -signal.SIGKILL
     left = sorted(path.name for path in tmp_path.glob("*checkpoint*"))
     assert left == ["checkpoint-4", "checkpoint-8", "unfinished-checkpoint-12"]
@@ -179,11 +170,10 @@ def test_a_script_that_is_killed_while_it_writes_a_checkpoint_resumes(tmp_path, 
 
 def test_two_killed_processes_resume(tmp_path, of_two_processes):
     folder = tmp_path / "run"
-    process = start_and_wait(pretrain(folder, *EXACT, processes=2), tmp_path, step=8)
-    for one in (process, *psutil.Process(process.pid).children(recursive=True)):  # each has a session of its own
-        one.kill()
-    process.communicate()
-    run(pretrain(folder, *EXACT, "--resume_from_checkpoint", "latest", processes=2))
+    for process in start_and_wait(pretrain(folder, *EXACT, processes=2), tmp_path, step=8, processes=2):
+        process.kill()
+        process.communicate()
+    run(pretrain(folder, *EXACT, "--resume_from_checkpoint", "latest", processes=2), processes=2)
     assert_same(folder, of_two_processes)
 
 
@@ -191,7 +181,7 @@ def test_two_killed_processes_resume(tmp_path, of_two_processes):
 def test_a_checkpoint_resumes_on_another_number_of_processes(tmp_path, of_two_processes, processes):
     """With the same examples in each step, so with the same losses up to rounding."""
     checkpoint = of_two_processes / "checkpoint-12"
-    run(pretrain(tmp_path, *EXACT, "--resume_from_checkpoint", checkpoint, processes=processes))
+    run(pretrain(tmp_path, *EXACT, "--resume_from_checkpoint", checkpoint, processes=processes), processes)
     assert json.loads((tmp_path / "run.json").read_text())["num_processes"] == processes
     assert [step for step, _ in losses(tmp_path)] == [18, 24]
     for (_, loss), (_, expected) in zip(losses(tmp_path), losses(of_two_processes)[-2:], strict=True):
