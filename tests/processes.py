@@ -8,6 +8,7 @@ datasets, this package).
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ _FORK, _SERVER = multiprocessing.get_context("fork"), multiprocessing.get_contex
 _SERVER.set_forkserver_preload(
     ["numpy", "pandas", "psutil", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model", "torch", "yaml"]
 )
+_PATH = list(sys.path)  # without what libraries add to it later
 
 
 class Python:
@@ -39,7 +41,7 @@ class Python:
         super().__init__()
         self.arguments = [str(argument) for argument in arguments]
         self.environment, self.cwd = dict(os.environ if env is None else env), os.fspath(cwd or Path())
-        self.folder = tempfile.mkdtemp(prefix="python-")
+        self.folder, self.path = tempfile.mkdtemp(prefix="python-"), _PATH
         Path(self.folder, "in").write_text(input, encoding="utf-8")
 
     def run(self) -> None:
@@ -47,6 +49,7 @@ class Python:
         os.environ.clear()
         os.environ.update(self.environment)
         os.chdir(self.cwd)
+        sys.path[:] = self.path
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for number, name in enumerate(("in", "out", "err")):
@@ -71,6 +74,7 @@ class Python:
         """Waits for its end, and returns what it has written to its standard output and error."""
         self.join()
         out, err = (Path(self.folder, name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
+        shutil.rmtree(self.folder)
         return out, err
 
 
@@ -93,6 +97,7 @@ def _run(arguments: list[str]) -> int:
             runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
         else:
             sys.argv = arguments
+            sys.path.insert(0, os.path.dirname(kind))
             runpy.run_path(kind, run_name="__main__")
     except SystemExit as stop:
         if isinstance(stop.code, str):
@@ -128,7 +133,9 @@ def start_ranks(number: int, *arguments: object, **options) -> list[Python]:
     return [start_python(*arguments, env=environment | rank, **options) for rank in ranks]
 
 
-def run_ranks(number: int, *arguments: object, **options) -> list[subprocess.CompletedProcess]:
-    """Runs the processes of one distributed job to their ends."""
-    ended = [(process, *process.communicate()) for process in start_ranks(number, *arguments, **options)]
-    return [subprocess.CompletedProcess(p.arguments, p.exitcode, out, err) for p, out, err in ended]
+def run_ranks(number: int, *arguments: object, **options) -> subprocess.CompletedProcess:
+    """Runs the processes of one distributed job to their ends: what they write, and the first code that is not 0."""
+    ranks = start_ranks(number, *arguments, **options)
+    outs, errors = zip(*(rank.communicate() for rank in ranks), strict=True)
+    code = next((rank.exitcode for rank in ranks if rank.exitcode), 0)
+    return subprocess.CompletedProcess(ranks[0].arguments, code, "".join(outs), "".join(errors))

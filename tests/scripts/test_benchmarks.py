@@ -8,6 +8,8 @@ import pytest
 from hf_mingpt.data.biographies import BiographyRecipe, generate_corpus
 from hf_mingpt.data.questions import write_questions
 
+from ..processes import run_python
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -122,9 +124,13 @@ def test_the_figures_of_the_docs_are_drawn_from_the_numbers_beside_them(tmp_path
     assert (tmp_path / "scaling.png").exists()
 
 
-def test_points_of_scaling_are_measured_in_processes_of_their_own():
+def test_points_of_scaling_are_measured_in_processes_of_their_own(monkeypatch):
     import scaling
 
+    def run(command, env, **_):
+        return run_python(*command[1:], clean=True, env=env)
+
+    monkeypatch.setattr(scaling.subprocess, "run", run)
     base = {**scaling.BASE, "kind": "model", "num_hidden_layers": 1, "rows": 2}
     point = scaling.run_point(**{**base, "hidden_size": 64})
     assert point["tokens_per_second"] == pytest.approx(2 * 64 / point["milliseconds"] * 1000)

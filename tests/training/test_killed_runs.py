@@ -27,8 +27,8 @@ def pretrain(folder, *flags, processes: int = 1) -> list:
 
 
 def run(command: list, processes: int = 1) -> None:
-    for done in run_ranks(processes, *command) if processes > 1 else [run_python(*command)]:
-        assert done.returncode == 0, done.stderr
+    done = run_ranks(processes, *command) if processes > 1 else run_python(*command)
+    assert done.returncode == 0, done.stderr
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,21 +13,15 @@ from safetensors.torch import load_file
 from hf_mingpt.training.recipes import PretrainRecipe
 from hf_mingpt.training.sharding import check_sharding
 
-ROOT = Path(__file__).parents[2]
+from ..conftest import ROOT
+from ..processes import run_python, run_ranks
 
 
 def launch(tmp_path, code: str, *arguments, processes: int = 2) -> subprocess.CompletedProcess:
-    """Runs code in several processes over gloo."""
+    """Runs code in one process or in several over gloo."""
     (tmp_path / "code.py").write_text(code)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [str(part) for part in (*command, tmp_path / "code.py", *arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    command = (tmp_path / "code.py", *arguments)
+    return run_ranks(processes, *command) if processes > 1 else run_python(*command)
 
 
 FAILS = """
@@ -49,7 +42,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_failing_rank_ends_all_ranks_with_its_error(tmp_path):
     corpus = ROOT / "data/generated/biographies.txt"
     flags = ["--preset", "demo", "--train_file", corpus, "--output_dir", tmp_path / "run", "--use_cpu"]
-    done = launch(tmp_path, FAILS, ROOT / "scripts/pretrain.py", *flags, "--max_steps", 1000)
+    (tmp_path / "code.py").write_text(FAILS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    command += [tmp_path / "code.py", ROOT / "scripts/pretrain.py", *flags, "--max_steps", 1000]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=environment)
     assert done.returncode != 0
     assert "the second process has failed" in done.stderr
     lines = (
