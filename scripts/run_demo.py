@@ -64,7 +64,7 @@ def main() -> None:
     run(
         *("calibrate.py", "--model_name_or_path", held_out, "--questions_file", fold / "held_out.tsv"),
         *("--train_questions_file", fold / "train.tsv", "--train_file", text),
-        *("--output_dir", finetuned, "--overwrite_output_dir", *use_cpu),
+        *("--num_invented_names", 200, "--output_dir", finetuned, "--overwrite_output_dir", *use_cpu),
     )
     run(
         *("evaluate_birthplaces.py", "--model_name_or_path", finetuned, "--questions_file", dev),
@@ -82,20 +82,20 @@ def main() -> None:
     )
     first = text.read_text(encoding="utf-8").partition(". ")[0]
     about = {"name": first, "run": shlex.quote(str(finetuned)), "text": shlex.quote(str(text))}
-    print(NEXT.format(python=python(), scripts=shlex.quote(str(SCRIPTS)), picture=out / "demo.png", **about))
+    print(NEXT.format(python=as_typed(sys.executable), scripts=as_typed(SCRIPTS), picture=out / "demo.png", **about))
 
 
 def run(script: str, *flags: object) -> None:
     """Prints a command as you can copy it, and runs it."""
-    words = [str(SCRIPTS / script), *map(str, flags)]
-    print(f"\n$ {python()} {shlex.join(words)}", flush=True)
-    subprocess.run([sys.executable, *words], check=True)
+    command = [sys.executable, SCRIPTS / script, *flags]
+    print(f"\n$ {as_typed(command[0])} {as_typed(command[1])} {shlex.join(map(str, flags))}", flush=True)
+    subprocess.run(list(map(str, command)), check=True)
 
 
-def python() -> str:
-    """This interpreter, as you call it from the working directory."""
-    here = os.path.relpath(sys.executable)
-    return shlex.quote(sys.executable if here.startswith("..") else here)
+def as_typed(path: str | Path) -> str:
+    """A path as you type it in the working directory."""
+    here = os.path.relpath(path)
+    return shlex.quote(str(path) if here.startswith("..") else here)
 
 
 if __name__ == "__main__":
