@@ -28,7 +28,10 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).parent.parent
 MODULES = [  # with tests that run in one process
-    *(f"data.{name}" for name in ("assembly", "batching", "biographies", "birthplaces", "draws", "encoding")),
+    *(
+        f"data.{name}"
+        for name in ("assembly", "batching", "biographies", "birthplaces", "documents", "draws", "encoding")
+    ),
     *(f"data.{name}" for name in ("loading", "masking_policy", "objectives", "questions", "salient_spans")),
     *("data.sequences", "data.span_corruption", "data.steps"),
     *(f"evaluation.{name}" for name in ("answering", "calibration", "confidence", "ensemble")),
