@@ -34,7 +34,7 @@ SECONDS = 60
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder with a calibration, whose model has learnt nothing."""
+    """A run folder with a calibration, whose model has learned nothing."""
     from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
 
     folder = tmp_path_factory.mktemp("run")

@@ -196,11 +196,12 @@ NAMES = ("runs/demo/finetuned", "fast", "generated")  # of runs, in the snippets
 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
-    """A calibrated run, whose model has learnt nothing, in all the places where the snippets look for one."""
+    """A calibrated run, whose model has learned nothing, in all the places where the snippets look for one."""
     home = tmp_path_factory.mktemp("snippets")
     run = home / "run"
     run.mkdir()
-    tokenizer = build_tokenizer(build_vocabulary([[TEXT, "Where was Klimir Romeral born? Ada Nobody"]]), 64)
+    names = "Suna Heistow Klimir Romeral Ada Byron"
+    tokenizer = build_tokenizer(build_vocabulary([[TEXT, names]]), 64)
     write_json(run / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "questions_file": "t.tsv"})
     record = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
     model = small_model("rope", vocab_size=len(tokenizer), max_position_embeddings=64)

@@ -245,7 +245,7 @@ def test_questions_without_answers_get_predictions(home, tmp_path):
     refused("holds predictions", "evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "out")
 
 
-def test_a_text_is_learnt_and_continued(home, tmp_path):
+def test_a_text_is_learned_and_continued(home, tmp_path):
     (tmp_path / "book.txt").write_text("the cat sat on the mat. the dog sat on the log.\n" * 40)
     run = ["--train_file", tmp_path / "book.txt", "--output_dir", tmp_path / "book", "--preset", "causal"]
     works("pretrain.py", *run, *TINY, "--max_position_embeddings", 32, "--max_steps", 250)
