@@ -15,8 +15,8 @@ with atheris.instrument_imports(include=["hf_mingpt"]):
     from hf_mingpt.data.documents import read_documents
     from hf_mingpt.data.questions import read_questions, write_questions
     from hf_mingpt.hub.loading import load_calibration, read_metrics
-    from hf_mingpt.system.command_line import _read_yaml
     from hf_mingpt.system.files import TEXT_FORMATS, check_utf8
+    from hf_mingpt.system.yaml_flags import read_yaml
     from hf_mingpt.training.checkpoints import SUMS, sums_of
     from hf_mingpt.training.recipes import PretrainRecipe
     from hf_mingpt.training.resuming import find_checkpoint
@@ -46,7 +46,7 @@ def read_anything(content: bytes) -> None:
             for documents in read_documents(text):
                 assert all(isinstance(document, str) for document in documents)
     for name, read in (
-        ("recipe.yaml", lambda: _read_yaml(FOLDER / "recipe.yaml", PretrainRecipe)),
+        ("recipe.yaml", lambda: read_yaml(FOLDER / "recipe.yaml", ["max_steps"])),
         ("calibration.json", lambda: load_calibration(str(FOLDER))),
         ("metrics.jsonl", lambda: read_metrics([FOLDER])),
     ):

@@ -1,6 +1,7 @@
 """Importing the package is fast and silent, and registers minGPT with the auto classes in any order of imports."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -94,6 +95,22 @@ def test_every_imported_package_is_declared():
     assert packages("scripts") - always <= declared(extras["demo"] + extras["plot"] + extras["serve"])
     own = {path.stem for path in (ROOT / "benchmarks").rglob("*.py")}
     assert packages("benchmarks") - own - always <= declared(extras["plot"] + extras["tools"])
+
+
+def test_every_name_that_is_imported_exists():
+    """Also in the files that `make test` does not run: benchmarks, fuzzing, the tests of transformers."""
+    missing = []
+    files = [
+        path for folder in ("hf_mingpt", "scripts", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    ]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.partition(".")[0] == "hf_mingpt":
+                module = importlib.import_module(node.module)
+                for name in (alias.name for alias in node.names):
+                    if not hasattr(module, name) and importlib.util.find_spec(f"{node.module}.{name}") is None:
+                        missing.append(f"{path}: {node.module}.{name}")
+    assert not missing
 
 
 def test_remote_code_imports_only_torch_transformers_and_huggingface_hub(tmp_path):
