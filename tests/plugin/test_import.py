@@ -108,7 +108,8 @@ def test_every_name_that_is_imported_exists():
             if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.partition(".")[0] == "hf_mingpt":
                 module = importlib.import_module(node.module)
                 for name in (alias.name for alias in node.names):
-                    if not hasattr(module, name) and importlib.util.find_spec(f"{node.module}.{name}") is None:
+                    is_module = hasattr(module, "__path__") and importlib.util.find_spec(f"{node.module}.{name}")
+                    if not (hasattr(module, name) or is_module):
                         missing.append(f"{path}: {node.module}.{name}")
     assert not missing
 
