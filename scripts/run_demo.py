@@ -6,16 +6,21 @@ It prints every command that it runs. You can copy, change and run each of them 
 """
 
 import json
+import multiprocessing
 import os
+import runpy
 import shlex
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import torch
 
+import hf_mingpt.evaluation.calibration
+import hf_mingpt.hub.saving
+import hf_mingpt.training.loop  # noqa: F401 (once, for all that is forked below)
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import flag
 
@@ -86,10 +91,24 @@ def main() -> None:
 
 
 def run(script: str, *flags: object) -> None:
-    """Prints a command as you can copy it, and runs it."""
-    command = [sys.executable, SCRIPTS / script, *flags]
-    print(f"\n$ {as_typed(command[0])} {as_typed(command[1])} {shlex.join(map(str, flags))}", flush=True)
-    subprocess.run(list(map(str, command)), check=True)
+    """Prints a command as you can copy it, and does what it does in a process of its own.
+
+    Where processes can be forked, they need not import torch again.
+    """
+    words = list(map(str, (SCRIPTS / script, *flags)))
+    print(f"\n$ {as_typed(sys.executable)} {as_typed(words[0])} {shlex.join(words[1:])}", flush=True)
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    process = context.Process(target=run_as_main, args=(words,))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(process.exitcode)
+
+
+def run_as_main(words: list[str]) -> None:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # which a fork of this process reads no more
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def as_typed(path: str | Path) -> str:
