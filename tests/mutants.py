@@ -39,7 +39,8 @@ MODULES = [  # with tests that run in one process
     *("interpretability.attention_exploration", "interpretability.logit_lens"),
     *("training.optimization", "training.recipes", "system.command_line", "tokenization_mingpt"),
 ]
-TEST_FILES = {  # of modules that have none of the same name
+TEST_FILES = {  # of modules that have another, or more than one
+    "data.steps": "data/test_steps.py data/test_workers.py",
     "system.command_line": "training/test_recipes.py",
     "tokenization_mingpt": "plugin/test_tokenization.py",
 }
@@ -91,8 +92,8 @@ def run_tests(module: str, source: str, cpu_seconds: int) -> tuple[int, float]:
 
         SourceFileLoader.get_code = get_code
         wing, _, name = module.rpartition(".")
-        test_file = ROOT / "tests" / TEST_FILES.get(module, f"{wing}/test_{name}.py")
-        os._exit(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(ROOT), str(test_file)]))
+        files = [str(ROOT / "tests" / file) for file in TEST_FILES.get(module, f"{wing}/test_{name}.py").split()]
+        os._exit(pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(ROOT), *files]))
     _, status, usage = os.wait4(child, 0)
     return status, usage.ru_utime + usage.ru_stime
 

@@ -6,7 +6,6 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
 
 from hf_mingpt.data.documents import read_documents
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
@@ -110,12 +109,6 @@ class TestText:
         (tmp_path / "a.csv").write_bytes(content.encode("latin-1"))
         with pytest.raises(ValueError, match=said):
             build_corpus_tokenizer(load_texts(str(tmp_path)), 48)
-
-    def test_a_null_in_a_dataset_is_refused_with_its_row(self, tokenizer):
-        missing = Dataset.from_dict({"text": ["Ada", None]})
-        for read in (lambda: build_corpus_tokenizer(missing, 48), lambda: encode_documents(missing, tokenizer)):
-            with pytest.raises(ValueError, match="Document 2 is null"):
-                read()
 
 
 def test_a_long_cell_is_read(tmp_path):

@@ -22,6 +22,16 @@ def encoded(texts: list[str]) -> datasets.Dataset:
 
 
 class TestEncoding:
+    def test_a_null_in_a_dataset_is_refused_with_its_row(self, tokenizer):
+        missing = datasets.Dataset.from_dict({"text": ["Ada", None]})
+        for read in (lambda: build_corpus_tokenizer(missing, 48), lambda: encode_documents(missing, tokenizer)):
+            with pytest.raises(ValueError, match="Document 2 is null"):
+                read()
+
+    def test_a_dataset_without_documents_is_refused(self, tokenizer):
+        with pytest.raises(ValueError, match="no documents"):
+            encode_documents(datasets.Dataset.from_dict({"text": ["", ""]}), tokenizer)
+
     def test_equals_the_tokenizer(self, documents, tokenizer):
         assert documents["input_ids"][:] == [tokenizer(line)["input_ids"] for line in LINES]
 

@@ -263,6 +263,8 @@ def test_a_block_over_the_models_is_an_error():
     [
         ("pretrain", NEEDED, "--learning_rate", ["nan", "inf", "1e999"]),
         ("pretrain", NEEDED, "--muon_learning_rate", ["nan"]),
+        ("pretrain", NEEDED, "--adam_beta1", ["1", "-0.1"]),
+        ("pretrain", NEEDED, "--adam_beta2", ["1"]),
         (
             "finetune",
             ["--output_dir", "out", "--questions_file", "q", "--model_name_or_path", "run"],
