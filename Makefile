@@ -51,10 +51,14 @@ test-hf: $(VENV)/ready
 	$(BIN)/python tests/hf/download.py $(VENV)/transformers-tests
 	TRANSFORMERS_TESTS=$(VENV)/transformers-tests $(BIN)/python -m pytest -o addopts= --quiet --disable-warnings tests/hf
 
-# the tools of docs/compatibility.md that need packages of their own
-test-tools: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,tools]"
-	$(BIN)/python -m pytest -o addopts= --quiet -m tools tests/scripts/test_tools.py
+# the tools of docs/compatibility.md that need packages of their own, in an environment beside the main one
+test-tools: $(VENV)-tools/ready
+	$(VENV)-tools/bin/python -m pytest -o addopts= --quiet -m tools tests/scripts/test_tools.py
+
+$(VENV)-tools/ready: pyproject.toml constraints.txt $(VENV)/ready
+	$(call beside,$(VENV)-tools)
+	$(VENV)-tools/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test,tools]"
+	touch $@
 
 # the page of scripts/demo.py in headless Chromium, which is installed if it is not there (Debian, as root)
 test-browser: $(VENV)/ready
@@ -108,7 +112,7 @@ $(VENV)/ready: $(VENV)/demo-ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-tools runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # do the tests notice when one operator of a module is changed? SAMPLE random mutants of SEED: half an hour
 SAMPLE ?= 174

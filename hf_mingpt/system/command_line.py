@@ -53,13 +53,14 @@ def parse_recipe(
         by_flag = _up_to_date(recipe_class, by_flag | _place(words, positionals, by_flag, recipe_class))
         by_file = _up_to_date(recipe_class, _read_file(file, recipe_class, parser)) if file else {}
         asked = {**by_file, **by_flag}
-        values = _preset_values(asked.pop("preset", None), presets)
+        preset = asked.pop("preset", None)
+        values = _preset_values(preset, presets)
         names = {f.name for f in _fields(recipe_class)}
         if "use_cpu" in names:  # a script without this flag uses no device, so the launcher has no say
             values |= {name: value for name, value in launcher_settings().items() if name in names}
         values |= asked
         if values.pop("help", False):
-            build_parser(recipe_class, presets, positionals, values).print_help()
+            build_parser(recipe_class, presets, positionals, values | {"preset": preset}).print_help()
             sys.exit(0)
         if missing := [f.name for f in _fields(recipe_class) if f.default is MISSING and f.name not in values]:
             raise ValueError(f"Some flags are required: give {', '.join(f'--{name}' for name in missing)}.")

@@ -40,7 +40,7 @@ def build_parser(
         recipe_class: a dataclass with fields from `flag` and `required`.
         presets: named in the help.
         positionals: named in the help; `parse_flags` returns words without a flag in their order.
-        values: by field; the help shows them as the defaults.
+        values: by field, and the preset; the help shows them as the defaults.
     """
     parser = _Parser(
         usage=_usage(recipe_class, presets, positionals),
@@ -53,9 +53,8 @@ def build_parser(
     )
     parser.add_argument("-h", "--help", action="store_true", help="Show this page.")
     if presets:
-        parser.add_argument(
-            "--preset", metavar="NAME", help=f"Values to start from. (default: {next(iter(presets))!r})"
-        )
+        preset = (values or {}).get("preset") or next(iter(presets))
+        parser.add_argument("--preset", metavar="NAME", help=f"Values to start from. (default: {preset!r})")
     groups: dict[str | None, Any] = {None: parser}
     groups |= {topic: parser.add_argument_group(topic) for topic in TOPICS}
     names, topic = {f.name for f in fields(recipe_class)}, None
