@@ -156,8 +156,9 @@ def max_sequence_length(steps: TrainingSteps | StreamedSteps, block_size: int) -
     """
     if isinstance(steps, StreamedSteps):
         return block_size
+    sources: list[TrainingSteps | Mixture] = [steps, *([steps.mixture] if steps.mixture else [])]
     first, most = np.zeros(1, dtype=np.int64), 0
-    for source in (steps, *([steps.mixture] if steps.mixture else [])):
+    for source in sources:
         batches = source.dataset.iter(10_000)
         longest = max(pc.max(pc.list_value_length(batch["input_ids"])).as_py() for batch in batches)
         num_segments = source.objective(take(source.dataset, first), 0, first).segment_starts.shape[1]

@@ -1,6 +1,5 @@
 """--auto_find_batch_size: the micro-batch shrinks until a step fits, and nothing else changes."""
 
-import dataclasses
 import json
 from unittest import mock
 
@@ -19,7 +18,7 @@ from hf_mingpt.training.loop import train
 
 from ..conftest import ROOT, small_model
 from ..processes import run_ranks
-from .small_runs import have_same_weights, read_metrics, small_dataset, small_recipe, small_steps, train_small
+from .small_runs import have_same_weights, read_metrics, small_recipe, small_steps, train_small
 
 REAL_FORWARD = MinGPTForCausalLM.forward
 

@@ -132,6 +132,7 @@ def accelerator(**options):
     config = yaml.safe_load(open(os.environ["SHARDING"]))["fsdp_config"]
     config = {name.removeprefix("fsdp_"): value for name, value in config.items()}
     config["auto_wrap_policy"] = config["auto_wrap_policy"].lower()
+    config["cpu_offload"] = config.pop("offload_params")
     plugin = FullyShardedDataParallelPlugin(**{"fsdp_version": config.pop("version"), **config})
     AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
     assert made.is_fsdp2 and made.num_processes == 2
