@@ -1,4 +1,4 @@
-"""The files of scripts/accelerate are what `accelerate config` writes for the answers in scripts/accelerate/README.md."""
+"""The files of scripts/accelerate are what `accelerate config` writes for the answers in the README beside them."""
 
 import pytest
 from accelerate.commands.config.cluster import get_cluster_input

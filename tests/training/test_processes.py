@@ -181,7 +181,8 @@ def test_a_sharded_run_equals_an_unsharded_one_and_its_checkpoints_resume_either
         assert (weight - other_weights[name]).abs().max() < 1e-4, name
     first = tmp_path / "sharded/checkpoint-2"
     for name, sharded in (("sharded-again", True), ("whole-again", False)):
-        again, again_weights = run(name, "--resume_from_checkpoint", first, sharded=sharded)
+        flags = ("--resume_from_checkpoint", first, "--auto_find_batch_size")
+        again, again_weights = run(name, *flags, sharded=sharded)
         assert again == pytest.approx(others[2:], rel=1e-5)
         assert all((again_weights[n] - w).abs().max() < 1e-4 for n, w in other_weights.items())
 
