@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -203,7 +204,8 @@ class NanoGPT(torch.nn.Module):
         config = theirs.GPTConfig(
             block_size=BLOCK_SIZE, vocab_size=vocab_size, n_layer=4, n_head=8, n_embd=256, dropout=0.0, bias=True
         )
-        self.model = theirs.GPT(config)
+        with redirect_stdout(sys.stderr):  # it prints its size, and standard output is for the protocol
+            self.model = theirs.GPT(config)
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> CausalLMOutput:
         targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)

