@@ -1,6 +1,6 @@
 """Throughput and profile of steps on a device: the sections `throughput` and `profile` of gpu.py.
 
-    python benchmarks/gpu_rates.py NAME BATCH_SIZE NANOGPT    (a contender of gpu.py, in a process of its own)
+    python benchmarks/gpu_rates.py NAME NANOGPT    (a contender of gpu.py, in a process of its own)
 
 A contender builds and compiles its model of the size of GPT-2, and prints `ready`. For each line that it reads, it
 trains that many steps and prints a line of JSON. So several contenders compile at once, and each is timed alone.
@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -60,23 +62,33 @@ def matrix_product_rate(device: torch.device, size: int) -> float:
     return 2 * size**3 / seconds_of(lambda: a @ b, device, 10)
 
 
-def build_stepper(device: torch.device, *, graphs: bool, compiled: bool = False, small: bool = False):
-    """Builds the assignment's model with RoPE, and its stepper, in bf16 with Muon."""
+def build_model(*, small: bool = False) -> MinGPTForCausalLM:
+    """Builds the assignment's model with RoPE."""
+    size = MODEL_PRESETS["gpt-nano"] if small else {}
+    return MinGPTForCausalLM(MinGPTConfig(**{"position_embedding_type": "rope", **NO_DROPOUT, **size}))
+
+
+def build_stepper(
+    device: torch.device, model: MinGPTForCausalLM, *, graphs: bool, compiled: bool = False, optim: str = "muon"
+) -> Stepper:
+    """Builds the stepper of a model as `train` does, in bf16."""
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
-    recipe = PretrainRecipe(train_file="-", output_dir="-", optim="muon", dropout=0.0)
-    torch.manual_seed(0)
-    size = MODEL_PRESETS["gpt-nano"] if small else {}
-    model = MinGPTForCausalLM(MinGPTConfig(**{"position_embedding_type": "rope", **NO_DROPOUT, **size})).train()
-    model.set_attn_implementation(attention_for(device, 128))
+    recipe = PretrainRecipe(train_file="-", output_dir="-", optim=optim, dropout=0.0)
+    model.train()
+    model.set_attn_implementation(attention_for(device, model.config.max_position_embeddings))
     model.config.use_cache = False
     optimizers = build_optimizers(model, recipe)
     if compiled:
         model.compile(dynamic=False)
     wrapped, *optimizers = accelerator.prepare(model, *optimizers)
     loss = torch.zeros((), device=device)
-    stepper = (GraphedStepper if graphs else Stepper)(wrapped, optimizers, loss, 1.0, accelerator)
-    return model, stepper
+    return (GraphedStepper if graphs else Stepper)(wrapped, optimizers, loss, 1.0, accelerator)
+
+
+def step_of_ours(stepper: Stepper, batch: dict[str, torch.Tensor]) -> None:
+    stepper.accumulate(batch, last=True)
+    stepper.update()
 
 
 def real_batch(train_file: str, batch_size: int) -> dict[str, torch.Tensor]:
@@ -104,19 +116,18 @@ def measure_small(
         modes = {"eager": (False, False)}
         if device.type == "cuda":
             modes |= {"CUDA graphs": (True, False)}
-            if batch_size == batch_sizes[-1]:
-                modes |= {"torch.compile": (False, True)}
+            if batch_size in (batch_sizes[0], batch_sizes[-1]):
+                modes |= {"torch.compile": (False, True), "torch.compile, CUDA graphs": (True, True)}
         for mode, (graphs, compiled) in modes.items():
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            model, stepper = build_stepper(device, graphs=graphs, compiled=compiled, small=small)
-
-            def step(stepper=stepper, batch=batch) -> None:
-                stepper.accumulate(batch, last=True)
-                stepper.update()
+            torch.manual_seed(0)
+            model = build_model(small=small)
+            stepper = build_stepper(device, model, graphs=graphs, compiled=compiled)
 
             if device.type == "cuda":
                 batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+            step = partial(step_of_ours, stepper, batch)
             with stepper.running(), bf16_residual_stream(model):
                 for _ in range(4):
                     step()
@@ -141,92 +152,113 @@ def measure_small(
 # ---- the size of GPT-2: contenders in processes of their own
 
 
-def build_ours(nanogpt: str) -> nn.Module:
-    config = MinGPTConfig(**{**MODEL_PRESETS["gpt2"], **NO_DROPOUT, "tie_word_embeddings": True, "use_cache": False})
-    return MinGPTForCausalLM._from_config(config, attn_implementation="sdpa")
+def build_ours(vocabulary: int, nanogpt: str) -> nn.Module:
+    size = {**MODEL_PRESETS["gpt2"], "vocab_size": vocabulary}
+    return MinGPTForCausalLM(MinGPTConfig(**{**size, **NO_DROPOUT, "tie_word_embeddings": True}))
 
 
-def build_nanogpt(nanogpt: str) -> nn.Module:
+def build_nanogpt(vocabulary: int, nanogpt: str) -> nn.Module:
     sys.path.insert(0, nanogpt)
     theirs = importlib.import_module("model")
-    return theirs.GPT(
-        theirs.GPTConfig(block_size=LENGTH, vocab_size=VOCABULARY, n_layer=12, n_head=12, n_embd=768, bias=True)
-    )
+    size = {"block_size": LENGTH, "vocab_size": vocabulary, "n_layer": 12, "n_head": 12, "n_embd": 768}
+    return theirs.GPT(theirs.GPTConfig(**size, bias=True))
 
 
-def build_gpt2(nanogpt: str) -> nn.Module:
+def build_gpt2(vocabulary: int, nanogpt: str) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
-    return GPT2LMHeadModel._from_config(GPT2Config(use_cache=False, **no_dropout), attn_implementation="sdpa")
+    config = GPT2Config(vocab_size=vocabulary, use_cache=False, **no_dropout)
+    return GPT2LMHeadModel._from_config(config, attn_implementation="sdpa")
 
 
-def build_llama(nanogpt: str) -> nn.Module:
+def build_llama(vocabulary: int, nanogpt: str) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     size = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 2048}
     config = LlamaConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, tie_word_embeddings=True, use_cache=False, **size
+        vocab_size=vocabulary, max_position_embeddings=LENGTH, tie_word_embeddings=True, use_cache=False, **size
     )
     return LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
 
 
+class Contender(NamedTuple):
+    """A model of GPT-2's size, and the shape of its batches. With 50304 columns, matrix products are aligned."""
+
+    build: Callable[[int, str], nn.Module]
+    vocabulary: int = VOCABULARY
+    batch_size: int = 16
+
+
 CONTENDERS = {
-    "hf_mingpt, compiled": (build_ours, True),
-    "nanoGPT, compiled": (build_nanogpt, True),
-    "GPT2LMHeadModel, compiled": (build_gpt2, True),
-    "LlamaForCausalLM, compiled": (build_llama, True),
-    "hf_mingpt": (build_ours, False),
-    "nanoGPT": (build_nanogpt, False),
+    "hf_mingpt": Contender(build_ours),
+    "nanoGPT": Contender(build_nanogpt),
+    "GPT2LMHeadModel": Contender(build_gpt2),
+    "LlamaForCausalLM": Contender(build_llama),
+    "hf_mingpt, vocabulary 50304": Contender(build_ours, 50304),
+    "nanoGPT, vocabulary 50304": Contender(build_nanogpt, 50304),
+    "hf_mingpt, vocabulary 50304, batch size 32": Contender(build_ours, 50304, 32),
+    "nanoGPT, vocabulary 50304, batch size 32": Contender(build_nanogpt, 50304, 32),
 }
 
 
-def contend(name: str, batch_size: int, nanogpt: str) -> None:
-    """Trains next-token prediction on random tokens with bf16 autocast and fused AdamW, the same for all contenders.
+def contend(name: str, nanogpt: str) -> None:
+    """Trains next-token prediction on random tokens with `torch.compile`, bf16 autocast and fused AdamW.
 
-    Ours has a bf16 residual stream, as in the training loop.
+    Ours trains by the steps of the training loop, with CUDA graphs; the other contenders by the usual ones.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    build, compiled = CONTENDERS[name]
+    build, vocabulary, batch_size = CONTENDERS[name]
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
-    model = build(nanogpt).to(device).train()
+    model = build(vocabulary, nanogpt).to(device).train()
     parameters = sum(p.numel() for p in model.parameters())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)
     ids = torch.randint(VOCABULARY, (batch_size, LENGTH + 1), device=device)
-    inputs, labels, targets = ids[:, :-1].contiguous(), ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    run = torch.compile(model) if compiled else model
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = run(inputs, targets)[1] if build is build_nanogpt else run(input_ids=inputs, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    running = ExitStack()
     if build is build_ours:
-        ExitStack().enter_context(bf16_residual_stream(model))
-    started = time.perf_counter()
-    for _ in range(3):
-        step()
-    synchronize(device)
-    print(json.dumps({"ready": True, "seconds": time.perf_counter() - started}), flush=True)
-    for line in sys.stdin:
-        if line == "profile\n":
-            print(json.dumps(kernels_of(step, device, 3)), flush=True)
-            continue
-        seconds = seconds_of(step, device, int(line))
-        tokens = inputs.numel() / seconds
-        flops = 6 * parameters + 12 * 12 * 768 * LENGTH
-        record = {
-            "milliseconds": seconds * 1000,
-            "tokens_per_second": tokens,
-            "parameters": parameters,
-            "mfu": tokens * flops / H100_FLOPS,
-            "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
-        }
-        print(json.dumps(record), flush=True)
+        stepper = build_stepper(device, model, graphs=device.type == "cuda", compiled=True, optim="adamw")
+        running.enter_context(stepper.running())
+        running.enter_context(bf16_residual_stream(model))
+        step = partial(step_of_ours, stepper, {"input_ids": inputs, "labels": inputs})
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)
+        compiled = torch.compile(model)
+        if build is build_nanogpt:
+            step = partial(usual_step, model, optimizer, lambda: compiled(inputs, targets)[1])
+        else:
+            step = partial(usual_step, model, optimizer, lambda: compiled(input_ids=inputs, labels=inputs).loss)
+
+    with running:
+        started = time.perf_counter()
+        for _ in range(4):  # the first two compile and record
+            step()
+        synchronize(device)
+        print(json.dumps({"ready": True, "seconds": time.perf_counter() - started}), flush=True)
+        for line in sys.stdin:
+            if line == "profile\n":
+                print(json.dumps(kernels_of(step, device, 3)), flush=True)
+                continue
+            seconds = seconds_of(step, device, int(line))
+            tokens = inputs.numel() / seconds
+            flops = 6 * parameters + 12 * 12 * 768 * LENGTH
+            record = {
+                "milliseconds": seconds * 1000,
+                "tokens_per_second": tokens,
+                "parameters": parameters,
+                "mfu": tokens * flops / H100_FLOPS,
+                "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+            }
+            print(json.dumps(record), flush=True)
+
+
+def usual_step(model: nn.Module, optimizer: torch.optim.Optimizer, compute_loss: Callable[[], torch.Tensor]) -> None:
+    with torch.autocast(next(model.parameters()).device.type, torch.bfloat16):
+        loss = compute_loss()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 # ---- the time of a step by kernel
@@ -235,12 +267,9 @@ def contend(name: str, batch_size: int, nanogpt: str) -> None:
 def profile_steps(device: torch.device, train_file: str, batch_size: int, steps: int, *, small: bool = False) -> dict:
     """Time on the device by kernel, and the busy time of the device, for eager steps."""
     batch = real_batch(train_file, batch_size)
-    model, stepper = build_stepper(device, graphs=False, small=small)
-
-    def step() -> None:
-        stepper.accumulate(batch, last=True)
-        stepper.update()
-
+    model = build_model(small=small)
+    stepper = build_stepper(device, model, graphs=False)
+    step = partial(step_of_ours, stepper, batch)
     with stepper.running(), bf16_residual_stream(model):
         for _ in range(3):
             step()
@@ -280,4 +309,4 @@ def kernels_of(step: Callable[[], None], device: torch.device, steps: int) -> di
 
 
 if __name__ == "__main__":
-    contend(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    contend(sys.argv[1], sys.argv[2])
