@@ -6,6 +6,7 @@ A contender builds and compiles its model of the size of GPT-2, and prints `read
 trains that many steps and prints a line of JSON. So several contenders compile at once, and each is timed alone.
 """
 
+import gc
 import importlib
 import json
 import statistics
@@ -145,7 +146,10 @@ def measure_small(
                     "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
                 }
             )
-            del stepper, model
+            del step, stepper, model
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
     return results
 
 
@@ -220,7 +224,7 @@ def contend(name: str, nanogpt: str) -> None:
         stepper = build_stepper(device, model, graphs=device.type == "cuda", compiled=True, optim="adamw")
         running.enter_context(stepper.running())
         running.enter_context(bf16_residual_stream(model))
-        step = partial(step_of_ours, stepper, {"input_ids": inputs, "labels": inputs})
+        step = partial(step_of_ours, stepper, {"input_ids": inputs, "labels": inputs.clone()})
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)
         compiled = torch.compile(model)
