@@ -108,7 +108,7 @@ def _preset_values(name: str | None, presets: Mapping[str, Preset]) -> dict[str,
         return {}
     name = name or next(iter(presets))
     if new := next((key for key, preset in presets.items() if preset.formerly == name), None):
-        _warn(f"The preset {name} is now called {new}. The old name will be removed in the next release.")
+        warn(f"The preset {name} is now called {new}. The old name will be removed in the next release.")
         name = new
     check_choice("preset", name, presets)
     return dict(presets[name].values)
@@ -116,10 +116,11 @@ def _preset_values(name: str | None, presets: Mapping[str, Preset]) -> dict[str,
 
 def _up_to_date(recipe_class: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values without old names and constants, with a warning for each."""
-    return without_constants(recipe_class, with_present_names(recipe_class, values, _warn), _warn)
+    return without_constants(recipe_class, with_present_names(recipe_class, values, warn), warn)
 
 
-def _warn(sentence: str) -> None:
+def warn(sentence: str) -> None:
+    """Prints a warning, on the main process only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{Path(sys.argv[0]).name}: warning: {sentence}", file=sys.stderr)
 

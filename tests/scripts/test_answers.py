@@ -2,7 +2,11 @@
 
 import json
 import re
+import runpy
 
+from hf_mingpt.evaluation.calibration import Answer
+
+from ..conftest import SCRIPTS
 from .running import refused, script, works
 
 
@@ -11,8 +15,9 @@ def test_answers_come_with_probabilities(home, calibrated):
         "ask.py", "Bra Mir", "Mir Bra", "--model_name_or_path", calibrated, "--use_cpu",
         "--train_file", home / "data/biographies.txt",
     )  # fmt: skip
-    reply = r"(.+ \(\d+%|I don't know \(.* is \d+%) likely to be correct\)"
-    assert re.search(rf"Bra Mir: {reply}\n    alternatives: (Bra|Mir) \d+%", said)
+    likely = r"(over |under )?\d+% likely to be correct"
+    reply = rf"(.+ \({likely}|I don't know \(.* is {likely}, below the threshold of [\d.]+%)\)"
+    assert re.search(rf"Bra Mir: {reply}\n    alternatives: (Bra|Mir) (over |under )?\d+%", said)
     for arguments, message in (
         (["--model_name_or_path", calibrated], "No name"),
         (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: write it with"),
@@ -29,6 +34,29 @@ def test_questions_without_answers_get_predictions(home, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.txt"]
     assert len((tmp_path / "out/predictions.txt").read_text().splitlines()) == 2
     refused("holds predictions", "evaluate_birthplaces.py", *run, "--output_dir", tmp_path / "out")
+
+
+def test_a_reply_names_the_threshold_and_is_never_certain():
+    describe = runpy.run_path(str(SCRIPTS / "ask.py"))["describe"]
+    sure, unsure = Answer("Ada", "Rome", 0.9996, True, [("Bo", 0.0002)]), Answer("Ada", "Rome", 0.914, False, [])
+    assert describe(sure, None, 0.5) == "Ada: Rome (over 99% likely to be correct)\n    alternatives: Bo under 1%"
+    said = describe(unsure, "Ada. A line.", 0.97258)
+    assert said.startswith("Ada: I don't know (Rome is 91% likely to be correct, below the threshold of 97.26%)\n")
+    assert said.endswith("text: Ada. A line.")
+
+
+def test_questions_with_unknown_characters_are_asked_with_a_warning(home, tmp_path):
+    questions = tmp_path / "questions.tsv"
+    questions.write_text("Where was Bra Mir born?\tBra\nWhere was Ωmega born?\tBra\n", encoding="utf-8")
+    run = ["--questions_file", questions, "--use_cpu"]
+    one = ["--model_name_or_path", home / "finetuned", "--output_dir", tmp_path / "one"]
+    together = [home / "finetuned", home / "scratch", "--output_dir", tmp_path / "together"]
+    for name, arguments in (("evaluate_birthplaces.py", one), ("ensemble.py", together)):
+        done = script(name, *arguments, *run)
+        assert done.returncode == 0
+        warning = f"{name}: warning: Of 2 questions, 1 with characters that are not in the vocabulary: 'Ω' (U+03A9)."
+        assert done.stderr.count(warning) == 1
+    assert len((tmp_path / "one/predictions.txt").read_text().splitlines()) == 2
 
 
 def test_an_answer_is_explained_on_one_page(home, tmp_path):

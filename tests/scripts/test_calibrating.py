@@ -25,7 +25,7 @@ def test_calibration_needs_questions_that_were_held_out(home, tmp_path):
     train, dev = (home / "data" / name for name in ("birth_places_train.tsv", "birth_dev.tsv"))
     run = ["--model_name_or_path", home / "pretrained", "--train_questions_file", train, "--num_unknown_names", 5]
     run += ["--num_invented_names", 20, "--use_cpu"]
-    for questions, message in ((train, "is a training question"), (dev, "0 of 8 answers are correct")):
+    for questions, message in ((train, "is a training question"), (dev, "correct answers is 0 of 8")):
         refused(message, "calibrate.py", *run, "--questions_file", questions)
     assert not (home / "pretrained/calibration.json").exists()
 

@@ -43,7 +43,9 @@ def test_questions_read_along_with_the_text_need_no_finetuning(home, tmp_path):
     refused("num_spans is 9: with block_size 128, use 1 to 8", *again, "--num_spans", 9)
 
     few = ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
-    refused("questions_ratio 0.1 is 0 of the 1 examples of a step: change the ratio or the batch size", *again, *few)
+    refused(
+        "questions_ratio 0.1 gives 0 questions in a step of 1 example: change the ratio or the batch size", *again, *few
+    )
 
 
 def test_split_questions(home, tmp_path):
