@@ -251,11 +251,12 @@ def training_losses(place: Place, precision: str) -> str:
     return at_most(error, 2e-3 if precision == "no" else 3e-2)
 
 
-def recorded_steps(place: Place) -> str:
-    """Compares CUDA graphs with eager steps, with dropout."""
+def recorded_steps(place: Place, *, compiled: bool) -> str:
+    """Compares CUDA graphs with the same steps kernel by kernel, with dropout."""
     place.need_gpu()
-    plain, losses = trained(place, "eager", graphs=False, dropout=0.1, precision="bf16", max_steps=30)
-    graphed, recorded = trained(place, "graphs", dropout=0.1, precision="bf16", max_steps=30)
+    options = {"dropout": 0.1, "precision": "bf16", "max_steps": 30, "torch_compile": compiled}
+    plain, losses = trained(place, f"kernels-{compiled}", graphs=False, **options)
+    graphed, recorded = trained(place, f"graphs-{compiled}", **options)
     error = max(abs(recorded[step] - losses[step]) / losses[step] for step in losses)
     return f"{'the same bits' if same_weights(plain, graphed) else 'other bits'}, {at_most(error, 1e-3)}"
 
@@ -374,7 +375,8 @@ def all_checks() -> dict[str, Callable[[Place], str]]:
         checks[f"training losses, {'float32' if precision == 'no' else precision}"] = lambda p, precision=precision: (
             training_losses(p, precision)
         )
-    checks["CUDA graphs"] = recorded_steps
+    checks["CUDA graphs"] = lambda p: recorded_steps(p, compiled=False)
+    checks["CUDA graphs, torch.compile"] = lambda p: recorded_steps(p, compiled=True)
     checks["bit-exact resuming, CUDA graphs"] = lambda p: resumed(p, graphs=True)
     checks["bit-exact resuming, eager"] = lambda p: resumed(p, graphs=False)
     checks["no synchronization between log lines"] = no_waiting

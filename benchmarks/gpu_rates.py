@@ -1,23 +1,14 @@
-"""Throughput and profile of steps on a device: the sections `throughput` and `profile` of gpu.py.
+"""Throughput and profile of steps on a device: the sections `throughput` and `profile` of gpu.py."""
 
-    python benchmarks/gpu_rates.py NAME BATCH_SIZE NANOGPT    (a contender of gpu.py, in a process of its own)
-
-A contender builds and compiles its model of the size of GPT-2, and prints `ready`. For each line that it reads, it
-trains that many steps and prints a line of JSON. So several contenders compile at once, and each is timed alone.
-"""
-
-import importlib
-import json
+import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -35,7 +26,6 @@ from hf_mingpt.training.stepping import GraphedStepper, Stepper
 
 H100_FLOPS = 989e12  # dense bf16, datasheet of the H100 and the H200 (SXM)
 NO_DROPOUT = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), 0.0)
-LENGTH, VOCABULARY = 1024, 50257
 
 
 def synchronize(device: torch.device) -> None:
@@ -60,23 +50,34 @@ def matrix_product_rate(device: torch.device, size: int) -> float:
     return 2 * size**3 / seconds_of(lambda: a @ b, device, 10)
 
 
-def build_stepper(device: torch.device, *, graphs: bool, compiled: bool = False, small: bool = False):
-    """Builds the assignment's model with RoPE, and its stepper, in bf16 with Muon."""
+def build_model(*, small: bool = False) -> MinGPTForCausalLM:
+    """Builds the assignment's model with RoPE."""
+    size = MODEL_PRESETS["gpt-nano"] if small else {}
+    return MinGPTForCausalLM(MinGPTConfig(**{"position_embedding_type": "rope", **NO_DROPOUT, **size}))
+
+
+def build_stepper(
+    device: torch.device, model: MinGPTForCausalLM, *, graphs: bool, compiled: bool = False, optim: str = "muon"
+) -> Stepper:
+    """Builds the stepper of a model as `train` does, in bf16."""
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
-    recipe = PretrainRecipe(train_file="-", output_dir="-", optim="muon", dropout=0.0)
-    torch.manual_seed(0)
-    size = MODEL_PRESETS["gpt-nano"] if small else {}
-    model = MinGPTForCausalLM(MinGPTConfig(**{"position_embedding_type": "rope", **NO_DROPOUT, **size})).train()
-    model.set_attn_implementation(attention_for(device, 128))
+    recipe = PretrainRecipe(train_file="-", output_dir="-", optim=optim, dropout=0.0)
+    model.train()
+    model.set_attn_implementation(attention_for(device, model.config.max_position_embeddings))
     model.config.use_cache = False
     optimizers = build_optimizers(model, recipe)
     if compiled:
         model.compile(dynamic=False)
     wrapped, *optimizers = accelerator.prepare(model, *optimizers)
     loss = torch.zeros((), device=device)
-    stepper = (GraphedStepper if graphs else Stepper)(wrapped, optimizers, loss, 1.0, accelerator)
-    return model, stepper
+    return (GraphedStepper if graphs else Stepper)(wrapped, optimizers, loss, 1.0, accelerator)
+
+
+def step_of_ours(stepper: Stepper, batch: dict[str, torch.Tensor], micro_batches: int = 1) -> None:
+    for i in range(micro_batches):
+        stepper.accumulate(batch, last=i == micro_batches - 1)
+    stepper.update()
 
 
 def real_batch(train_file: str, batch_size: int) -> dict[str, torch.Tensor]:
@@ -104,19 +105,18 @@ def measure_small(
         modes = {"eager": (False, False)}
         if device.type == "cuda":
             modes |= {"CUDA graphs": (True, False)}
-            if batch_size == batch_sizes[-1]:
-                modes |= {"torch.compile": (False, True)}
+            if batch_size in (batch_sizes[0], batch_sizes[-1]):
+                modes |= {"torch.compile": (False, True), "torch.compile, CUDA graphs": (True, True)}
         for mode, (graphs, compiled) in modes.items():
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            model, stepper = build_stepper(device, graphs=graphs, compiled=compiled, small=small)
-
-            def step(stepper=stepper, batch=batch) -> None:
-                stepper.accumulate(batch, last=True)
-                stepper.update()
+            torch.manual_seed(0)
+            model = build_model(small=small)
+            stepper = build_stepper(device, model, graphs=graphs, compiled=compiled)
 
             if device.type == "cuda":
                 batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+            step = partial(step_of_ours, stepper, batch)
             with stepper.running(), bf16_residual_stream(model):
                 for _ in range(4):
                     step()
@@ -134,99 +134,11 @@ def measure_small(
                     "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
                 }
             )
-            del stepper, model
+            del step, stepper, model
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
     return results
-
-
-# ---- the size of GPT-2: contenders in processes of their own
-
-
-def build_ours(nanogpt: str) -> nn.Module:
-    config = MinGPTConfig(**{**MODEL_PRESETS["gpt2"], **NO_DROPOUT, "tie_word_embeddings": True, "use_cache": False})
-    return MinGPTForCausalLM._from_config(config, attn_implementation="sdpa")
-
-
-def build_nanogpt(nanogpt: str) -> nn.Module:
-    sys.path.insert(0, nanogpt)
-    theirs = importlib.import_module("model")
-    return theirs.GPT(
-        theirs.GPTConfig(block_size=LENGTH, vocab_size=VOCABULARY, n_layer=12, n_head=12, n_embd=768, bias=True)
-    )
-
-
-def build_gpt2(nanogpt: str) -> nn.Module:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
-    return GPT2LMHeadModel._from_config(GPT2Config(use_cache=False, **no_dropout), attn_implementation="sdpa")
-
-
-def build_llama(nanogpt: str) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    size = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 2048}
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=LENGTH, tie_word_embeddings=True, use_cache=False, **size
-    )
-    return LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
-
-
-CONTENDERS = {
-    "hf_mingpt, compiled": (build_ours, True),
-    "nanoGPT, compiled": (build_nanogpt, True),
-    "GPT2LMHeadModel, compiled": (build_gpt2, True),
-    "LlamaForCausalLM, compiled": (build_llama, True),
-    "hf_mingpt": (build_ours, False),
-    "nanoGPT": (build_nanogpt, False),
-}
-
-
-def contend(name: str, batch_size: int, nanogpt: str) -> None:
-    """Trains next-token prediction on random tokens with bf16 autocast and fused AdamW, the same for all contenders.
-
-    Ours has a bf16 residual stream, as in the training loop.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    build, compiled = CONTENDERS[name]
-    torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
-    model = build(nanogpt).to(device).train()
-    parameters = sum(p.numel() for p in model.parameters())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)
-    ids = torch.randint(VOCABULARY, (batch_size, LENGTH + 1), device=device)
-    inputs, labels, targets = ids[:, :-1].contiguous(), ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    run = torch.compile(model) if compiled else model
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = run(inputs, targets)[1] if build is build_nanogpt else run(input_ids=inputs, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    if build is build_ours:
-        ExitStack().enter_context(bf16_residual_stream(model))
-    started = time.perf_counter()
-    for _ in range(3):
-        step()
-    synchronize(device)
-    print(json.dumps({"ready": True, "seconds": time.perf_counter() - started}), flush=True)
-    for line in sys.stdin:
-        if line == "profile\n":
-            print(json.dumps(kernels_of(step, device, 3)), flush=True)
-            continue
-        seconds = seconds_of(step, device, int(line))
-        tokens = inputs.numel() / seconds
-        flops = 6 * parameters + 12 * 12 * 768 * LENGTH
-        record = {
-            "milliseconds": seconds * 1000,
-            "tokens_per_second": tokens,
-            "parameters": parameters,
-            "mfu": tokens * flops / H100_FLOPS,
-            "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
-        }
-        print(json.dumps(record), flush=True)
 
 
 # ---- the time of a step by kernel
@@ -235,12 +147,9 @@ def contend(name: str, batch_size: int, nanogpt: str) -> None:
 def profile_steps(device: torch.device, train_file: str, batch_size: int, steps: int, *, small: bool = False) -> dict:
     """Time on the device by kernel, and the busy time of the device, for eager steps."""
     batch = real_batch(train_file, batch_size)
-    model, stepper = build_stepper(device, graphs=False, small=small)
-
-    def step() -> None:
-        stepper.accumulate(batch, last=True)
-        stepper.update()
-
+    model = build_model(small=small)
+    stepper = build_stepper(device, model, graphs=False)
+    step = partial(step_of_ours, stepper, batch)
     with stepper.running(), bf16_residual_stream(model):
         for _ in range(3):
             step()
@@ -277,7 +186,3 @@ def kernels_of(step: Callable[[], None], device: torch.device, steps: int) -> di
             for name, kernel in top
         ],
     }
-
-
-if __name__ == "__main__":
-    contend(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -194,5 +194,4 @@ def can_record(recipe: TrainingRecipe, accelerator: Accelerator) -> bool:
         and accelerator.scaler is None
         and recipe.ema_decay is None
         and not recipe.padding_free
-        and not recipe.torch_compile
     )
