@@ -19,6 +19,7 @@ from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
 from hf_mingpt.hub.saving import finish_run
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.training.batch_size import find_batch_size
 from hf_mingpt.training.loop import train
 from hf_mingpt.training.presets import FINETUNE_PRESETS
 from hf_mingpt.training.recipes import FinetuneRecipe
@@ -45,6 +46,8 @@ def main() -> None:
         if recipe.from_scratch:
             model = MinGPTForCausalLM(model.config)
         check_training(model, steps, recipe, accelerator)
+        block_size = model.config.max_position_embeddings
+        recipe = find_batch_size(model, steps, recipe, accelerator, block_size=block_size)
 
     with accidents(), sole_writer(recipe, accelerator):
         start_run(recipe, accelerator)
