@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import OneHotEncoder
 from transformers import PreTrainedTokenizerBase
 
+from ..system.wording import count
 from ..tokenization_mingpt import PAD_ID, character_table, encode_texts
 from .birthplaces import name_asked
 from .questions import Question
@@ -98,9 +99,10 @@ class LearnedPolicy:
         is_answer = np.concatenate(labels)
         if is_answer.all() or not is_answer.any():
             raise ValueError(
-                f"The documents of the {len(questions)} people in the questions have {len(is_answer)} salient spans, "
-                f"and {is_answer.sum()} of them are answers: a masking policy needs answers and other spans. Give "
-                "questions about people in the text, or --learned_masking_policy false."
+                f"The questions are about {count(len(questions), 'person', 'people')}, whose documents have "
+                f"{count(len(is_answer), 'salient span')} (answers among them: {is_answer.sum()}): a masking policy "
+                "needs answers and other spans. Give questions about people in the text, or --learned_masking_policy "
+                "false."
             )
         encoder = OneHotEncoder(categories=[np.arange(len(tokenizer))] * sum(CONTEXT))
         classifier = LogisticRegression(C=0.3, max_iter=1000)

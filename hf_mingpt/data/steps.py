@@ -17,6 +17,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader, get_worker_info
 
+from ..system.wording import count
 from .batching import BatchShape, MicroBatch, make_micro_batches
 from .draws import permute
 from .encoding import check_not_empty, take
@@ -48,13 +49,13 @@ class Mixture:
         Raises:
             ValueError: if that is none of the examples of the step, or all.
         """
-        count = round(self.ratio * shape.total)
-        if not 0 < count < shape.total:
+        number = round(self.ratio * shape.total)
+        if not 0 < number < shape.total:
             raise ValueError(
-                f"questions_ratio {self.ratio} is {count} of the {shape.total} examples of a step: change the ratio or "
-                "the batch size."
+                f"questions_ratio {self.ratio} gives {count(number, 'question')} in a step of "
+                f"{count(shape.total, 'example')}: change the ratio or the batch size."
             )
-        return count
+        return number
 
     def sequences(self, step: int, shape: BatchShape) -> SegmentedSequences:
         """Its sequences in one step: the next ones in an endless series of epochs."""

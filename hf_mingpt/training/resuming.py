@@ -41,7 +41,7 @@ def checkpoint_to_resume(recipe: TrainingRecipe, steps: TrainingSteps | Streamed
     step, learning_rate = state["step"], state["learning_rate"]
     max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
     if step > max_steps:
-        raise ValueError(f"{checkpoint} is past the {max_steps} steps of this run: resume from an earlier one.")
+        raise ValueError(f"{checkpoint} is past step {max_steps}, the last of this run: resume from an earlier one.")
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.learning_rate)
     (factor,) = build_scheduler(optimizer, recipe, max_steps, decay_steps).lr_lambdas
     if (planned := recipe.learning_rate * factor(step)) != learning_rate:

@@ -111,9 +111,11 @@ def test_the_batches_of_documents_make_no_difference(tokenizer):
 
 
 def test_nothing_to_learn_from_is_an_error(tokenizer):
-    with pytest.raises(ValueError, match=r"the 1 people in the questions have 0 salient spans, and 0 of them"):
+    with pytest.raises(
+        ValueError, match=r"about 1 person, whose documents have 0 salient spans \(answers among them: 0\)"
+    ):
         learn(LINES, [Question(question_about("Ada"), "Rome")], tokenizer)
-    with pytest.raises(ValueError, match=r"2 salient spans, and 0 of them are .* --learned_masking_policy false"):
+    with pytest.raises(ValueError, match=r"2 salient spans \(answers among them: 0\): .*_masking_policy false"):
         learn(LINES, [Question(question_about(NAMES[0]), "Asheim")], tokenizer)
     with pytest.raises(ValueError, match="does not ask for a birthplace"):
         learn(LINES, [Question("Where was Rome?", "Rome")], tokenizer)

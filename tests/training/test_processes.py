@@ -1,4 +1,7 @@
-"""Several processes: a rank that fails, and sharded weights. For DDP see test_scripts.py and test_killed_runs.py."""
+"""Several processes: a rank that fails, and sharded weights.
+
+For DDP see test_killed_runs.py and scripts/test_several_processes.py.
+"""
 
 import json
 import os
