@@ -4,9 +4,9 @@ r"""Reads answers out of the text with an open-book extractive baseline, for mod
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
         --questions_file runs/read/with_reader.tsv --output_dir runs/with-a-reader
 
-The training questions teach which contexts surround an answer; from each other biography, the script extracts the name,
-or the part of a name, that is the most probable answer. It writes with_reader.tsv: the training questions, then the extracted answers as
-pseudo-labels. A model that trains on this file has seen answers to the questions it will be asked: compare it with
+The training questions teach which contexts surround an answer; from each other biography, the script extracts the most
+probable answer, a name or a part of one. It writes with_reader.tsv: the training questions, then the extracted answers
+as pseudo-labels. A model that trains on this file has seen answers to the questions it will be asked: compare it with
 models of the same kind only.
 """
 

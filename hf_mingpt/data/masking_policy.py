@@ -46,18 +46,16 @@ class LearnedPolicy:
     """
 
     def __init__(self, reader: Reader, batches: Iterable[TokenSequences], *, sampling: str = "uniform"):
-        empty = np.zeros(0, dtype=np.int64)
-        counts, starts, lengths, weights = [empty], [empty], [empty], [empty]
+        parts = [[np.zeros(0, dtype=dtype)] for dtype in (np.int64, np.int32, np.int32, np.uint16)]
         for documents in batches:
             candidates = reader.find(documents)
-            weight = weigh(candidates, *reader.probabilities(candidates), sampling=sampling)
-            picked = candidates.spans.select(weight > 0)
-            counts.append(picked.counts)
-            starts.append((picked.starts - documents.offsets[:-1][picked.document]).astype(np.int32))
-            lengths.append(picked.lengths.astype(np.int32))
-            weights.append(weight[weight > 0].astype(np.uint16))
-        self.offsets = np.append(0, np.cumsum(np.concatenate(counts)))
-        self.starts, self.lengths, self.weights = (np.concatenate(arrays[1:]) for arrays in (starts, lengths, weights))
+            weights = weigh(candidates, *reader.probabilities(candidates), sampling=sampling)
+            picked = candidates.spans.select(weights > 0)
+            starts = picked.starts - documents.offsets[:-1][picked.document]
+            for part, array in zip(parts, (picked.counts, starts, picked.lengths, weights[weights > 0]), strict=True):
+                part.append(array.astype(part[0].dtype))
+        counts, self.starts, self.lengths, self.weights = map(np.concatenate, parts)
+        self.offsets = np.append(0, np.cumsum(counts))
 
     def __call__(self, spans: SalientSpans, index: np.ndarray) -> tuple[SalientSpans, np.ndarray]:
         first, counts = self.offsets[index], self.offsets[index + 1] - self.offsets[index]
