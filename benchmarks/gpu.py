@@ -10,7 +10,7 @@ Sections:
   (gpu_checks.py).
 - speedrun: the time of training and of the whole command, and the accuracy on the dev questions, for several seeds.
 - throughput: tokens per second and model FLOP utilization (MFU), of the 3.3M model by batch size, and of a model of the
-  size of GPT-2 beside nanoGPT and models of transformers (gpu_rates.py).
+  size of GPT-2 beside nanoGPT and models of transformers (gpu_rates.py, gpu_contenders.py).
 - profile: the time of a step by kernel.
 """
 
@@ -28,6 +28,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gpu_checks
+import gpu_contenders
 import gpu_rates
 import torch
 
@@ -44,7 +45,6 @@ SECTIONS = ("correctness", "speedrun", "throughput", "profile")
 # one micro-batch per step: a GPU gains nothing from several
 ON_A_GPU = ["--per_device_train_batch_size", "128", "--gradient_accumulation_steps", "1"]
 ON_A_GPU += ["--dataloader_num_workers", "8"]
-PROFILED = ("hf_mingpt", "nanoGPT")
 SPEEDRUNS = {
     "80 epochs": ["--num_train_epochs", "80"],
     "18 epochs of short contexts": ["--num_train_epochs", "18", "--long_context_probability", "0"],
@@ -78,9 +78,6 @@ def main() -> None:
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     results: dict = {"machine": machine(device), **run_record()}
-    contenders = (
-        start_contenders(recipe) if "throughput" in recipe.sections.split(",") else {}
-    )  # they compile meanwhile
     for section in recipe.sections.split(","):
         started = time.perf_counter()
         if section == "correctness":
@@ -88,7 +85,7 @@ def main() -> None:
         elif section == "speedrun":
             results["speedrun"] = run_speedruns(recipe)
         elif section == "throughput":
-            results["throughput"] = measure_throughput(recipe, device, contenders)
+            results["throughput"] = measure_throughput(recipe, device)
         else:
             batch_sizes = [8] if recipe.small else [128, 4096]
             steps = 2 if recipe.small else 10
@@ -187,75 +184,13 @@ def run_speedruns(recipe: GpuRecipe) -> list[dict]:
     return results
 
 
-def start_contenders(recipe: GpuRecipe) -> dict[str, subprocess.Popen]:
-    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent}:{os.environ.get('PYTHONPATH', '')}"}
-    names = [name for name in gpu_rates.CONTENDERS if recipe.nanogpt or "nanoGPT" not in name]
-    if recipe.small:
-        return {}  # a model of GPT-2's size is not small
-    return {
-        name: subprocess.Popen(
-            [sys.executable, str(HERE / "gpu_rates.py"), name, recipe.nanogpt or ""],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=contender_log(recipe, name).open("w", encoding="utf-8"),
-            encoding="utf-8",
-            env=environment,
-        )
-        for name in names
-    }
-
-
-def contender_log(recipe: GpuRecipe, name: str) -> Path:
-    return Path(recipe.output_dir) / f"{name.replace(', ', '-')}.log"
-
-
-def read_record(process: subprocess.Popen) -> dict | None:
-    """The next line of JSON of a contender, or None if it has failed. nanoGPT prints other lines, too."""
-    line = next((line for line in process.stdout if line.startswith("{")), None)
-    return json.loads(line) if line else None
-
-
-def measure_throughput(recipe: GpuRecipe, device: torch.device, contenders: dict[str, subprocess.Popen]) -> dict:
-    batch_sizes = [8, 16] if recipe.small else [128, 512, 2048, 8192]
-    results: dict = {}
-    ready = {}
-    for name, process in contenders.items():
-        if record := read_record(process):
-            ready[name] = record["seconds"]
-        else:
-            log = contender_log(recipe, name).read_text(encoding="utf-8")[-600:]
-            results.setdefault("failed", {})[name] = log
-            print(f"{name} has failed: {log}", file=sys.stderr)
-    results["matrix_product_flops"] = gpu_rates.matrix_product_rate(device, 256 if recipe.small else 8192)
-    turns: dict[str, list[dict]] = {name: [] for name in ready}
-    for _ in range(3):
-        for name in ready:
-            process = contenders[name]
-            process.stdin.write("10\n")
-            process.stdin.flush()
-            turns[name].append(read_record(process))
-    for name in ready:
-        if name in PROFILED:
-            contenders[name].stdin.write("profile\n")
-            contenders[name].stdin.flush()
-            results.setdefault("profiles", {})[name] = read_record(contenders[name])
-    for process in contenders.values():
-        process.stdin.close()
-        process.wait()
+def measure_throughput(recipe: GpuRecipe, device: torch.device) -> dict:
+    batch_sizes, repeats = ([8, 16], 3) if recipe.small else ([128, 512, 2048, 8192], 20)
+    results: dict = {"matrix_product_flops": gpu_rates.matrix_product_rate(device, 256 if recipe.small else 8192)}
+    groups = [] if recipe.small else gpu_contenders.CONTENDERS  # a model of GPT-2's size is not small
     results["gpt2_size"] = [
-        {
-            "name": name,
-            "seconds_to_compile": ready[name],
-            **{
-                key: statistics.median(record[key] for record in records)
-                for key in ("milliseconds", "tokens_per_second", "mfu")
-            },
-            "parameters": records[0]["parameters"],
-            "peak_megabytes": records[0]["peak_megabytes"],
-        }
-        for name, records in turns.items()
+        gpu_contenders.measure_group(group, Path(recipe.output_dir), recipe.nanogpt) for group in groups
     ]
-    repeats = 3 if recipe.small else 20
     results["small_model"] = gpu_rates.measure_small(
         device, recipe.train_file, batch_sizes, repeats, small=recipe.small
     )
@@ -285,12 +220,16 @@ def render(results: dict) -> str:
     if "throughput" in results:
         throughput = results["throughput"]
         lines += ["", f"bf16 matrix products: {throughput['matrix_product_flops'] / 1e12:.1f} TFLOP/s."]
-        lines += ["", "| GPT-2's size, compiled, 16 x 1024 tokens | tokens/s | ms | MFU | peak memory | compilation |"]
-        lines += ["|---|---|---|---|---|---|"]
         lines += [
-            f"| {r['name']} | {r['tokens_per_second']:,.0f} | {r['milliseconds']:.1f} | {r['mfu']:.1%} "
+            "",
+            "| GPT-2's size, compiled, 16 x 1024 tokens | | tokens/s | ms | MFU | memory | compilation |",
+        ]
+        lines += ["|---|---|---|---|---|---|---|"]
+        lines += [
+            f"| {r['name']} | {r['group']} | {r['tokens_per_second']:,.0f} | {r['milliseconds']:.1f} | {r['mfu']:.1%} "
             f"| {r['peak_megabytes'] or 0:,.0f} MB | {r['seconds_to_compile']:.0f} s |"
-            for r in throughput["gpt2_size"]
+            for group in throughput["gpt2_size"]
+            for r in group["rows"]
         ]
         lines += ["", "| 3.3M, batch size | mode | length | useful tokens/s | tokens/s | ms | MFU | peak memory |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
@@ -300,8 +239,9 @@ def render(results: dict) -> str:
             f"| {r['peak_megabytes'] or 0:,.0f} MB |"
             for r in throughput["small_model"]
         ]
-        for name, kernels in throughput.get("profiles", {}).items():
-            lines += render_profile(name, kernels)
+        for group in throughput["gpt2_size"]:
+            for name, kernels in group["profiles"].items():
+                lines += render_profile(name, kernels)
     for section in results.get("profile", []):
         lines += render_profile(f"3.3M, batch size {section['batch_size']}, eager", section)
     return "\n".join(lines) + "\n"

@@ -1,26 +1,14 @@
-"""Throughput and profile of steps on a device: the sections `throughput` and `profile` of gpu.py.
-
-    python benchmarks/gpu_rates.py NAME NANOGPT    (a contender of gpu.py, in a process of its own)
-
-A contender builds and compiles its model of the size of GPT-2, and prints `ready`. For each line that it reads, it
-trains that many steps and prints a line of JSON. So several contenders compile at once, and each is timed alone.
-"""
+"""Throughput and profile of steps on a device: the sections `throughput` and `profile` of gpu.py."""
 
 import gc
-import importlib
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -38,7 +26,6 @@ from hf_mingpt.training.stepping import GraphedStepper, Stepper
 
 H100_FLOPS = 989e12  # dense bf16, datasheet of the H100 and the H200 (SXM)
 NO_DROPOUT = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), 0.0)
-LENGTH, VOCABULARY = 1024, 50257
 
 
 def synchronize(device: torch.device) -> None:
@@ -87,8 +74,9 @@ def build_stepper(
     return (GraphedStepper if graphs else Stepper)(wrapped, optimizers, loss, 1.0, accelerator)
 
 
-def step_of_ours(stepper: Stepper, batch: dict[str, torch.Tensor]) -> None:
-    stepper.accumulate(batch, last=True)
+def step_of_ours(stepper: Stepper, batch: dict[str, torch.Tensor], micro_batches: int = 1) -> None:
+    for i in range(micro_batches):
+        stepper.accumulate(batch, last=i == micro_batches - 1)
     stepper.update()
 
 
@@ -153,118 +141,6 @@ def measure_small(
     return results
 
 
-# ---- the size of GPT-2: contenders in processes of their own
-
-
-def build_ours(vocabulary: int, nanogpt: str) -> nn.Module:
-    size = {**MODEL_PRESETS["gpt2"], "vocab_size": vocabulary}
-    return MinGPTForCausalLM(MinGPTConfig(**{**size, **NO_DROPOUT, "tie_word_embeddings": True}))
-
-
-def build_nanogpt(vocabulary: int, nanogpt: str) -> nn.Module:
-    sys.path.insert(0, nanogpt)
-    theirs = importlib.import_module("model")
-    size = {"block_size": LENGTH, "vocab_size": vocabulary, "n_layer": 12, "n_head": 12, "n_embd": 768}
-    return theirs.GPT(theirs.GPTConfig(**size, bias=True))
-
-
-def build_gpt2(vocabulary: int, nanogpt: str) -> nn.Module:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    no_dropout = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
-    config = GPT2Config(vocab_size=vocabulary, use_cache=False, **no_dropout)
-    return GPT2LMHeadModel._from_config(config, attn_implementation="sdpa")
-
-
-def build_llama(vocabulary: int, nanogpt: str) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    size = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 2048}
-    config = LlamaConfig(
-        vocab_size=vocabulary, max_position_embeddings=LENGTH, tie_word_embeddings=True, use_cache=False, **size
-    )
-    return LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
-
-
-class Contender(NamedTuple):
-    """A model of GPT-2's size, and the shape of its batches. With 50304 columns, matrix products are aligned."""
-
-    build: Callable[[int, str], nn.Module]
-    vocabulary: int = VOCABULARY
-    batch_size: int = 16
-
-
-CONTENDERS = {
-    "hf_mingpt": Contender(build_ours),
-    "nanoGPT": Contender(build_nanogpt),
-    "GPT2LMHeadModel": Contender(build_gpt2),
-    "LlamaForCausalLM": Contender(build_llama),
-    "hf_mingpt, vocabulary 50304": Contender(build_ours, 50304),
-    "nanoGPT, vocabulary 50304": Contender(build_nanogpt, 50304),
-    "hf_mingpt, vocabulary 50304, batch size 32": Contender(build_ours, 50304, 32),
-    "nanoGPT, vocabulary 50304, batch size 32": Contender(build_nanogpt, 50304, 32),
-}
-
-
-def contend(name: str, nanogpt: str) -> None:
-    """Trains next-token prediction on random tokens with `torch.compile`, bf16 autocast and fused AdamW.
-
-    Ours trains by the steps of the training loop, with CUDA graphs; the other contenders by the usual ones.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    build, vocabulary, batch_size = CONTENDERS[name]
-    torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
-    model = build(vocabulary, nanogpt).to(device).train()
-    parameters = sum(p.numel() for p in model.parameters())
-    ids = torch.randint(VOCABULARY, (batch_size, LENGTH + 1), device=device)
-    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    running = ExitStack()
-    if build is build_ours:
-        stepper = build_stepper(device, model, graphs=device.type == "cuda", compiled=True, optim="adamw")
-        running.enter_context(stepper.running())
-        running.enter_context(bf16_residual_stream(model))
-        step = partial(step_of_ours, stepper, {"input_ids": inputs, "labels": inputs.clone()})
-    else:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)
-        compiled = torch.compile(model)
-        if build is build_nanogpt:
-            step = partial(usual_step, model, optimizer, lambda: compiled(inputs, targets)[1])
-        else:
-            step = partial(usual_step, model, optimizer, lambda: compiled(input_ids=inputs, labels=inputs).loss)
-
-    with running:
-        started = time.perf_counter()
-        for _ in range(4):  # the first two compile and record
-            step()
-        synchronize(device)
-        print(json.dumps({"ready": True, "seconds": time.perf_counter() - started}), flush=True)
-        for line in sys.stdin:
-            if line == "profile\n":
-                print(json.dumps(kernels_of(step, device, 3)), flush=True)
-                continue
-            seconds = seconds_of(step, device, int(line))
-            tokens = inputs.numel() / seconds
-            flops = 6 * parameters + 12 * 12 * 768 * LENGTH
-            record = {
-                "milliseconds": seconds * 1000,
-                "tokens_per_second": tokens,
-                "parameters": parameters,
-                "mfu": tokens * flops / H100_FLOPS,
-                "peak_megabytes": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
-            }
-            print(json.dumps(record), flush=True)
-
-
-def usual_step(model: nn.Module, optimizer: torch.optim.Optimizer, compute_loss: Callable[[], torch.Tensor]) -> None:
-    with torch.autocast(next(model.parameters()).device.type, torch.bfloat16):
-        loss = compute_loss()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
 # ---- the time of a step by kernel
 
 
@@ -310,7 +186,3 @@ def kernels_of(step: Callable[[], None], device: torch.device, steps: int) -> di
             for name, kernel in top
         ],
     }
-
-
-if __name__ == "__main__":
-    contend(sys.argv[1], sys.argv[2])
