@@ -4,9 +4,9 @@ r"""Reads answers out of the text with an open-book extractive baseline, for mod
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
         --questions_file runs/read/with_reader.tsv --output_dir runs/with-a-reader
 
-The training questions teach which contexts surround an answer; from each other biography, the script extracts the name
-in the most answer-like context. It writes with_reader.tsv: the training questions, then the extracted answers as
-pseudo-labels. A model that trains on this file has seen answers to the questions it will be asked: compare it with
+The training questions teach which contexts surround an answer; from each other biography, the script extracts the most
+probable answer, a name or a part of one. It writes with_reader.tsv: the training questions, then the extracted answers
+as pseudo-labels. A model that trains on this file has seen answers to the questions it will be asked: compare it with
 models of the same kind only.
 """
 
@@ -17,8 +17,8 @@ from hf_mingpt import MinGPTConfig
 from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, iterate
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.masking_policy import LearnedPolicy, read_answers
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
+from hf_mingpt.data.reader import Reader, read_answers
 from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
@@ -50,9 +50,9 @@ def main() -> None:
         texts = load_texts(recipe.train_file)
         tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
         documents = list(iterate(encode_documents(texts, tokenizer)))
-        policy = LearnedPolicy.learn(documents, labeled, tokenizer, numbers=False)
+        reader = Reader.learn(documents, labeled, tokenizer, numbers=False)
 
-    extracted = read_answers(documents, policy, tokenizer, numbers=False)
+    extracted = read_answers(documents, reader, tokenizer)
     answers = {question_about(name): answer for name, answer in extracted.items()}
     questions = add_pseudo_labels(labeled, list(answers), list(answers.values()))
     with accidents():

@@ -30,9 +30,10 @@ ROOT = Path(__file__).parent.parent
 MODULES = [  # with tests that run in one process
     *(
         f"data.{name}"
-        for name in ("assembly", "batching", "biographies", "birthplaces", "documents", "draws", "encoding")
+        for name in ("assembly", "batching", "biographies", "birthplaces", "candidate_spans", "documents")
     ),
-    *(f"data.{name}" for name in ("loading", "masking_policy", "objectives", "questions", "salient_spans")),
+    *(f"data.{name}" for name in ("draws", "encoding", "loading", "masking_policy", "objectives", "questions")),
+    *("data.reader", "data.salient_spans"),
     *("data.sequences", "data.span_corruption", "data.steps"),
     *(f"evaluation.{name}" for name in ("answering", "calibration", "confidence", "ensemble")),
     *(f"evaluation.{name}" for name in ("report", "scoring")),

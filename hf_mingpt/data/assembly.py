@@ -24,6 +24,7 @@ from .objectives import (
     SpanCorruption,
 )
 from .questions import Question
+from .reader import Reader
 from .recipe import DataRecipe
 from .steps import Mixture, StreamedSteps, TrainingSteps
 
@@ -161,5 +162,6 @@ def _build_policy(
     if not recipe.masking_policy_probability:
         return None
     if recipe.learned_masking_policy:
-        return LearnedPolicy.learn(iterate(documents), questions, tokenizer, numbers=recipe.ssm_numbers)
+        reader = Reader.learn(iterate(documents), questions, tokenizer, numbers=recipe.ssm_numbers)
+        return LearnedPolicy(reader, iterate(documents), sampling=recipe.masking_policy_sampling)
     return AnswerPolicy([str(question.answer) for question in questions], tokenizer)

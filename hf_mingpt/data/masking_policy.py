@@ -1,31 +1,24 @@
-"""Masking policies: which salient spans of a document to mask more often than the others.
+"""Masking policies: which spans of a document to mask more often than its other salient spans.
 
-`AnswerPolicy` picks the spans that are answers of training questions. `LearnedPolicy` picks the spans in answer-like
-contexts: it learns from the training questions which characters surround an answer in its document.
-
-`read_answers` uses the learned policy as an open-book extractive baseline. A model that trains on the answers it reads
-is no longer closed-book.
+`AnswerPolicy` picks the salient spans that are answers of training questions. `LearnedPolicy` picks the answer-like
+spans: those that a reader, which has learned from the training questions, takes for the answer of their document.
 
 Reference: Ye et al. 2020, Studying Strategically: Learning to Mask for Closed-book QA, arXiv:2012.15856. Their policy
-is a recurrent tagger; this one is a logistic regression on the characters around a span.
+is a recurrent tagger; this one is the listwise softmax of `reader.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
-from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import OneHotEncoder
 from transformers import PreTrainedTokenizerBase
 
-from ..system.wording import count
-from ..tokenization_mingpt import PAD_ID, character_table, encode_texts
-from .birthplaces import name_asked
-from .questions import Question
-from .salient_spans import CharacterClasses, SalientSpans, find_salient_spans, hash_runs
+from .candidate_spans import CandidateSpans
+from .reader import Reader
+from .salient_spans import SalientSpans, hash_texts
 from .sequences import TokenSequences
 
-CONTEXT = (16, 4)  # characters before and after a span that the learned policy sees
+LEARNED_POLICY = "listwise"  # checkpoints name it: a run that resumes with another policy would mask other names
+_ONE = 2**16 - 1  # the weight of a probability of 1, as an unsigned integer of 16 bits
 
 
 class AnswerPolicy:
@@ -34,129 +27,61 @@ class AnswerPolicy:
     def __init__(self, answers: Iterable[str], tokenizer: PreTrainedTokenizerBase):
         self.hashes = hash_texts(sorted({answer.strip() for answer in answers} - {""}), tokenizer)
 
-    def __call__(self, spans: SalientSpans) -> np.ndarray:
-        return np.isin(spans.hashes(), self.hashes)
+    def __call__(self, spans: SalientSpans, index: np.ndarray) -> tuple[SalientSpans, np.ndarray]:
+        picked = spans.select(np.isin(spans.hashes(), self.hashes))
+        return picked, np.ones(len(picked.starts), dtype=np.int64)
 
 
 class LearnedPolicy:
-    """Picks the spans whose probability of being an answer is at least half of the highest in their document.
+    """Picks the candidates that a reader takes for the answer of their document.
+
+    A document without an answer, by a probability of more than a half, has no answer-like span. The picks are made once
+    for the whole corpus, and looked up by the index of a document.
 
     Args:
-        weights: (sum(CONTEXT), V) what each character at each position of the context adds to the log-odds.
-        bias: the log-odds without a context.
+        reader: from `Reader.learn`.
+        batches: all documents of the corpus, in the order of their indices.
+        sampling: "uniform": each candidate at least half as probable as the best one of its document, all with the same
+            weight. "proportional": every candidate, with its probability as the weight.
     """
 
-    def __init__(self, weights: np.ndarray, bias: float):
-        self.weights, self.bias = weights, bias
-
-    def probabilities(self, spans: SalientSpans) -> np.ndarray:
-        """The probability that each span is an answer, (M,)."""
-        around = contexts(spans)
-        return expit(self.weights[np.arange(around.shape[1]), around].sum(axis=1) + self.bias)
-
-    def __call__(self, spans: SalientSpans) -> np.ndarray:
-        probabilities, document = self.probabilities(spans), spans.document
-        highest = np.zeros(len(spans.titles))
-        np.maximum.at(highest, document, probabilities)
-        return probabilities >= highest[document] / 2
-
-    @classmethod
-    def learn(
-        cls,
-        batches: Iterable[TokenSequences],
-        questions: Sequence[Question],
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        numbers: bool = True,
-    ) -> "LearnedPolicy":
-        """Fits the policy to the documents about the people in the training questions.
-
-        Args:
-            batches: all documents; those about other people are ignored.
-            questions: with answers.
-            tokenizer: of the documents.
-            numbers: whether numbers are salient spans.
-
-        Raises:
-            ValueError: if a question does not ask for a birthplace, or if the spans of these documents are all answers
-                or none of them is.
-        """
-        people = hash_texts([f"{name_asked(question)}. " for question, _ in questions], tokenizer)
-        answers = hash_texts([str(answer).strip() for _, answer in questions], tokenizer)
-        order = np.argsort(people)
-        people, answers = people[order], answers[order]
-        classes = CharacterClasses.of_tokenizer(tokenizer)
-        features, labels = [], [np.zeros(0, dtype=bool)]
+    def __init__(self, reader: Reader, batches: Iterable[TokenSequences], *, sampling: str = "uniform"):
+        parts = [[np.zeros(0, dtype=dtype)] for dtype in (np.int64, np.int32, np.int32, np.uint16)]
         for documents in batches:
-            spans = find_salient_spans(documents, classes, numbers=numbers)
-            titles = _hash_titles(spans)
-            person = np.minimum(np.searchsorted(people, titles), len(people) - 1)
-            in_question = (people[person] == titles)[spans.document]
-            if in_question.any():
-                is_answer = spans.hashes() == answers[person][spans.document]
-                features.append(contexts(spans)[in_question])
-                labels.append(is_answer[in_question])
-        is_answer = np.concatenate(labels)
-        if is_answer.all() or not is_answer.any():
-            raise ValueError(
-                f"The questions are about {count(len(questions), 'person', 'people')}, whose documents have "
-                f"{count(len(is_answer), 'salient span')} (answers among them: {is_answer.sum()}): a masking policy "
-                "needs answers and other spans. Give questions about people in the text, or --learned_masking_policy "
-                "false."
-            )
-        encoder = OneHotEncoder(categories=[np.arange(len(tokenizer))] * sum(CONTEXT))
-        classifier = LogisticRegression(C=0.3, max_iter=1000)
-        classifier.fit(encoder.fit_transform(np.concatenate(features)), is_answer)
-        return cls(classifier.coef_.reshape(sum(CONTEXT), -1), float(classifier.intercept_[0]))
+            candidates = reader.find(documents)
+            weights = weigh(candidates, *reader.probabilities(candidates), sampling=sampling)
+            picked = candidates.spans.select(weights > 0)
+            starts = picked.starts - documents.offsets[:-1][picked.document]
+            for part, array in zip(parts, (picked.counts, starts, picked.lengths, weights[weights > 0]), strict=True):
+                part.append(array.astype(part[0].dtype))
+        counts, self.starts, self.lengths, self.weights = map(np.concatenate, parts)
+        self.offsets = np.append(0, np.cumsum(counts))
+
+    def __call__(self, spans: SalientSpans, index: np.ndarray) -> tuple[SalientSpans, np.ndarray]:
+        first, counts = self.offsets[index], self.offsets[index + 1] - self.offsets[index]
+        offsets = np.append(0, np.cumsum(counts))
+        place = np.repeat(first - offsets[:-1], counts) + np.arange(offsets[-1])
+        starts = np.repeat(spans.documents.offsets[:-1], counts) + self.starts[place]
+        picked = spans._replace(starts=starts, lengths=self.lengths[place].astype(np.int64), offsets=offsets)
+        return picked, self.weights[place].astype(np.int64)
 
 
-def read_answers(
-    batches: Iterable[TokenSequences],
-    policy: LearnedPolicy,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    numbers: bool = True,
-) -> dict[str, str]:
-    """Extracts the most probable answer from each document: a dict from its title to the span.
+def weigh(
+    candidates: CandidateSpans, probabilities: np.ndarray, null_probabilities: np.ndarray, *, sampling: str
+) -> np.ndarray:
+    """The weight of each of M candidates, an integer; 0 for those that are not answer-like.
 
-    Documents without a title or a salient span are skipped; if a title occurs twice, the first document counts. The
-    arguments are those of `LearnedPolicy.learn`.
+    Args:
+        candidates: the M candidates of N documents.
+        probabilities: (M,) that a candidate is the answer.
+        null_probabilities: (N,) that a document has no answer.
+        sampling: "uniform" or "proportional", as in `LearnedPolicy`.
     """
-    extracted: dict[str, str] = {}
-    classes = CharacterClasses.of_tokenizer(tokenizer)
-    for documents in batches:
-        ids, offsets = documents
-        spans = find_salient_spans(documents, classes, numbers=numbers)
-        by_probability = np.lexsort((policy.probabilities(spans), spans.document))
-        usable = np.flatnonzero((spans.counts > 0) & (spans.titles > 0))
-        for i, best in zip(usable, by_probability[spans.offsets[usable + 1] - 1], strict=True):
-            name = str(tokenizer.decode(ids[offsets[i] : offsets[i] + spans.titles[i] - 2]))
-            answer = str(tokenizer.decode(ids[spans.starts[best] : spans.starts[best] + spans.lengths[best]]))
-            if name.strip():
-                extracted.setdefault(name, answer)
-    return extracted
-
-
-def hash_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """`hash_runs` of texts, none of them empty: (len(texts),)."""
-    ids, offsets = encode_texts(list(texts), character_table(tokenizer))
-    return hash_runs(ids, offsets[:-1], np.diff(offsets))
-
-
-def _hash_titles(spans: SalientSpans) -> np.ndarray:
-    """`hash_runs` of the titles of the documents, (N,); 0 for a document without a title."""
-    titled = np.flatnonzero(spans.titles)
-    hashes = np.zeros(len(spans.titles), dtype=np.uint64)
-    hashes[titled] = hash_runs(spans.documents.token_ids, spans.documents.offsets[titled], spans.titles[titled])
-    return hashes
-
-
-def contexts(spans: SalientSpans) -> np.ndarray:
-    """The tokens before and after each span, (M, sum(CONTEXT)); PAD where the title or the document ends."""
-    ids, offsets = spans.documents
-    first, last = (offsets[:-1] + spans.titles)[spans.document], offsets[1:][spans.document]
-    before = spans.starts[:, None] + np.arange(-CONTEXT[0], 0)
-    after = (spans.starts + spans.lengths)[:, None] + np.arange(CONTEXT[1])
-    position = np.concatenate((before, after), axis=1)
-    inside = (position >= first[:, None]) & (position < last[:, None])
-    return np.where(inside, ids[np.where(inside, position, 0)], PAD_ID)
+    document = candidates.spans.document
+    if sampling == "proportional":
+        weights = np.round(probabilities * _ONE).astype(np.int64)
+    else:
+        highest = np.zeros(len(null_probabilities))
+        np.maximum.at(highest, document, probabilities)
+        weights = (probabilities >= highest[document] / 2).astype(np.int64)
+    return weights * (null_probabilities <= 0.5)[document]

@@ -83,9 +83,13 @@ class RandomWindow:
 
 
 class MaskingPolicy(Protocol):
-    """Says which of M salient spans to mask more often than the others: booleans, (M,)."""
+    """Says which spans of N documents to mask more often than the others.
 
-    def __call__(self, spans: SalientSpans) -> np.ndarray: ...
+    It takes their salient spans and their places in the dataset, (N,), and returns the answer-like spans, which may be
+    parts of the salient ones, and their weights, positive integers. It picks among those in proportion to the weights.
+    """
+
+    def __call__(self, spans: SalientSpans, index: np.ndarray) -> tuple[SalientSpans, np.ndarray]: ...
 
 
 LONG_CONTEXT = (24, 4)
@@ -133,9 +137,10 @@ class SalientSpanMasking:
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
         spans = find_salient_spans(examples, self.classes, numbers=self.numbers)
-        answer_like = self.policy(spans) if self.policy else np.zeros(len(spans.starts), dtype=bool)
+        none = spans.select(np.zeros(len(spans.starts), dtype=bool)), np.zeros(0, dtype=np.int64)
+        answer_like, weights = self.policy(spans, index) if self.policy else none
         draws = uniform_draws(self.seed + 1, epoch, index, 5)  # independent of the draws of span corruption
-        chosen = choose_spans(spans, answer_like, draws[:, 1], policy_probability=self.policy_probability)
+        chosen = choose_spans(spans, answer_like, weights, draws[:, 1], policy_probability=self.policy_probability)
         max_context = np.where(draws[:, 4:] < self.long_context_probability, LONG_CONTEXT, self.max_context)
         masked, possible = mask_spans(spans, chosen, draws[:, 2:4], block_size=self.block_size, max_context=max_context)
         both = stack_sequences([self.fallback(examples, epoch, index), masked])

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..tokenization_mingpt import PAD_ID
+from ..tokenization_mingpt import PAD_ID, character_table, encode_texts
 from .draws import random_bits
 from .sequences import MASK_SEGMENT, SegmentedSequences, TokenSequences
 
@@ -32,6 +32,7 @@ class CharacterClasses(NamedTuple):
     word: (V,) booleans: letters, digits, hyphens and apostrophes.
     upper, digit: (V,) booleans.
     stop_id, space_id: the ids of "." and " ", which end a title or a sentence together; PAD_ID if there is none.
+    open_id, close_id: the ids of "(" and ")"; PAD_ID if there is none.
     """
 
     word: np.ndarray
@@ -39,6 +40,8 @@ class CharacterClasses(NamedTuple):
     digit: np.ndarray
     stop_id: int
     space_id: int
+    open_id: int
+    close_id: int
 
     @classmethod
     def of(cls, vocabulary: Sequence[str]) -> "CharacterClasses":
@@ -47,7 +50,7 @@ class CharacterClasses(NamedTuple):
             np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
             np.array([character.isupper() for character in vocabulary]),
             np.array([character.isdigit() for character in vocabulary]),
-            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". "),
+            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". ()"),
         )
 
     @classmethod
@@ -84,6 +87,24 @@ class SalientSpans(NamedTuple):
     def hashes(self) -> np.ndarray:
         """`hash_runs` of the spans, (M,)."""
         return hash_runs(self.documents.token_ids, self.starts, self.lengths)
+
+    def hash_titles(self) -> np.ndarray:
+        """`hash_runs` of the titles, (N,); 0 for a document without a title."""
+        titled = np.flatnonzero(self.titles)
+        hashes = np.zeros(len(self.titles), dtype=np.uint64)
+        hashes[titled] = hash_runs(self.documents.token_ids, self.documents.offsets[titled], self.titles[titled])
+        return hashes
+
+    def select(self, kept: np.ndarray) -> "SalientSpans":
+        """The spans for which `kept` (M,) is true, of the same documents."""
+        offsets = np.append(0, np.cumsum(kept))[self.offsets]
+        return self._replace(starts=self.starts[kept], lengths=self.lengths[kept], offsets=offsets)
+
+
+def hash_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """`hash_runs` of texts, none of them empty: (len(texts),)."""
+    ids, offsets = encode_texts(list(texts), character_table(tokenizer))
+    return hash_runs(ids, offsets[:-1], np.diff(offsets))
 
 
 def hash_runs(
@@ -145,6 +166,47 @@ def find_repeated(token_ids: np.ndarray, words: Words, in_title: np.ndarray) -> 
     return np.isin(hashes, hashes[in_title])
 
 
+class Names(NamedTuple):
+    """The K names (and numbers) of N documents, in the order of the documents, as runs of words.
+
+    first, last: (K,) positions in `words` of the first and the last word of each.
+    words: the W words of the documents.
+    in_title: (W,) whether a word is in a title.
+    known: (W,) whether a word is no name, or in the title of its document too.
+    titles: (N,) from `find_titles`.
+    """
+
+    first: np.ndarray
+    last: np.ndarray
+    words: Words
+    in_title: np.ndarray
+    known: np.ndarray
+    titles: np.ndarray
+
+
+def find_names(documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True) -> Names:
+    """Finds the names of `find_salient_spans`."""
+    token_ids, offsets = documents
+    titles, words = find_titles(documents, classes), find_words(documents, classes)
+    starts, ends, document, follows = words
+    upper, digit = classes.upper[token_ids[starts]], classes.digit[token_ids[starts]]
+    in_title = starts < (offsets[:-1] + titles)[document]
+    name = upper & ~in_title
+    if not numbers:
+        day = digit & (ends - starts <= 2)
+        name &= ~(follows & np.roll(day, 1)) & ~(np.roll(follows, -1) & np.roll(day, -1))
+    salient = name | (digit & numbers & ~in_title)
+    joined = follows & name & np.roll(name, 1)  # to the word before
+    first, last = np.flatnonzero(salient & ~joined), np.flatnonzero(salient & ~np.roll(joined, -1))
+
+    known = find_repeated(token_ids, words, in_title) | ~salient
+    opening = name & (starts - 2 >= offsets[document])  # the two tokens before it are of the same document
+    opening &= token_ids[starts - 1] == classes.space_id
+    opening &= token_ids[np.maximum(starts - 2, 0)] == classes.stop_id
+    kept = ~np.logical_and.reduceat(known, first) & ~(opening[first] & (first == last))
+    return Names(first[kept], last[kept], words, in_title, known, titles)
+
+
 def find_salient_spans(documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True) -> SalientSpans:
     """Finds the names and numbers that a document has and its title lacks.
 
@@ -159,64 +221,66 @@ def find_salient_spans(documents: TokenSequences, classes: CharacterClasses, *, 
 
     Example: "Ada Byron. Byron (born 10 May 1815) saw New York. She read." has "10", "May", "1815" and "New York".
     """
-    token_ids, offsets = documents
-    titles, words = find_titles(documents, classes), find_words(documents, classes)
-    starts, ends, document, follows = words
-    upper, digit = classes.upper[token_ids[starts]], classes.digit[token_ids[starts]]
-    in_title = starts < (offsets[:-1] + titles)[document]
-    name = upper & ~in_title
-    if not numbers:
-        day = digit & (ends - starts <= 2)
-        name &= ~(follows & np.roll(day, 1)) & ~(np.roll(follows, -1) & np.roll(day, -1))
-    salient = name | (digit & numbers & ~in_title)
-    joined = follows & name & np.roll(name, 1)  # to the word before
-    first, last = np.flatnonzero(salient & ~joined), np.flatnonzero(salient & ~np.roll(joined, -1))
+    names = find_names(documents, classes, numbers=numbers)
+    return join_words(documents, names, names.first, names.last)
 
-    repeated = find_repeated(token_ids, words, in_title) | ~salient
-    opening = name & (starts - 2 >= offsets[document])  # the two tokens before it are of the same document
-    opening &= token_ids[starts - 1] == classes.space_id
-    opening &= token_ids[np.maximum(starts - 2, 0)] == classes.stop_id
-    kept = ~np.logical_and.reduceat(repeated, first) & ~(opening[first] & (first == last))
-    starts, ends, document = starts[first][kept], ends[last][kept], document[first][kept]
-    return SalientSpans(documents, titles, starts, ends - starts, np.searchsorted(document, np.arange(len(offsets))))
+
+def join_words(documents: TokenSequences, names: Names, first: np.ndarray, last: np.ndarray) -> SalientSpans:
+    """The spans from word `first` (M,) to word `last` (M,), in the order of the documents."""
+    starts, ends, document, _ = names.words
+    offsets = np.searchsorted(document[first], np.arange(len(documents.offsets)))
+    return SalientSpans(documents, names.titles, starts[first], ends[last] - starts[first], offsets)
 
 
 def choose_spans(
-    spans: SalientSpans, answer_like: np.ndarray, draws: np.ndarray, *, policy_probability: float
-) -> np.ndarray:
+    spans: SalientSpans, answer_like: SalientSpans, weights: np.ndarray, draws: np.ndarray, *, policy_probability: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Chooses one span of each document.
 
-    With probability `policy_probability` it is one of the answer-like spans, if the document has any, and else any of
-    its spans; both choices are uniform.
+    With probability `policy_probability` it is one of the answer-like spans, in proportion to their weights, if the
+    document has any. Else it is any of its salient spans, each with the same probability.
 
     Args:
-        spans: the M salient spans of N documents.
-        answer_like: (M,) booleans from a masking policy.
+        spans: the salient spans of N documents.
+        answer_like: spans of the same documents from a masking policy, which may be parts of the salient spans.
+        weights: positive integers, one for each of `answer_like`.
         draws: (N,) uniform numbers in [0, 1).
         policy_probability: from 0 to 1.
 
     Returns:
-        (N,) positions in `spans`; meaningless for a document without a salient span.
+        (N,) where the spans start in the flat array of token ids, and (N,) their lengths; 0 for a document without a
+        span.
 
     Example: of the spans "Rome", "May" and "Ohio", only "Ohio" is answer-like. With a probability of 0.7 a draw of 0.1
     chooses "Ohio", and a draw of 0.75, which is a sixth of the way from 0.7 to 1, chooses "Rome".
     """
-    answer_like_first = np.lexsort((~answer_like, spans.document))
-    num_spans, num_answer_like = spans.counts, np.diff(np.append(0, np.cumsum(answer_like))[spans.offsets])
-    probability = np.where(num_answer_like > 0, policy_probability, 0.0)
+    document = answer_like.document
+    before = np.append(0, np.cumsum(weights))  # integers, so the sum in a document does not depend on the others
+    first, end = before[answer_like.offsets[:-1]], before[answer_like.offsets[1:]]
+    probability = np.where(end > first, policy_probability, 0.0)
     from_policy = draws < probability
-    number = np.where(
+    ticket = (draws / np.where(from_policy, probability, 1.0) * (end - first)).astype(np.int64)
+    passed = before[1:] - first[document] <= np.minimum(ticket, end - first - 1)[document]
+    number = (draws - probability) / np.where(from_policy, 1.0, 1.0 - probability) * spans.counts
+    chosen = np.where(
         from_policy,
-        draws / np.where(from_policy, probability, 1.0) * num_answer_like,
-        (draws - probability) / np.where(from_policy, 1.0, 1.0 - probability) * num_spans,
-    ).astype(np.int64)
-    positions = spans.offsets[:-1] + np.minimum(number, num_spans - 1)
-    answer_like_first = np.append(answer_like_first, 0)
-    return np.where(from_policy, answer_like_first[np.minimum(positions, len(answer_like_first) - 1)], positions)
+        len(spans.starts) + answer_like.offsets[:-1] + np.bincount(document[passed], minlength=len(draws)),
+        spans.offsets[:-1] + np.minimum(number.astype(np.int64), spans.counts - 1),
+    )
+    chosen = np.where(from_policy | (spans.counts > 0), chosen, -1)
+    return (
+        np.concatenate((spans.starts, answer_like.starts, [0]))[chosen],
+        np.concatenate((spans.lengths, answer_like.lengths, [0]))[chosen],
+    )
 
 
 def mask_spans(
-    spans: SalientSpans, chosen: np.ndarray, draws: np.ndarray, *, block_size: int, max_context: np.ndarray
+    spans: SalientSpans,
+    chosen: tuple[np.ndarray, np.ndarray],
+    draws: np.ndarray,
+    *,
+    block_size: int,
+    max_context: np.ndarray,
 ) -> tuple[SegmentedSequences, np.ndarray]:
     """Builds `title context MASK context MASK salient_span MASK` of each document, with labels from the second MASK on.
 
@@ -225,20 +289,20 @@ def mask_spans(
 
     Args:
         spans: the salient spans of N documents.
-        chosen: (N,) the position in `spans` of the span to mask, from `choose_spans`.
+        chosen: (N,) starts and (N,) lengths of the spans to mask, from `choose_spans`.
         draws: (N, 2) uniform numbers in [0, 1).
         block_size: context length of the model.
         max_context: (N, 2) most tokens to keep before and after the span.
 
     Returns:
-        The sequences, and (N,) booleans: whether a document has a salient span, and room for its sequence. The other
+        The sequences, and (N,) booleans: whether a document has a chosen span, and room for its sequence. The other
         sequences are meaningless.
     """
     (token_ids, offsets), titles = spans.documents, spans.titles
     start, end = offsets[:-1], offsets[1:]
-    span_start, length = np.append(spans.starts, 0)[chosen], np.append(spans.lengths, 0)[chosen]
+    span_start, length = chosen
     room = block_size - titles - length - 3
-    possible = (spans.counts > 0) & (room >= 0)
+    possible = (length > 0) & (room >= 0)
     room = np.maximum(room, 0)
     most_before = np.minimum(np.clip(span_start - start - titles, 0, room), max_context[:, 0])
     before = (draws[:, 0] * (most_before + 1)).astype(np.int64)

@@ -28,6 +28,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from ..data.masking_policy import LEARNED_POLICY
 from ..data.steps import StreamedSteps, TrainingSteps
 from ..system.files import hash_folder, sha256_of
 from ..system.writing import UNFINISHED, explain, flush
@@ -115,6 +116,7 @@ class Checkpointer:
         state = {**self.log.state(), "learning_rate": self.schedulers[0].get_last_lr()[0], "data": self.data}
         state["scaler"] = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
         state |= {"step": step, "examples_per_step": self.steps.shape.total}
+        state["learned_masking_policy"] = LEARNED_POLICY if uses_learned_policy(self.recipe) else None
         state["recipe"] = dataclasses.asdict(self.recipe)
         training = {
             "optimizers": [gather(optimizer.state_dict()) for optimizer in self.optimizers],
@@ -177,6 +179,11 @@ def hash_data(recipe: TrainingRecipe) -> dict[str, str]:
         elif path.is_dir():
             hashes[name] = hash_folder(path, *patterns)
     return hashes
+
+
+def uses_learned_policy(recipe: TrainingRecipe) -> bool:
+    """Whether a recipe is one of pretraining with the learned masking policy."""
+    return getattr(recipe, "learned_masking_policy", False)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.masking_policy import LEARNED_POLICY
 from ..data.steps import StreamedSteps, TrainingSteps
 from ..system.fields import with_present_names, without_constants
-from .checkpoints import hash_data, is_whole, read_state
+from .checkpoints import hash_data, is_whole, read_state, uses_learned_policy
 from .folders import list_checkpoints, run_folder
 from .optimization import build_scheduler, count_steps
 from .recipes import TrainingRecipe
@@ -83,6 +84,11 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
 
 def _check_recipe(recipe: TrainingRecipe, examples_per_step: int, checkpoint: Path) -> None:
     state = read_state(checkpoint)
+    if uses_learned_policy(recipe) and (policy := state.get("learned_masking_policy")) != LEARNED_POLICY:
+        raise ValueError(
+            f"The checkpoint {checkpoint} was made with another learned masking policy, {policy or 'logistic'!r}, now "
+            f"{LEARNED_POLICY!r}, which masks other names: start a new run, or resume with the version that made it."
+        )
     state |= {name: with_present_names(type(recipe), state.get(name, {})) for name in ("recipe", "data")}
     state["recipe"] = without_constants(type(recipe), state["recipe"])
     may_change = _MAY_CHANGE | _unchanged_data(recipe, state, checkpoint)

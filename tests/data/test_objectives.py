@@ -169,6 +169,21 @@ class TestSalientSpanMasking:
         assert frequency_of_bath(["Bath"], policy_probability=0.7) == pytest.approx(0.8, abs=0.07)
         assert frequency_of_bath(["", "Lon", "\u2603"]) == frequency_of_bath()
 
+    def test_the_policy_may_pick_a_part_of_a_name_by_the_index_of_the_document(self, tokenizer):
+        """It picks "Bath" of the even documents, and nothing of the odd ones."""
+        texts = datasets.Dataset.from_dict({"text": ["Ada. she saw London Bath too"] * 8})
+        index = np.array([4, 7, 0, 2, 1, 3, 6, 5])
+        examples = take(encode_documents(texts, tokenizer), index)
+
+        def policy(spans, index):
+            picked = spans.select(index % 2 == 0)  # one name in each document
+            return picked._replace(starts=picked.starts + 7, lengths=picked.lengths - 7), np.ones(4, dtype=np.int64)
+
+        options = {"probability": 1.0, "policy": policy, "policy_probability": 1.0}
+        rows = SalientSpanMasking(48, 0, tokenizer=tokenizer, **options)(examples, 0, index).pad(np.arange(8))
+        masked = [tokenizer.decode(row).split(MASK)[2] for row in rows["input_ids"]]
+        assert masked == ["London Bath" if i % 2 else "Bath" for i in index]
+
 
 def test_an_example_without_masking_is_one_segment():
     examples = TokenSequences(np.array([5, 6, 1, 7, 1, 8, 1, 9, 1]), np.array([0, 5, 9]))

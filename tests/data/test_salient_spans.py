@@ -115,6 +115,14 @@ def spans_with(offsets: np.ndarray) -> SalientSpans:
     return SalientSpans(documents, np.zeros(len(offsets) - 1, int), np.arange(number), np.ones(number, int), offsets)
 
 
+def choose(spans: SalientSpans, answer_like: np.ndarray, draws: np.ndarray, **options: float) -> np.ndarray:
+    """Where the chosen span of each document starts, with the same weight for all answer-like ones."""
+    picked = spans.select(answer_like)
+    starts, lengths = choose_spans(spans, picked, np.ones(len(picked.starts), int), draws, **options)
+    assert ((lengths > 0) == (spans.counts > 0)).all()
+    return starts
+
+
 class TestChoice:
     spans = spans_with(np.array([0, 3, 3, 6]))  # of three documents
     answer_like = np.array([0, 0, 1, 0, 0, 0], bool)
@@ -124,7 +132,7 @@ class TestChoice:
         [(0.1, [2, 3]), (0.69, [2, 5]), (0.75, [0, 5]), (0.81, [1, 5]), (0.99, [2, 5])],
     )
     def test_literal(self, draw, expected):
-        chosen = choose_spans(self.spans, self.answer_like, np.full(3, draw), policy_probability=0.7)
+        chosen = choose(self.spans, self.answer_like, np.full(3, draw), policy_probability=0.7)
         assert chosen[[0, 2]].tolist() == expected  # the second document has no span
 
     @pytest.mark.parametrize(("probability", "expected"), [(0.0, 1 / 3), (0.5, 2 / 3), (1.0, 1.0)])
@@ -133,7 +141,7 @@ class TestChoice:
         spans = spans_with(np.arange(0, 3 * number + 1, 3))
         answer_like = np.tile([False, True, False], number)
         draws = np.random.default_rng(0).random(number)
-        chosen = choose_spans(spans, answer_like, draws, policy_probability=probability)
+        chosen = choose(spans, answer_like, draws, policy_probability=probability)
         frequencies = np.bincount(chosen % 3, minlength=3) / number
         np.testing.assert_allclose(frequencies, [(1 - expected) / 2, expected, (1 - expected) / 2], atol=0.01)
 
@@ -146,7 +154,7 @@ class TestChoice:
         offsets = np.append(0, np.cumsum([len(document) for document in documents]))
         answer_like = np.array([flag for document in documents for flag in document], bool)
         draws = np.full(len(documents), draw)
-        chosen = choose_spans(spans_with(offsets.astype(int)), answer_like, draws, policy_probability=probability)
+        chosen = choose(spans_with(offsets.astype(int)), answer_like, draws, policy_probability=probability)
         for document, flags in enumerate(documents):
             if flags:
                 assert offsets[document] <= chosen[document] < offsets[document + 1]
@@ -162,12 +170,25 @@ def test_equal_runs_have_equal_hashes_and_others_do_not():
     assert hash_runs(flat, starts, lengths, np.arange(5))[0] != hash_runs(flat, starts, lengths, np.arange(5))[2]
 
 
+def test_selected_spans_and_hashes_of_titles():
+    spans = spans_of("Ada. Ada saw Rome and Oslo", "at Bath", "Ada. at Kiel", "Bob. x")
+    picked = spans.select(np.array([False, True, False, True]))
+    assert [picked.starts.tolist(), picked.lengths.tolist()] == [[22, 41], [4, 4]]
+    assert picked.offsets.tolist() == [0, 1, 1, 2, 2]
+    assert picked.titles is spans.titles
+    ada, none, again, bob = spans.hash_titles().tolist()
+    assert ada == again == hash_runs(ids("Ada. "), np.array([0]), np.array([5]))[0]
+    assert none == 0
+    assert bob not in (ada, none)
+
+
 class TestMaskSpans:
     text = "Ada Byron. Ada was born in London ."
 
     def mask(self, draws, text: str = text, block_size: int = 48, max_context=(99, 99)) -> tuple[str, bool]:
         spans = spans_of(text)
-        chosen = choose_spans(spans, np.zeros(len(spans.starts), bool), np.array(draws[:1]), policy_probability=0.5)
+        none = spans.select(np.zeros(len(spans.starts), bool))
+        chosen = choose_spans(spans, none, np.zeros(0, int), np.array(draws[:1]), policy_probability=0.5)
         sequences, (possible,) = mask_spans(
             spans, chosen, np.array([draws[1:]]), block_size=block_size, max_context=np.array([max_context])
         )
@@ -216,7 +237,8 @@ class TestMaskSpans:
 def test_masked_spans_and_corrupted_spans_stack():
     corrupted = move_spans(documents_of(["wxyz"]), Spans(np.array([4]), np.array([[1]]), np.array([[2]])))
     draws, max_context = np.zeros((1, 2)), np.array([[9, 9]])
-    masked, _ = mask_spans(spans_of("a. b Cd"), np.array([0]), draws, block_size=48, max_context=max_context)
+    chosen = np.array([5]), np.array([2])
+    masked, _ = mask_spans(spans_of("a. b Cd"), chosen, draws, block_size=48, max_context=max_context)
     assert texts_of(stack_sequences([corrupted, masked])) == ["w⁇z⁇xy□□", "a. ⁇⁇Cd⁇"]
 
 
@@ -229,7 +251,7 @@ class TestSeveralDocuments:
         number = len(self.texts)
         sequences, possible = mask_spans(
             spans_of(*self.texts),
-            np.array([0, 0, 1, 2]),  # Rome, nothing, London, Bath
+            (np.array([9, 0, 49, 60]), np.array([4, 0, 6, 4])),  # Rome, nothing, London, Bath
             np.array(draws) if np.ndim(draws) > 1 else np.array([draws] * number),
             block_size=block_size,
             max_context=np.array(max_context) if np.ndim(max_context) > 1 else np.array([max_context] * number),
@@ -293,22 +315,37 @@ class TestChoiceOfSeveralDocuments:
     )
     def test_literal(self, draw, probability, expected):
         with np.errstate(all="raise"):
-            chosen = choose_spans(self.spans, self.answer_like, np.full(3, draw), policy_probability=probability)
+            chosen = choose(self.spans, self.answer_like, np.full(3, draw), policy_probability=probability)
         assert chosen[:2].tolist() == expected
 
     def test_each_document_has_its_own_draw(self):
-        chosen = choose_spans(self.spans, self.answer_like, np.array([0.31, 0.9, 0.5]), policy_probability=0.6)
+        chosen = choose(self.spans, self.answer_like, np.array([0.31, 0.9, 0.5]), policy_probability=0.6)
         assert chosen[:2].tolist() == [2, 7]
 
     def test_documents_without_any_span(self):
-        assert (
-            len(
-                choose_spans(
-                    spans_with(np.zeros(3, int)), np.zeros(0, bool), np.array([0.1, 0.9]), policy_probability=0.5
-                )
-            )
-            == 2
-        )
+        spans = spans_with(np.zeros(3, int))
+        assert choose(spans, np.zeros(0, bool), np.array([0.1, 0.9]), policy_probability=0.5).tolist() == [0, 0]
+
+    @pytest.mark.parametrize(
+        ("draw", "expected"),
+        [(0, [0, 4]), (0.29, [0, 4]), (0.31, [2, 4]), (0.49, [2, 4]), (0.51, [2, 5]), (np.nextafter(1, 0), [2, 5])],
+    )
+    def test_weights_are_proportions(self, draw, expected):
+        """3 and 7 of 10 for spans 0 and 2, 1 and 1 of 2 for spans 4 and 5."""
+        picked = self.spans.select(np.isin(np.arange(8), [0, 2, 4, 5]))
+        weights, draws = np.array([3, 7, 1, 1]), np.full(3, draw)
+        starts, lengths = choose_spans(self.spans, picked, weights, draws, policy_probability=1.0)
+        assert starts[:2].tolist() == expected
+        assert lengths.tolist() == [1, 1, 0]
+        halved, _ = choose_spans(self.spans, picked, weights, draws * 0.5, policy_probability=0.5)
+        assert halved[:2].tolist() == expected
+
+    def test_an_answer_like_span_may_be_a_part_of_a_salient_one(self):
+        spans = spans_of("Ada. at New York", "Bob. at Rome")
+        part = spans._replace(starts=np.array([8]), lengths=np.array([3]), offsets=np.array([0, 1, 1]))
+        for draw, expected in ((0.69, ([8, 24], [3, 4])), (0.71, ([8, 24], [8, 4]))):
+            chosen = choose_spans(spans, part, np.ones(1, int), np.full(2, draw), policy_probability=0.7)
+            assert tuple(array.tolist() for array in chosen) == expected
 
 
 def test_words_and_whether_they_follow_another():
@@ -322,11 +359,11 @@ def test_words_and_whether_they_follow_another():
 
 
 def test_character_classes():
-    word, upper, digit, stop_id, space_id = CharacterClasses.of("aB7-'’ .É")
-    assert word.tolist() == [True] * 6 + [False, False, True]
+    word, upper, digit, *marks = CharacterClasses.of("aB7-'’ .É(")
+    assert word.tolist() == [True] * 6 + [False, False, True, False]
     assert np.flatnonzero(upper).tolist() == [1, 8]
     assert np.flatnonzero(digit).tolist() == [2]
-    assert (stop_id, space_id) == (7, 6)
+    assert marks == [7, 6, 9, 0]  # no closing parenthesis
 
 
 def test_a_vocabulary_without_stops_has_no_titles():

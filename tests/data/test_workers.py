@@ -18,6 +18,7 @@ from hf_mingpt.data.objectives import (
     SpanCorruption,
 )
 from hf_mingpt.data.questions import read_questions
+from hf_mingpt.data.reader import Reader
 from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.data.steps import Mixture, StreamedSteps, TrainingSteps, prepare_ahead
 
@@ -31,10 +32,10 @@ def test_steps_of_every_objective_can_be_pickled(streaming):
     tokenizer = build_corpus_tokenizer(texts, 128, str(asked))
     documents = encode_documents(texts, tokenizer)
     span, options = SpanCorruption(128, 0), {"tokenizer": tokenizer, "probability": 0.5, "policy_probability": 0.5}
-    batches = map(TokenSequences.from_table, documents.with_format("arrow").iter(1000))
+    batches = [TokenSequences.from_table(table) for table in documents.with_format("arrow").iter(1000)]
     policies = (
         AnswerPolicy([question.answer for question in questions], tokenizer),
-        LearnedPolicy.learn(batches, questions, tokenizer, numbers=True),
+        LearnedPolicy(Reader.learn(batches, questions, tokenizer), batches),
     )
     salient = [SalientSpanMasking(128, 0, fallback=span, policy=policy, **options) for policy in policies]
     mixture = Mixture(encode_questions(questions, tokenizer, 128), QuestionAnswering(), 0.5, seed=0)

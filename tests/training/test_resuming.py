@@ -168,3 +168,21 @@ class TestData:
         moved = (folder / "text.txt").rename(folder / "moved.txt")
         with pytest.raises(ValueError, match=r"another recipe: train_file .*text\.txt', now .*moved\.txt'"):
             self.find(folder, {**data, "train_file": str(moved)})
+
+
+def test_a_checkpoint_with_another_learned_masking_policy_is_refused(tmp_path):
+    """Earlier versions did not name their policy, and masked other names."""
+    policy = {"ssm_probability": 1.0, "questions_file": "q.tsv", "masking_policy_probability": 0.9}
+    for learned in (True, False):
+        folder, flags = tmp_path / str(learned), {**policy, "learned_masking_policy": learned}
+        with pytest.raises(PowerCut):
+            run(folder, build_steps(), cut_at=4, **flags)
+        recipe = small_recipe(folder, **{**FLAGS, **flags, "resume_from_checkpoint": "latest"})
+        checkpoint = find_checkpoint(recipe, 4)
+        assert checkpoints.read_state(checkpoint)["learned_masking_policy"] == ("listwise" if learned else None)
+        edit_state(checkpoint, lambda state: state.pop("learned_masking_policy"))
+        if learned:
+            with pytest.raises(ValueError, match="another learned masking policy, 'logistic', now 'listwise'"):
+                find_checkpoint(recipe, 4)
+        else:
+            assert find_checkpoint(recipe, 4) == checkpoint

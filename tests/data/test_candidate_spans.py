@@ -1,0 +1,117 @@
+"""What may be an answer, and what is said about it."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from hf_mingpt.data.candidate_spans import describe_candidates, find_candidates
+from hf_mingpt.data.salient_spans import CharacterClasses
+
+from .texts import MARKS, documents_of
+
+CLASSES = CharacterClasses.of([*MARKS, *map(chr, range(2, 0x180))])
+
+
+def candidates_in(text: str, *others: str, numbers: bool = True) -> list[str]:
+    """The candidates of `text`, as strings, when the others follow it and when they precede it."""
+    found = []
+    for texts, place in (([text, *others], 0), ([*others, text], len(others))):
+        spans = find_candidates(documents_of(texts), CLASSES, numbers=numbers).spans
+        joined, its = "".join(texts), slice(spans.offsets[place], spans.offsets[place + 1])
+        found.append([joined[a : a + n] for a, n in zip(spans.starts[its], spans.lengths[its], strict=True)])
+    assert found[0] == found[1]
+    return found[0]
+
+
+class TestFindCandidates:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Ada. in Rome", ["Rome"]),
+            ("Ada. in New York City", ["New", "New York", "New York City", "York City", "City"]),
+            ("Ada. in Rome, Ohio", ["Rome", "Ohio"]),
+            ("Ada. in Rio de Janeiro", ["Rio", "Rio de Janeiro", "Janeiro"]),
+            ("Ada. an Isle of the Dogs", ["Isle", "Isle of the Dogs", "Dogs"]),
+            ("Ada. an Isle of all the Dogs", ["Isle", "Dogs"]),  # three words between them
+            ("Ada. from Rome with Ohio", ["Rome", "Ohio"]),  # a long word
+            ("Ada. in Rio de, Janeiro", ["Rio", "Janeiro"]),
+            ("Ada. in Rio 12 Janeiro", ["Rio", "12", "Janeiro"]),
+            ("Ada. in A of B of C", ["A", "A of B", "B", "B of C", "C"]),
+            ("Ada Byron. Her son Byron King, Ada", ["Byron King", "King"]),  # not what the title has
+            ("Ada. so", []),
+        ],
+    )
+    def test_literal(self, text, expected):
+        assert candidates_in(text) == expected
+        for other in ("of Bob", "Bob", "Bob. X of", "so"):  # the neighbors in the array make no difference
+            assert candidates_in(text, other) == expected
+
+    def test_without_numbers(self):
+        assert candidates_in("Ada. on 26 May 1840 New Rome", numbers=False) == ["New", "New Rome", "Rome"]
+
+    def test_names_of_candidates(self):
+        candidates = find_candidates(documents_of(["so", "Ada. in New York, Rio de Janeiro"]), CLASSES)
+        assert candidates.name.tolist() == [0, 0, 0, 1, 1, 2]
+        assert candidates.spans.offsets.tolist() == [0, 0, 6]
+        assert candidates.spans.document.tolist() == [1] * 6
+
+
+def describe(texts, num_answers=0, num_documents=0):
+    candidates = find_candidates(documents_of(texts), CLASSES, numbers=False)
+    number = len(candidates.first)
+    answers, documents = (np.broadcast_to(np.asarray(values), (number,)) for values in (num_answers, num_documents))
+    return describe_candidates(candidates, CLASSES, num_answers=answers, num_documents=documents)
+
+
+class TestFeatures:
+    TEXT = "Ada. one two three four five six seven eight Rome, four, five"
+
+    def changed(self, text, **counts):
+        (before,), (after,) = describe([self.TEXT]), describe([text], **counts)
+        return int((before != after).sum())
+
+    @pytest.mark.parametrize(
+        ("old", "new", "expected"),
+        [
+            ("Ada", "Bobby", 0),  # the title
+            ("one", "any", 1),  # the eighth word before it
+            ("four five", "any five", 2),  # the fifth: by its place, and in any order
+            ("eight", "fight", 3),  # the one before it: with the second one too
+            ("eight", "eighs", 4),  # and its last letter
+            (" five six", " 12345 six", 2),
+            (" five six", " 1234 six", 4),  # a year: their number, and with the parentheses
+            (" five six", " (five six", 2),  # a parenthesis, and with the years
+            ("four, five", "four, any", 1),  # the second word after it
+            ("four, five", "any, five", 2),  # the first one, and with the next characters
+            ("Rome", "Lome", 0),  # its first letters
+            ("Rome", "Rose", 2),  # its last letters: two and three of them
+            ("Rome", "Tome", 0),
+            ("Rome", "Rosome", 1),  # its length
+        ],
+    )
+    def test_what_changes_how_many(self, old, new, expected):
+        assert self.TEXT.count(old) == 1
+        assert self.changed(self.TEXT.replace(old, new)) == expected
+
+    def test_counts_are_magnitudes(self):
+        assert self.changed(self.TEXT, num_documents=1) == 1
+        rows = [describe([self.TEXT], num_documents=number)[0] for number in (2, 3, 4, 7, 8)]
+        assert [int((a != b).sum()) for a, b in pairwise(rows)] == [0, 1, 0, 1]
+        assert self.changed(self.TEXT, num_answers=1) == 3  # beside the names before and after it, too
+
+    def test_documents_do_not_depend_on_each_other(self):
+        texts = ["Ada. of (1815 New York, Rome)", "so", "Kiel", "Bob. in Rio de Janeiro, Ohio (", "(1840 Lima"]
+        whole = describe(texts, np.arange(10) % 3)
+        order = [3, 0, 4, 2, 1]
+        parts, first = {}, 0
+        for i, text in enumerate(texts):
+            count = len(describe([text]))
+            parts[i] = np.arange(first, first := first + count)
+        assert first == 10 == len(whole)
+        rows = np.concatenate([parts[i] for i in order])
+        assert np.array_equal(describe([texts[i] for i in order], rows % 3), whole[rows])
+
+    def test_equal_surroundings_have_equal_features(self):
+        first, second = describe(["Ada. born in Rome, Ohio", "Bob. born in Rome, Ohio"])[[0, 2]]
+        assert np.array_equal(first, second)

@@ -1,0 +1,198 @@
+"""The listwise loss, by hand and by finite differences; what a reader learns and reads."""
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+from sklearn.linear_model import LogisticRegression
+
+from hf_mingpt.data.birthplaces import question_about
+from hf_mingpt.data.questions import Question
+from hf_mingpt.data.reader import Counts, ListwiseLoss, Reader, fit_listwise, read_answers
+
+from .biographies import BORN, LINES, NAMES, QUESTIONS, encode, encode_batches, make_tokenizer, spans_as_text
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer()
+
+
+def learn(lines, questions, tokenizer, batch_size=7, numbers=False):
+    return Reader.learn(encode_batches(lines, tokenizer, batch_size), questions, tokenizer, numbers=numbers)
+
+
+@pytest.fixture(scope="module")
+def reader(tokenizer):
+    return learn(LINES, QUESTIONS[:8], tokenizer)
+
+
+class TestListwiseLoss:
+    """Three documents: one answer of two candidates, two answers of three, and none of one."""
+
+    columns = np.array([[0, 1], [2, 2], [0, 3], [1, 3], [4, 2], [1, 0]])
+    offsets = np.array([0, 2, 5, 6])
+    is_answer = np.array([False, True, True, False, True, False])
+
+    def loss(self, penalty=0.0):
+        return ListwiseLoss(self.columns, self.offsets, self.is_answer, num_features=5, penalty=penalty)
+
+    def test_by_hand(self):
+        """Every score is 0: one of three, two of four, and one of two are right."""
+        value, gradient = self.loss()(np.zeros(6))
+        assert value == pytest.approx(np.log(3) + np.log(2) + np.log(2))
+        # by candidate, the probability less that among the right ones
+        change = np.array([1 / 3, 1 / 3 - 1, 1 / 4 - 1 / 2, 1 / 4, 1 / 4 - 1 / 2, 1 / 2])
+        expected = [change[0] + change[2] + change[5], change[0] + change[3] + change[5]]
+        expected += [2 * change[1] + change[4], change[2] + change[3], change[4]]
+        np.testing.assert_allclose(gradient, [*expected, 1 / 3 + 1 / 4 + 1 / 2 - 1], atol=1e-12)
+
+    def test_the_scores_of_a_document_with_a_null_score(self):
+        """Scores 1 + 2, and 2 * 0.5 for the answer; null 0.25."""
+        loss = ListwiseLoss(self.columns[:2], np.array([0, 2]), np.array([False, True]), num_features=3, penalty=3.0)
+        value, _ = loss(np.array([1.0, 2.0, 0.5, 0.25]))
+        penalty = 1.5 * (1 + 4 + 0.25 + 0.0625)
+        assert value == pytest.approx(np.log(np.exp(3) + np.exp(1) + np.exp(0.25)) - 1 + penalty)
+
+    @pytest.mark.parametrize("penalty", [0.0, 0.7])
+    def test_the_gradient_is_that_of_finite_differences(self, penalty):
+        loss = self.loss(penalty)
+        for seed in range(5):
+            point = np.random.default_rng(seed).normal(size=6) * 2
+            assert check_grad(lambda x: loss(x)[0], lambda x: loss(x)[1], point) < 1e-5
+
+    def test_large_scores_are_finite(self):
+        value, gradient = self.loss()(np.array([800.0, -800, 900, 0, -900, 5]))
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+def test_documents_with_one_candidate_are_a_logistic_regression():
+    """Its probability against the null candidate is the logistic function of the difference of their scores."""
+    rng = np.random.default_rng(0)
+    columns, is_answer = rng.integers(0, 6, (80, 3)), rng.random(80) < 0.4
+    weights, null = fit_listwise(columns, np.arange(81), is_answer, num_features=6, penalty=0.5)
+    design = np.zeros((80, 7))
+    np.add.at(design, (np.repeat(np.arange(80), 3), columns.ravel()), 1)
+    design[:, 6] = -1
+    expected = LogisticRegression(C=2.0, fit_intercept=False, tol=1e-8, max_iter=1000).fit(design, is_answer)
+    np.testing.assert_allclose([*weights, null], expected.coef_[0], atol=2e-3)
+
+
+class TestWhatIsLearned:
+    def test_probabilities_of_a_document_add_up_to_one(self, reader, tokenizer):
+        candidates = reader.find(encode([*LINES, "Elm. so", "at Rome"], tokenizer))
+        probabilities, null = reader.probabilities(candidates)
+        total = np.bincount(candidates.spans.document, probabilities, minlength=22) + null
+        np.testing.assert_allclose(total, 1)
+        assert null[20] == 1  # no candidate
+
+    def test_documents_in_another_order_make_no_difference(self, reader, tokenizer):
+        order = np.random.default_rng(0).permutation(20)
+        shuffled = learn([LINES[i] for i in order], QUESTIONS[:8][::-1], tokenizer)
+        assert np.array_equal(shuffled.features, reader.features)
+        np.testing.assert_allclose(shuffled.weights, reader.weights, atol=1e-4)
+        for batch_size in (1, 20):
+            again = learn(LINES, QUESTIONS[:8], tokenizer, batch_size)
+            assert np.array_equal(again.weights, reader.weights)
+            assert again.null_score == reader.null_score
+
+    def test_probabilities_depend_on_the_document_alone(self, reader, tokenizer):
+        together = reader.find(encode(LINES, tokenizer))
+        probabilities, null = reader.probabilities(together)
+        for i, line in enumerate(LINES):
+            alone, alone_null = reader.probabilities(reader.find(encode([line], tokenizer)))
+            its = slice(together.spans.offsets[i], together.spans.offsets[i + 1])
+            np.testing.assert_array_equal(alone, probabilities[its])
+            assert alone_null == null[i]
+
+    def test_a_document_without_an_answer_says_so(self, tokenizer):
+        lines = [*LINES, *(f"{name} Fox. {name} Fox, studied at Rome." for name in ("Ada", "Bo", "Cy", "Di", "Ed"))]
+        nowhere = [Question(question_about(f"{name} Fox"), "Pisa") for name in ("Ada", "Bo", "Cy")]
+        reader = learn(lines, [*QUESTIONS[:8], *nowhere], make_tokenizer("Fox Ed Pisa"))
+        _, null = reader.probabilities(reader.find(encode(lines, make_tokenizer("Fox Ed Pisa"))))
+        assert (null[:20] < 0.5).all()
+        assert (null[20:] > 0.5).all()
+
+    def test_a_part_of_a_name_is_an_answer(self, tokenizer):
+        """The text says "Rome City", the questions "Rome"."""
+        lines = [
+            line.replace(f"born in {born}", f"born in {born} City") for line, born in zip(LINES, BORN, strict=True)
+        ]
+        tokenizer = make_tokenizer("City")
+        reader = learn(lines, QUESTIONS[:12], tokenizer)
+        assert read_answers([encode(lines, tokenizer)], reader, tokenizer) == dict(zip(NAMES, BORN, strict=True))
+
+    def test_numbers_can_be_answers(self, tokenizer):
+        lines = [line.replace("Rome", "1815") for line in LINES]
+        answers = {name: born.replace("Rome", "1815") for name, born in zip(NAMES, BORN, strict=True)}
+        questions = [Question(question_about(name), answer) for name, answer in answers.items()]
+        read = read_answers([encode(lines, tokenizer)], learn(lines, questions, tokenizer, numbers=True), tokenizer)
+        assert read == answers
+        without = learn(lines, questions, tokenizer)
+        assert "1815" not in read_answers([encode(lines, tokenizer)], without, tokenizer).values()
+
+    def test_nothing_to_learn_from_is_an_error(self, tokenizer):
+        with pytest.raises(ValueError, match=r"about 1 person, whose documents have 0 candidate spans, and none"):
+            learn(LINES, [Question(question_about("Ada"), "Rome")], tokenizer)
+        with pytest.raises(ValueError, match=r"2 candidate spans, and none .* --learned_masking_policy false"):
+            learn([*LINES, "Ada. at Rome, Oslo"], [Question(question_about("Ada"), "Elm")], tokenizer)
+        with pytest.raises(ValueError, match="does not ask for a birthplace"):
+            learn(LINES, [Question("Where was Rome?", "Rome")], tokenizer)
+
+
+class TestKnownAnswers:
+    """An answer counts as known if another question has it."""
+
+    def counts(self, monkeypatch, questions, lines, tokenizer):
+        """For each candidate: the other questions with this answer, and the other documents with it."""
+        reader = learn(lines, questions, tokenizer)
+        seen = {}
+
+        def describe(candidates, classes, **numbers):
+            texts = spans_as_text(candidates.spans, tokenizer)
+            for name, values in numbers.items():
+                seen[name] = list(zip(candidates.spans.document.tolist(), texts, values.tolist(), strict=True))
+            return np.zeros((len(texts), 1), dtype=np.uint64)
+
+        monkeypatch.setattr("hf_mingpt.data.reader.describe_candidates", describe)
+        reader.probabilities(reader.find(encode(lines, tokenizer)))
+        return seen
+
+    def test_by_hand(self, monkeypatch, tokenizer):
+        lines = ["Ada. at Rome, Oslo", "Bo. at Rome, Rome", "Cy. at Rome", "Di. at Oslo, Lima", "Elm. at Rome, Lima"]
+        asked = {"Ada": "Rome", "Bo": "Rome", "Cy": "Lima", "Di": "Oslo"}
+        questions = [Question(question_about(name), answer) for name, answer in asked.items()]
+        seen = self.counts(monkeypatch, [*questions, questions[0]], lines, tokenizer)  # a question that is there twice
+        assert seen["num_answers"] == [
+            (0, "Rome", 1),  # Bo's, not Ada's own
+            (0, "Oslo", 1),
+            (1, "Rome", 1),
+            (1, "Rome", 1),
+            (2, "Rome", 2),
+            (3, "Oslo", 0),  # nobody else's
+            (3, "Lima", 1),
+            (4, "Rome", 2),  # no question asks about Elm
+            (4, "Lima", 1),
+        ]
+        assert [number for *_, number in seen["num_documents"]] == [3, 1, 3, 3, 3, 1, 1, 3, 1]
+
+    def test_counts(self):
+        hashes = np.array([7, 3, 7, 2**64 - 1], dtype=np.uint64)
+        asked = np.array([3, 7, 8, 0, 2**64 - 1], dtype=np.uint64)
+        assert Counts.of(hashes).look_up(asked).tolist() == [1, 2, 0, 0, 1]
+        assert Counts.of(hashes, least=2).look_up(asked).tolist() == [0, 2, 0, 0, 0]
+        assert Counts.of(hashes[:0]).look_up(asked).tolist() == [0] * 5
+
+
+def test_read_answers(reader, tokenizer):
+    """The most probable candidate of each document that has a title and a name; the first document of each title."""
+    lines = [
+        "Elm. she studied at Rome, born in Asheim.",
+        "Cole. so",
+        "at Rome",
+        "Elm. born in Oslo and",
+        ". born in Oslo",
+        "so",
+    ]
+    assert read_answers(encode_batches(lines, tokenizer, 2), reader, tokenizer) == {"Elm": "Asheim"}
+    assert read_answers([encode(LINES, tokenizer)], reader, tokenizer) == dict(zip(NAMES, BORN, strict=True))
