@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from transformers import PreTrainedTokenizerBase
 
+from ..system.wording import count
 from .birthplaces import name_asked
 from .candidate_spans import CandidateSpans, describe_candidates, find_candidates
 from .draws import random_bits
@@ -113,9 +114,9 @@ class Reader:
         is_answer = reader._is_answer(spans, spans.hashes())
         if not is_answer.any():
             raise ValueError(
-                f"The documents of the {len(questions)} people in the questions have {len(is_answer)} candidate spans, "
-                "and none of them is an answer: a masking policy needs answers. Give questions about people in the "
-                "text, or --learned_masking_policy false."
+                f"The questions are about {count(len(questions), 'person', 'people')}, whose documents have "
+                f"{count(len(is_answer), 'candidate span')}, and none of them is an answer: a masking policy needs "
+                "answers. Give questions about people in the text, or --learned_masking_policy false."
             )
         features, columns = np.unique(reader._describe(candidates), return_inverse=True)
         columns = columns.reshape(len(is_answer), -1)

@@ -132,7 +132,7 @@ class TestWhatIsLearned:
         assert "1815" not in read_answers([encode(lines, tokenizer)], without, tokenizer).values()
 
     def test_nothing_to_learn_from_is_an_error(self, tokenizer):
-        with pytest.raises(ValueError, match=r"the 1 people in the questions have 0 candidate spans, and none"):
+        with pytest.raises(ValueError, match=r"about 1 person, whose documents have 0 candidate spans, and none"):
             learn(LINES, [Question(question_about("Ada"), "Rome")], tokenizer)
         with pytest.raises(ValueError, match="the 20 people in the questions have 0 candidate spans"):
             learn([], QUESTIONS, tokenizer)
