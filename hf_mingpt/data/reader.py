@@ -99,7 +99,8 @@ class Reader:
         answers = hash_texts([str(answer).strip() for _, answer in questions], tokenizer)
         pairs, distinct = np.unique(_pair(people, answers), return_index=True)
         classes = CharacterClasses.of_tokenizer(tokenizer)
-        occurrences, about = [np.zeros(0, dtype=np.uint64)], []
+        occurrences = [np.zeros(0, dtype=np.uint64)]
+        about = [TokenSequences(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))]
         for documents in batches:
             spans = find_candidates(documents, classes, numbers=numbers).spans
             occurrences.append(_once_per_document(spans))
