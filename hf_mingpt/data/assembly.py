@@ -27,6 +27,7 @@ from .questions import Question
 from .reader import Reader
 from .recipe import DataRecipe
 from .steps import Mixture, StreamedSteps, TrainingSteps
+from .title_prefixes import TitlePrefixes
 
 
 def load_corpus(recipe: DataRecipe, questions: Sequence[Question]) -> Dataset | IterableDataset:
@@ -139,6 +140,7 @@ def build_objective(
     if not recipe.ssm_probability:
         return objective
     before, after = (block_size if n is None else n for n in (recipe.context_before, recipe.context_after))
+    prefix_probability = recipe.title_prefix_probability
     return SalientSpanMasking(
         block_size,
         seed,
@@ -150,6 +152,8 @@ def build_objective(
         long_context_probability=recipe.long_context_probability,
         policy=_build_policy(recipe, documents, questions, tokenizer),
         policy_probability=recipe.masking_policy_probability,
+        prefixes=TitlePrefixes.learn(iterate(documents), questions, tokenizer) if prefix_probability else None,
+        prefix_probability=prefix_probability,
     )
 
 

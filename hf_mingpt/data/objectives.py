@@ -20,6 +20,7 @@ from .questions import answer_starts
 from .salient_spans import CharacterClasses, SalientSpans, choose_spans, find_salient_spans, find_titles, mask_spans
 from .sequences import SegmentedSequences, TokenSequences, stack_sequences
 from .span_corruption import check_room, draw_spans, max_truncated_length, move_spans
+from .title_prefixes import TitlePrefixes
 
 
 class Objective(Protocol):
@@ -112,6 +113,8 @@ class SalientSpanMasking:
         long_context_probability: of keeping up to `LONG_CONTEXT` tokens instead.
         policy: says which spans to mask more often. None: all spans are equal.
         policy_probability: of masking one of those, if the document has any.
+        prefixes: of titles. None: nothing precedes a title.
+        prefix_probability: of a prefix, where there is room for it.
     """
 
     def __init__(
@@ -127,6 +130,8 @@ class SalientSpanMasking:
         long_context_probability: float = 0.0,
         policy: MaskingPolicy | None = None,
         policy_probability: float = 0.0,
+        prefixes: TitlePrefixes | None = None,
+        prefix_probability: float = 0.0,
     ):
         self.block_size, self.seed = block_size, seed
         self.classes = CharacterClasses.of_tokenizer(tokenizer)
@@ -134,15 +139,20 @@ class SalientSpanMasking:
         self.fallback = fallback or SpanCorruption(block_size, seed)
         self.max_context = max_context or (block_size, block_size)
         self.policy, self.policy_probability = policy, policy_probability
+        self.prefixes, self.prefix_probability = prefixes, prefix_probability
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
         spans = find_salient_spans(examples, self.classes, numbers=self.numbers)
         none = spans.select(np.zeros(len(spans.starts), dtype=bool)), np.zeros(0, dtype=np.int64)
         answer_like, weights = self.policy(spans, index) if self.policy else none
-        draws = uniform_draws(self.seed + 1, epoch, index, 5)  # independent of the draws of span corruption
+        draws = uniform_draws(self.seed + 1, epoch, index, 8)  # independent of the draws of span corruption
         chosen = choose_spans(spans, answer_like, weights, draws[:, 1], policy_probability=self.policy_probability)
-        max_context = np.where(draws[:, 4:] < self.long_context_probability, LONG_CONTEXT, self.max_context)
+        max_context = np.where(draws[:, 4:5] < self.long_context_probability, LONG_CONTEXT, self.max_context)
         masked, possible = mask_spans(spans, chosen, draws[:, 2:4], block_size=self.block_size, max_context=max_context)
+        if self.prefixes:
+            starts, lengths = self.prefixes.draw(draws[:, 5:], self.prefix_probability)
+            fits = (spans.titles > 0) & (masked.lengths + lengths <= self.block_size)
+            masked = masked.prepend(self.prefixes.token_ids, starts, np.where(fits, lengths, 0))
         both = stack_sequences([self.fallback(examples, epoch, index), masked])
         is_masked = possible & (draws[:, 0] < self.probability)
         return both.select(np.arange(len(index)) + len(index) * is_masked)

@@ -50,6 +50,11 @@ class DataRecipe:
         "SSM: probability of keeping 24 characters before and 4 after instead.",
         formerly="long_context_share",
     )
+    title_prefix_probability: float = flag(
+        0.0,
+        "SSM: probability that something precedes the title: what precedes a name in questions_file, or up to 16 "
+        "characters of the text.",
+    )
     masking_policy_probability: float = flag(
         0.0,
         "SSM: probability that the masking policy chooses the span, not chance.",
@@ -71,7 +76,7 @@ class DataRecipe:
         check_finite(self)
         check_choice("objective", self.objective, OBJECTIVES)
         check_fraction(self, "ssm_probability", "long_context_probability")
-        check_fraction(self, "questions_ratio", "masking_policy_probability")
+        check_fraction(self, "questions_ratio", "masking_policy_probability", "title_prefix_probability")
         check_least(self, 0, "context_before", "context_after", "paraphrases_per_answer")
         check_least(self, 1, "num_spans", "block_size")
         contexts = (self.context_before, self.context_after)
@@ -79,6 +84,11 @@ class DataRecipe:
             raise ValueError(
                 f"long_context_probability is {self.long_context_probability}: it needs salient span masking with "
                 "short contexts: give ssm_probability, context_before and context_after too."
+            )
+        if self.title_prefix_probability and (self.streaming or not self.ssm_probability):
+            raise ValueError(
+                f"title_prefix_probability is {self.title_prefix_probability}: it needs salient span masking, and "
+                "cannot be combined with streaming: give ssm_probability, or --title_prefix_probability 0."
             )
         if self.masking_policy_probability and not (self.ssm_probability and self.questions_file):
             also = " and --learned_masking_policy false" if self.learned_masking_policy else ""

@@ -59,6 +59,20 @@ class SegmentedSequences(NamedTuple):
         """The sequences `order`, of the same flat array."""
         return SegmentedSequences(self.token_ids, *(array[order] for array in self[1:]))
 
+    def prepend(self, token_ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> "SegmentedSequences":
+        """Puts one more segment, of another flat array, before each sequence; the labels stay at their tokens.
+
+        Args:
+            token_ids: the other flat array.
+            starts, lengths: (N,) the segments in it.
+        """
+        return SegmentedSequences(
+            np.concatenate((self.token_ids, token_ids)),
+            np.column_stack((len(self.token_ids) + starts, self.segment_starts)),
+            np.column_stack((lengths, self.segment_lengths)),
+            self.first_label + lengths,
+        )
+
     def pad(self, order: np.ndarray, pad_to_multiple_of: int = 1) -> dict[str, np.ndarray]:
         """`input_ids` and `labels` of the sequences `order`: (len(order), T) int64, padded on the right.
 

@@ -107,12 +107,20 @@ def fits_everywhere(
     try:
         try_steps(model, batch, recipe, accelerator)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
+        if not is_out_of_memory(error):
             raise
         fits = False
     release_memory()  # after the error, whose traceback holds the tensors
     number = accelerator.reduce(torch.tensor(int(fits), device=accelerator.device))
     return int(number) == accelerator.num_processes
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that memory ran out, or followed such an error, as when a CUDA graph is recorded."""
+    if error is None:
+        return False
+    is_one = isinstance(error, torch.OutOfMemoryError)
+    return is_one or should_reduce_batch_size(error) or is_out_of_memory(error.__context__)
 
 
 def try_steps(model: PreTrainedModel, batch: MicroBatch, recipe: TrainingRecipe, accelerator: Accelerator) -> None:

@@ -101,6 +101,22 @@ def test_masking_policy(build, learned, policy):
     assert set(masked) <= set(PLACES)  # never Kiel
 
 
+def test_title_prefixes(build):
+    assert build(QUESTIONS, ssm_probability=1.0)[0].objective.prefixes is None
+    steps, tokenizer = build(QUESTIONS, ssm_probability=1.0, title_prefix_probability=1.0, questions_ratio=0.01 + 1 / 4)
+    objective = steps.objective
+    assert (len(objective.prefixes.starts), objective.prefix_probability) == (4, 1.0)
+    masked = [tokenizer.decode(ids) for step in range(40) for ids in rows_of(steps[step]) if ids.count(MASK_ID) == 3]
+    of_questions = [text for text in masked if text.startswith("Where was ")]
+    assert 0.3 < len(of_questions) / len(masked) < 0.7
+    assert all(text[10:16] in {line[:6] for line in LINES} for text in of_questions)
+
+
+def test_title_prefixes_need_no_questions(build):
+    prefixes = build(ssm_probability=1.0, title_prefix_probability=0.5)[0].objective.prefixes
+    assert (len(prefixes.starts), len(prefixes.token_ids)) == (0, sum(map(len, LINES)))
+
+
 def test_questions_are_mixed_into_every_step(build):
     steps, tokenizer = build(QUESTIONS, questions_ratio=0.5)
     pairs = {f"{question}{MASK}{answer}{MASK}" for question, answer in QUESTIONS}
@@ -156,6 +172,7 @@ def test_objective_and_documents_can_be_had_alone(train_file):
         {"num_spans": 2},
         {"document_windows": True},
         {"ssm_probability": 1.0},
+        {"ssm_probability": 1.0, "title_prefix_probability": 0.5},
         {"ssm_probability": 1.0, "masking_policy_probability": 1.0},
         {"ssm_probability": 1.0, "masking_policy_probability": 1.0, "learned_masking_policy": True},
     ],

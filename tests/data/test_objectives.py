@@ -21,6 +21,7 @@ from hf_mingpt.data.objectives import (
 from hf_mingpt.data.questions import Question
 from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.data.span_corruption import draw_spans, move_spans
+from hf_mingpt.data.title_prefixes import TitlePrefixes
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, PAD_ID
 
 from ..conftest import rows_of
@@ -183,6 +184,53 @@ class TestSalientSpanMasking:
         rows = SalientSpanMasking(48, 0, tokenizer=tokenizer, **options)(examples, 0, index).pad(np.arange(8))
         masked = [tokenizer.decode(row).split(MASK)[2] for row in rows["input_ids"]]
         assert masked == ["London Bath" if i % 2 else "Bath" for i in index]
+
+    def test_a_prefix_precedes_a_title_where_there_is_room(self):
+        """In a context of 48, the second example and its prefix just fit, the third and its prefix do not."""
+        num_letters = 48 - len("when . ⁇⁇Rome⁇")
+        titles = ["Ada. ", f"{'B' * num_letters}. ", f"{'B' * num_letters}B. "]
+        lines = [*(f"{title}when she saw Rome" for title in titles), "so in Rome", "Cy. no name"]
+        texts = datasets.Dataset.from_dict({"text": lines})
+        tokenizer = build_corpus_tokenizer(texts, 48)
+        examples = take(encode_documents(texts, tokenizer), np.arange(5))
+
+        class When:
+            token_ids = np.array(tokenizer("so when ")["input_ids"])
+
+            def draw(self, draws, probability):
+                assert (draws.shape, probability) == ((5, 3), 0.25)
+                return np.full(5, 3), np.full(5, 5)
+
+        def masked(**options):
+            objective = SalientSpanMasking(48, 0, tokenizer=tokenizer, probability=1.0, max_context=(0, 0), **options)
+            sequences = objective(examples, 1, np.arange(5))
+            rows = sequences.pad(np.arange(5))["input_ids"]
+            texts = [tokenizer.decode(row[row != PAD_ID]) for row in rows]
+            return texts, [text[first:] for text, first in zip(texts, sequences.first_label, strict=True)]
+
+        plain, labels = masked()
+        texts, same_labels = masked(prefixes=When(), prefix_probability=0.25)
+        rome = f"{MASK}{MASK}Rome{MASK}"
+        assert texts == [f"when {titles[0]}{rome}", f"when {titles[1]}{rome}", f"{titles[2]}{rome}", rome, plain[4]]
+        assert [len(text) for text in texts[1:3]] == [48, 44]
+        assert same_labels == labels == [rome[1:]] * 4 + [plain[4]]
+
+    def test_the_draws_of_prefixes_are_their_own(self, tokenizer):
+        texts, index = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and London"] * 64}), np.arange(64)
+        examples = take(encode_documents(texts, tokenizer), index)
+        text = np.array(tokenizer("bath" * 4)["input_ids"])
+        none = np.zeros(0, dtype=np.int64)
+
+        def masked(probability):
+            options = {"prefixes": TitlePrefixes(text, none, none, 0), "prefix_probability": probability}
+            objective = SalientSpanMasking(128, 0, tokenizer=tokenizer, probability=0.5, **options)
+            rows = objective(examples, 1, index).pad(index)["input_ids"]
+            return [tokenizer.decode(row[row != PAD_ID]) for row in rows]
+
+        plain, some, many = masked(0.0), masked(0.5), masked(1.0)
+        assert all(a.endswith(b) and c.endswith(b) for a, b, c in zip(some, plain, many, strict=True))
+        changed = [np.not_equal(texts, plain).sum() for texts in (some, many)]
+        assert 0 < changed[0] < changed[1] == sum(text.count(MASK) == 3 for text in plain)
 
 
 def test_an_example_without_masking_is_one_segment():

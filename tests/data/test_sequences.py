@@ -31,6 +31,14 @@ class TestSegmentedSequences:
         assert selected.lengths.tolist() == [1, 6, 1]
         assert selected.first_label.tolist() == [0, 2, 0]
 
+    def test_prepend(self):
+        longer = self.sequences.prepend(np.array([8, 9]), np.array([1, 0]), np.array([1, 2]))
+        batch = longer.pad(np.arange(2))
+        assert batch["input_ids"].tolist() == [[9, 11, 12, 1, 15, 16, 17], [8, 9, 10, 0, 0, 0, 0]]
+        assert batch["labels"].tolist() == [[-100, -100, -100, 1, 15, 16, 17], [-100, -100, 10] + [-100] * 4]
+        same = self.sequences.prepend(np.array([8, 9]), np.array([1, 0]), np.array([0, 0])).pad(np.arange(2))
+        assert same["labels"].tolist() == self.sequences.pad(np.arange(2))["labels"].tolist()
+
     def test_pad(self):
         batch = self.sequences.pad(np.array([1, 0]), pad_to_multiple_of=4)
         assert batch["input_ids"].tolist() == [[10, 0, 0, 0, 0, 0, 0, 0], [11, 12, 1, 15, 16, 17, 0, 0]]

@@ -1,12 +1,15 @@
-"""Other trainers: Trainer, and adapters of PEFT."""
+"""Other trainers: Trainer, adapters of PEFT, and DeepSpeed."""
 
 import json
+import os
+from importlib.util import find_spec
 
 import pytest
 import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from ..conftest import TEXT, small_model
+from ..conftest import ROOT, TEXT, VARIANTS, small_model
+from ..processes import run_ranks
 from .logits import assert_same, tools
 
 
@@ -94,3 +97,54 @@ def test_peft_lora(model, ids, tmp_path):
     wrapped.save_pretrained(tmp_path)
     expected = wrapped.eval()(input_ids=ids).logits
     assert_same(wrapped.merge_and_unload()(ids).logits, expected, atol=1e-4)
+
+
+ZERO = """
+import os, sys
+import deepspeed
+import torch
+import torch.distributed as dist
+from tests.conftest import VARIANTS, small_model
+
+deepspeed.init_distributed(dist_backend="gloo")
+config = {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2, "gradient_clipping": 1.0}
+config |= {"zero_optimization": {"stage": int(sys.argv[1])}, "zero_allow_untested_optimizer": True}
+ids = torch.randint(2, 37, (4, 2, 8, 24), generator=torch.Generator().manual_seed(0))  # steps and micro-batches
+for variant in VARIANTS:
+    whole, sharded = small_model(variant).train(), small_model(variant).train()
+    optimizer = torch.optim.AdamW(whole.parameters(), lr=1e-3)
+    engine, *_ = deepspeed.initialize(
+        model=sharded, optimizer=torch.optim.AdamW(sharded.parameters(), lr=1e-3), config=config
+    )
+    for step in ids:
+        for micro_batch in step:
+            expected = whole(input_ids=micro_batch, labels=micro_batch).loss
+            (expected / 2).backward()
+            mine = micro_batch[4 * dist.get_rank() :][:4]
+            loss = engine(input_ids=mine, labels=mine).loss
+            engine.backward(loss)
+            engine.step()
+            mean = loss.detach().clone()
+            dist.all_reduce(mean)
+            torch.testing.assert_close(mean / 2, expected.detach(), rtol=1e-4, atol=0)
+        norm = torch.nn.utils.clip_grad_norm_(whole.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert abs(float(engine.get_global_grad_norm()) / norm - 1) < 1e-4
+if not dist.get_rank():
+    print("sharded", *VARIANTS, flush=True)
+dist.barrier()
+os._exit(0)  # gloo's threads still release tensors, which would abort an interpreter that is being finalized
+"""
+
+
+@tools
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_shards_the_model(tmp_path, stage):
+    """ZeRO on two processes has the losses and gradient norms of one process."""
+    if find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    (tmp_path / "code.py").write_text(ZERO)
+    done = run_ranks(2, tmp_path / "code.py", stage, env={**os.environ, "DS_ACCELERATOR": "cpu"}, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert f"sharded {' '.join(VARIANTS)}" in done.stdout

@@ -82,9 +82,14 @@ def test_the_micro_batch_halves_until_it_fits(tmp_path, caplog, size, accumulati
     assert ("do not fit the memory" in caplog.text) == (found[0] != size)
 
 
+AFTER_ANOTHER = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+AFTER_ANOTHER.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 @pytest.mark.parametrize(
     "error",
     [
+        AFTER_ANOTHER,
         torch.OutOfMemoryError("any text"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
     ],
