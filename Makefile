@@ -53,7 +53,7 @@ test-hf: $(VENV)/ready
 
 # the tools of docs/compatibility.md that need packages of their own, in an environment beside the main one
 test-tools: $(VENV)-tools/ready
-	$(VENV)-tools/bin/python -m pytest -o addopts= --quiet -m tools tests/scripts/test_tools.py
+	$(VENV)-tools/bin/python -m pytest -o addopts= --quiet -m tools tests/tools
 
 $(VENV)-tools/ready: pyproject.toml constraints.txt $(VENV)/ready
 	$(call beside,$(VENV)-tools)
@@ -80,12 +80,14 @@ fuzz: $(VENV)/ready
 test-large: $(VENV)/ready
 	$(BIN)/python -m pytest -o addopts= --quiet -m large tests/data/test_large.py
 
-# ours beside transformers' GPT-2, on the corpus and the run of `make demo` or on yours
+# ours beside transformers' GPT-2, and nanoGPT if NANOGPT is a checkout of it, on the corpus and the run of `make demo`
+# or on yours
 CORPUS ?= runs/demo/data/biographies.txt
 QUESTIONS ?= runs/demo/data/birth_dev.tsv
 RUN ?= runs/demo/finetuned
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/bench.py --train_file $(CORPUS) --questions_file $(QUESTIONS) --answers_run $(RUN)
+	$(BIN)/python benchmarks/bench.py --train_file $(CORPUS) --questions_file $(QUESTIONS) --answers_run $(RUN) \
+		$(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/scaling.py
 
 # the site of README.md and docs/, in site/: a dead link or a missing docstring fails

@@ -1,7 +1,7 @@
 r"""Compares this package with its alternatives in one run, and writes the table: `make bench`.
 
     python benchmarks/bench.py --train_file wiki.txt --answers_run runs/demo/answers \
-        --questions_file runs/demo/data/birth_dev.tsv
+        --questions_file runs/demo/data/birth_dev.tsv [--nanogpt NANOGPT]
 
 - Training: the contenders of `benchmarks/contenders.py` take turns, each in its own process; medians over the rounds.
 - Utilization: 6 x parameters x useful tokens/s over the FLOP/s of bf16 matrix products at the model's shapes, which are
@@ -53,6 +53,7 @@ class BenchRecipe:
     train_file: str = required("Text file, one document per line.", formerly="corpus_file")
     answers_run: str = required("Finetuned run folder that answers the questions.")
     questions_file: str = required("TSV of questions with answers, to answer and to mix into the text.")
+    nanogpt: str | None = flag(None, "Checkout of karpathy/nanoGPT, to compare with. None: without it.")
     output_dir: str = flag("runs/bench", "Folder for bench.json and bench.md.")
     rounds: int = flag(5, "Turns of every contender.")
     steps_per_round: int = flag(4, "Optimizer steps of one turn.")
@@ -62,6 +63,8 @@ class BenchRecipe:
 def main() -> None:
     recipe = parse_recipe(BenchRecipe)
     with user_errors():
+        if recipe.nanogpt and not (Path(recipe.nanogpt) / "model.py").is_file():
+            raise ValueError(f"nanogpt {recipe.nanogpt!r} has no model.py: name a checkout of karpathy/nanoGPT.")
         questions = read_questions(recipe.questions_file, answers=True)
         run = load_run(recipe.answers_run)
         load_texts(recipe.train_file)
@@ -114,16 +117,18 @@ def measure_startup(corpus: str) -> float:
 def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
     """Useful tokens/s, peak memory and utilization of every contender, and the FLOP/s of matrix products."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"}
+    nanogpt = [recipe.nanogpt] if recipe.nanogpt else []
+    names = [name for name, contender in CONTENDERS.items() if nanogpt or contender.loop != "nanogpt"]
     processes = {
         name: subprocess.Popen(
-            [sys.executable, str(HERE / "contenders.py"), name, recipe.train_file],
+            [sys.executable, str(HERE / "contenders.py"), name, recipe.train_file, *nanogpt],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             encoding="utf-8",
             env=environment,
         )
-        for name in CONTENDERS
+        for name in names
     }
 
     def turn(name: str, steps: int) -> dict[str, float]:
@@ -135,11 +140,11 @@ def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
             raise RuntimeError(f"{name} ended early: run `python benchmarks/contenders.py` to see its error.")
         return json.loads(line)
 
-    turns: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     products = []
     for round_number in range(recipe.rounds + 1):
         products.append(matrix_product_rate())
-        for name in CONTENDERS:
+        for name in names:
             record = turn(name, recipe.steps_per_round if round_number else 1)  # the first one warms up
             turns[name].append(record)
             rate = record["useful_tokens"] / record["seconds"]

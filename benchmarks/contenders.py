@@ -1,15 +1,17 @@
 """One contender of the training benchmark, in a process of its own.
 
-    python benchmarks/contenders.py NAME CORPUS.txt
+    python benchmarks/contenders.py NAME CORPUS.txt [NANOGPT]
 
 Protocol: a contender reads a number of steps from standard input, one per line, trains that many, and answers with a
 line of JSON: seconds, useful_tokens (without padding), parameters, peak_bytes. `benchmarks/bench.py` is the other side.
 A contender of several processes starts the others itself and answers for all.
 
 The alternatives train transformers' GPT2LMHeadModel at the size of the assignment's model on the same text, with the
-data pipeline of the assignment: one document at a time, as strings, padded to the context length.
+data pipeline of the assignment: one document at a time, as strings, padded to the context length. So does nanoGPT, with
+the model of the checkout NANOGPT.
 """
 
+import importlib
 import json
 import os
 import random
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +29,7 @@ from tempfile import TemporaryDirectory
 import torch
 import torch.distributed as dist
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.modeling_outputs import CausalLMOutput
 
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.data.assembly import build_steps, load_corpus
@@ -45,7 +49,7 @@ MANY_STEPS = 1_000_000
 class Contender:
     """A training loop and its settings."""
 
-    loop: str  # "ours", "plain" (a loop written out) or "trainer" (transformers.Trainer)
+    loop: str  # "ours", "plain" (a loop written out), "nanogpt" (the same loop) or "trainer" (transformers.Trainer)
     precision: str  # "float32" or "bf16"
     attention: str  # "eager" or "sdpa"
     optimizer: str = "adamw"
@@ -64,6 +68,8 @@ CONTENDERS = {
         for attention in ("eager", "sdpa")
     },
     "GPT-2, trainer, bf16, sdpa, 2 processes": Contender("trainer", "bf16", "sdpa", processes=2),
+    "nanoGPT, float32": Contender("nanogpt", "float32", "sdpa"),
+    "nanoGPT, bf16": Contender("nanogpt", "bf16", "sdpa"),
 }
 
 
@@ -189,10 +195,29 @@ def build_gpt2(contender: Contender, vocab_size: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel._from_config(config, attn_implementation=contender.attention)
 
 
+class NanoGPT(torch.nn.Module):
+    """nanoGPT's model at the assignment's size, without dropout, with the arguments of transformers' models."""
+
+    def __init__(self, vocab_size: int):
+        super().__init__()
+        theirs = importlib.import_module("model")  # of the checkout, the first folder of sys.path
+        config = theirs.GPTConfig(
+            block_size=BLOCK_SIZE, vocab_size=vocab_size, n_layer=4, n_head=8, n_embd=256, dropout=0.0, bias=True
+        )
+        with redirect_stdout(sys.stderr):  # it prints its size, and standard output is for the protocol
+            self.model = theirs.GPT(config)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> CausalLMOutput:
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        logits, loss = self.model(input_ids, targets.masked_fill(targets == -100, -1))
+        return CausalLMOutput(loss=loss, logits=logits)
+
+
 def train_plain(contender: Contender, corpus: str, output_dir: str) -> None:
-    """A plain PyTorch loop with the assignment's batches."""
+    """A plain PyTorch loop with the assignment's batches, for GPT-2 and nanoGPT."""
     dataset = CharacterCorruption(corpus)
-    model = build_gpt2(contender, len(dataset.vocabulary)).train()
+    vocab_size = len(dataset.vocabulary)
+    model = (NanoGPT(vocab_size) if contender.loop == "nanogpt" else build_gpt2(contender, vocab_size)).train()
     gate = Gate(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95))
 
@@ -240,11 +265,12 @@ def train_with_trainer(contender: Contender, corpus: str, output_dir: str) -> No
     Trainer(model, arguments, train_dataset=dataset, callbacks=[GateCallback(Gate(model))]).train()
 
 
-LOOPS = {"ours": train_ours, "plain": train_plain, "trainer": train_with_trainer}
+LOOPS = {"ours": train_ours, "plain": train_plain, "nanogpt": train_plain, "trainer": train_with_trainer}
 
 
 def main() -> None:
-    name, corpus = sys.argv[1:]
+    name, corpus, *nanogpt = sys.argv[1:]
+    sys.path[:0] = nanogpt
     contender = CONTENDERS[name]
     if contender.processes > 1 and "RANK" not in os.environ:
         start_others(contender.processes)

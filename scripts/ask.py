@@ -17,6 +17,7 @@ from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.launching import join_processes
+from hf_mingpt.system.wording import percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +45,16 @@ def main() -> None:
         answers = ask(model, tokenizer, recipe.names, calibration)
     lines = find_biographies([Question(question_about(name), None) for name in recipe.names], documents)
     for answer, line in zip(answers, lines, strict=True):
-        print(describe(answer, line))
+        print(describe(answer, line, calibration.threshold))
 
 
-def describe(answer: Answer, line: str | None) -> str:
+def describe(answer: Answer, line: str | None, threshold: float) -> str:
     """Formats an answer in two or three lines."""
-    likely = f"{answer.probability:.0%} likely to be correct"
-    reply = f"{answer.place} ({likely})" if answer.confident else f"I don't know ({answer.place} is {likely})"
-    alternatives = ", ".join(f"{place} {probability:.0%}" for place, probability in answer.alternatives)
+    reply = f"{answer.place} ({percent(answer.probability)} likely to be correct)"
+    if not answer.confident:
+        below = f"below the threshold of {100 * threshold:.4g}%"
+        reply = f"I don't know ({answer.place} is {percent(answer.probability)} likely to be correct, {below})"
+    alternatives = ", ".join(f"{place} {percent(probability)}" for place, probability in answer.alternatives)
     text = f"{answer.name}: {reply}\n    alternatives: {alternatives}"
     return text + (f"\n    text: {line}" if line else "")
 

@@ -17,11 +17,12 @@ from typing import ClassVar
 
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import read_questions
+from hf_mingpt.evaluation.answering import describe_unknown_characters
 from hf_mingpt.evaluation.calibration import calibrate
 from hf_mingpt.evaluation.scoring import calibration_metrics
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import CALIBRATION_FILE, check_finished
-from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
 from hf_mingpt.system.fields import check_fraction, check_least, flag, required
 from hf_mingpt.system.launching import join_processes
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_json
@@ -69,6 +70,8 @@ def main() -> None:
         train = read_questions(recipe.train_questions_file, answers=True)
         documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else []
         held_out_run = load_run(recipe.model_name_or_path)
+        if unknown := describe_unknown_characters(questions, held_out_run[1]):
+            warn(unknown)
         run = load_run(recipe.output_dir) if recipe.output_dir else held_out_run
         for model, _ in (held_out_run, run):
             model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()
@@ -88,7 +91,7 @@ def main() -> None:
 
     with accidents(), one_writer(path.parent):
         write_json(path, asdict(calibration))
-    print(f"Wrote {path}: {correct.sum()} of {len(correct)} correct, threshold {calibration.threshold:.2f}.")
+    print(f"Wrote {path}: {correct.sum()} of {len(correct)} correct, threshold {calibration.threshold:.4g}.")
     for name, score in calibration_metrics(probability, correct, calibration.threshold).items():
         print(f"  {name}: {'none' if score is None else f'{score:.3f}'}")
 

@@ -31,6 +31,7 @@ from hf_mingpt.interpretability.figures import draw_attention
 from hf_mingpt.interpretability.logit_lens import explain
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import check_least, flag, required
+from hf_mingpt.system.wording import percent
 
 if TYPE_CHECKING:
     import gradio
@@ -105,10 +106,11 @@ def build_page(
             attention = draw_attention(explain(model, tokenizer, name.strip()))
         except ValueError as error:
             raise gradio.Error(escape_html(str(error))) from error
-        place, likely = escape_markdown(answer.place), f"{answer.probability:.0%} likely to be correct"
+        place, likely = escape_markdown(answer.place), f"{percent(answer.probability)} likely to be correct"
         (line,) = find_biographies([Question(question_about(name.strip()), None)], documents)
+        below = f"below the threshold of {100 * calibration.threshold:.4g}%"
         return (
-            f"## {place}\n{likely}." if answer.confident else f"## I don't know\n{place} is {likely}.",
+            f"## {place}\n{likely}." if answer.confident else f"## I don't know\n{place} is {likely}, {below}.",
             dict(answer.alternatives),
             line
             or ("No line is about this name." if documents else "Give --train_file to show the line about a name."),

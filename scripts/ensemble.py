@@ -17,16 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
-from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
+from hf_mingpt.evaluation.answering import (
+    answer_questions,
+    check_questions,
+    describe_unknown_characters,
+    write_predictions,
+)
 from hf_mingpt.evaluation.ensemble import ensemble_answers
 from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import run_record
-from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
 from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.files import name_apart
 from hf_mingpt.system.launching import join_processes
+from hf_mingpt.system.wording import count
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_json
 
 
@@ -63,6 +69,9 @@ def main() -> None:
         runs = [load_run(name) for name in recipe.runs]
         for model, _ in runs:
             check_questions(questions, model.config.max_position_embeddings)
+        for unknown in dict.fromkeys(describe_unknown_characters(questions, tokenizer) for _, tokenizer in runs):
+            if unknown:  # once if the runs have one vocabulary
+                warn(unknown)
         device = join_processes(use_cpu=recipe.use_cpu).device
     for model, _ in runs:
         model.to(device).eval()
@@ -78,12 +87,13 @@ def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: d
     write_predictions(folder / "predictions.txt", chosen)
     for name in ("distilled.tsv", "report.json"):  # of earlier predictions
         (folder / name).unlink(missing_ok=True)
-    print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
+    print(f"Wrote {folder / 'predictions.txt'}: {count(len(questions), 'prediction')}.")
     if train:
         labeled = add_pseudo_labels(train, [question for question, _ in questions], chosen)
         write_questions(folder / "distilled.tsv", labeled)
         print(
-            f"Wrote {folder / 'distilled.tsv'}: {len(train)} training questions and {len(labeled) - len(train)} more."
+            f"Wrote {folder / 'distilled.tsv'}: {count(len(train), 'training question')} and "
+            f"{len(labeled) - len(train):,} more."
         )
     if questions[0].answer is not None:
         references = [question.answer for question in questions]

@@ -24,7 +24,12 @@ from accelerate.utils import gather_object
 from hf_mingpt.data.birthplaces import invent_names, name_asked, question_about
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions
-from hf_mingpt.evaluation.answering import answer_questions, check_questions, write_predictions
+from hf_mingpt.evaluation.answering import (
+    answer_questions,
+    check_questions,
+    describe_unknown_characters,
+    write_predictions,
+)
 from hf_mingpt.evaluation.calibration import Calibration
 from hf_mingpt.evaluation.confidence import compute_confidence
 from hf_mingpt.evaluation.figures import draw_calibration
@@ -33,10 +38,11 @@ from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.cards import try_card
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.hub.run_folders import REPORT_FILES, run_record
-from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
 from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.files import name_apart
 from hf_mingpt.system.launching import join_processes
+from hf_mingpt.system.wording import count
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_json, write_text, written_aside
 
 
@@ -75,6 +81,8 @@ def main() -> None:
         runs = [load_run(name, recipe.revision if name == recipe.model_name_or_path else None) for name in names]
         for model, _ in runs:
             check_questions(questions, model.config.max_position_embeddings)
+        if unknown := describe_unknown_characters(questions, runs[0][1]):
+            warn(unknown)
         documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else None
         calibration = find_calibration(recipe) if questions[0].answer is not None else None
         if calibration:
@@ -163,7 +171,7 @@ def write(recipe, folder, questions, train, predictions, calibration_report) -> 
     write_predictions(folder / "predictions.txt", predictions[0])
     for name in REPORT_FILES:  # of earlier predictions
         (folder / name).unlink(missing_ok=True)
-    print(f"Wrote {folder / 'predictions.txt'}: {len(questions)} predictions.")
+    print(f"Wrote {folder / 'predictions.txt'}: {count(len(questions), 'prediction')}.")
     if questions[0].answer is None:
         return
     references = [question.answer for question in questions]

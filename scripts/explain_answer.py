@@ -18,6 +18,7 @@ from hf_mingpt.interpretability.logit_lens import Explanation, explain
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.files import name_apart
+from hf_mingpt.system.wording import percent
 from hf_mingpt.system.writing import write_text
 
 
@@ -40,7 +41,7 @@ body {{ font-family: "DejaVu Sans", sans-serif; max-width: 75rem; margin: 2rem a
 svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{question} {answer}</h1>
-<p>Answer of <code>{run}</code>, with the probability {probability}. All figures share one color scale. ⁇ is the MASK
+<p>Answer of <code>{run}</code>, with a probability of {probability}. All figures share one color scale. ⁇ is the MASK
 token, which ends the question and the answer; a box marks it as one character.</p>
 <h2>Logit lens</h2>
 <p>The final norm and the output head are applied to the hidden states of each layer. A cell shows the most probable
@@ -76,7 +77,7 @@ def render(explanation: Explanation, run: str) -> str:
         question=escape_html(explanation.text[: explanation.answer_start - 1]),
         answer=escape_html(explanation.answer),
         run=escape_html(name_apart([run])[0]),
-        probability=f"{explanation.probabilities[-1].prod():.1%}",
+        probability=percent(explanation.probabilities[-1].prod(), 1),
         logit_lens=as_svg(draw_logit_lens(explanation)),
         attention=as_svg(draw_attention(explanation)),
         heads=as_svg(draw_heads(explanation)),

@@ -13,14 +13,13 @@ import time
 from accelerate.utils import set_seed
 
 from hf_mingpt import MinGPTForCausalLM
-from hf_mingpt.data.encoding import encode_questions
-from hf_mingpt.data.objectives import QuestionAnswering
+from hf_mingpt.data.assembly import build_question_steps
 from hf_mingpt.data.questions import read_questions
-from hf_mingpt.data.steps import TrainingSteps
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
 from hf_mingpt.hub.saving import finish_run
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.training.batch_size import find_batch_size
 from hf_mingpt.training.loop import train
 from hf_mingpt.training.presets import FINETUNE_PRESETS
 from hf_mingpt.training.recipes import FinetuneRecipe
@@ -35,16 +34,20 @@ def main() -> None:
         questions = read_questions(recipe.questions_file, answers=True)
         dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), recipe.dropout)
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision, **dropout)
-        examples = encode_questions(questions, tokenizer, model.config.max_position_embeddings)
         accelerator = build_accelerator(recipe)
-        shape = batch_shape(recipe, accelerator, model.config.max_position_embeddings)
-        steps = TrainingSteps(examples, QuestionAnswering(), shape, seed=recipe.seed, shuffle=recipe.shuffle)
+        block_size = model.config.max_position_embeddings
+        shape = batch_shape(recipe, accelerator, block_size)
+        steps = build_question_steps(
+            questions, tokenizer, shape, block_size=block_size, seed=recipe.seed, shuffle=recipe.shuffle
+        )
         if recipe.resume_from_checkpoint:
             checkpoint_to_resume(recipe, steps)
         set_seed(recipe.seed)
         if recipe.from_scratch:
             model = MinGPTForCausalLM(model.config)
         check_training(model, steps, recipe, accelerator)
+        block_size = model.config.max_position_embeddings
+        recipe = find_batch_size(model, steps, recipe, accelerator, block_size=block_size)
 
     with accidents(), sole_writer(recipe, accelerator):
         start_run(recipe, accelerator)

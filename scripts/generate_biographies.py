@@ -12,6 +12,7 @@ from hf_mingpt.data.biographies import BiographyRecipe, generate_corpus
 from hf_mingpt.data.questions import write_questions
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
+from hf_mingpt.system.wording import count
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_text, written_aside
 
 # `datasets` reads all files of a repository with the builder of its first configuration, so biographies are a table too
@@ -80,7 +81,8 @@ def main() -> None:
         write_questions(aside("birth_dev.tsv"), corpus.dev)
         write_questions(aside("birth_test.tsv"), corpus.test)
         write_text(aside("README.md"), CARD + "\n".join(rows) + "\n")
-    print(f"Wrote {len(corpus.documents)} biographies of {recipe.num_people} people to {folder}.")
+    people = count(recipe.num_people, "person", "people")
+    print(f"Wrote {count(len(corpus.documents), 'biography', 'biographies')} of {people} to {folder}.")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from hf_mingpt.data.questions import read_questions
 from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
 from hf_mingpt.hub.saving import finish_run
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.training.batch_size import find_batch_size
 from hf_mingpt.training.loop import train
 from hf_mingpt.training.presets import PRETRAIN_PRESETS
 from hf_mingpt.training.recipes import PretrainRecipe, build_config
@@ -61,6 +62,8 @@ def main() -> None:
         model = MinGPTForCausalLM(config)
         tokenizer.model_max_length = config.max_position_embeddings
         check_training(model, steps, recipe, accelerator)
+        block_size = recipe.block_size or config.max_position_embeddings
+        recipe = find_batch_size(model, steps, recipe, accelerator, block_size=block_size)
 
     with accidents(), sole_writer(recipe, accelerator):
         start_run(recipe, accelerator)

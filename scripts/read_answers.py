@@ -23,6 +23,7 @@ from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
+from hf_mingpt.system.wording import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ def main() -> None:
     questions = add_pseudo_labels(labeled, list(answers), list(answers.values()))
     with accidents():
         write_questions(path, questions)
-    print(f"Wrote {path}: {len(labeled)} training questions and {len(questions) - len(labeled)} extracted answers.")
+    number = count(len(questions) - len(labeled), "extracted answer")
+    print(f"Wrote {path}: {count(len(labeled), 'training question')} and {number}.")
     if dev:
         scores = accuracy([answers.get(question, "") for question, _ in dev], [str(answer) for _, answer in dev])
         print(format_table({"open-book extractive baseline": scores}))

@@ -38,7 +38,8 @@ MODULES = [  # with tests that run in one process
     *(f"evaluation.{name}" for name in ("answering", "calibration", "confidence", "ensemble")),
     *(f"evaluation.{name}" for name in ("report", "scoring")),
     *("interpretability.attention_exploration", "interpretability.logit_lens"),
-    *("training.optimization", "training.recipes", "system.command_line", "system.yaml_flags", "tokenization_mingpt"),
+    *("training.optimization", "training.recipes", "system.command_line", "system.wording", "system.yaml_flags"),
+    "tokenization_mingpt",
 ]
 TEST_FILES = {  # of modules that have another, or more than one
     "data.steps": "data/test_steps.py data/test_workers.py",

@@ -1,4 +1,4 @@
-"""Assembly: from a recipe to the steps of pretraining (text, objective, masking policy, questions).
+"""Assembly: the steps of pretraining (text, objective, masking policy, questions) and those of finetuning.
 
 Scripts, benchmarks and notebooks call these functions, so that the same recipe means the same training everywhere.
 """
@@ -84,6 +84,32 @@ def build_steps(
     if isinstance(documents, IterableDataset):
         return StreamedSteps(documents, objective, shape, mixture=mixture)
     return TrainingSteps(documents, objective, shape, seed=seed, shuffle=shuffle, mixture=mixture)
+
+
+def build_question_steps(
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+    shape: BatchShape,
+    *,
+    block_size: int,
+    seed: int,
+    shuffle: bool = True,
+) -> TrainingSteps:
+    """Builds the steps of finetuning.
+
+    Args:
+        questions: with answers.
+        tokenizer: of the model.
+        shape: of a step.
+        block_size: context length: the longest example, in tokens.
+        seed: of the order.
+        shuffle: draw a new order of the questions for every epoch.
+
+    Raises:
+        ValueError: if a question cannot be encoded.
+    """
+    examples = encode_questions(questions, tokenizer, block_size)
+    return TrainingSteps(examples, QuestionAnswering(), shape, seed=seed, shuffle=shuffle)
 
 
 def encode_corpus(

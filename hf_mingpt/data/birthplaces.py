@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..system.wording import count
 from .questions import Question
 
 
@@ -56,7 +57,9 @@ def invent_names(names: Sequence[str], number: int, *, seed: int = 0, documents:
         for name in [name for name in invented if name in document]:
             del invented[name]
     if len(invented) < number:
-        raise ValueError(f"{len(names)} names combine to {len(invented)} new ones, not {number}: ask for fewer.")
+        raise ValueError(
+            f"Combining {count(len(names), 'name')} gives {len(invented)} new ones, not {number}: ask for fewer."
+        )
     return list(invented)[:number]
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..system.files import first_line, parse_json, read_lines, read_text
+from ..system.wording import count
 
 _BATCH = 10_000  # documents
 
@@ -59,7 +60,7 @@ def _read_cells(path: Path, column: str) -> Iterator[str]:
     place = _find_column(path, header, column)
     for number, row in rows:
         if len(row) != len(header):
-            raise ValueError(f"{path}, line {number}: {len(row)} cells, but {len(header)} in the first line.")
+            raise ValueError(f"{path}, line {number}: {count(len(row), 'cell')}, but {len(header)} in the first line.")
         yield row[place]
 
 

@@ -92,9 +92,11 @@ def split_folds(
         held out once, and equal questions are in the same fold.
 
     Raises:
-        ValueError: if there are fewer distinct questions than folds, or fewer than two folds.
+        ValueError: if there are fewer distinct questions than folds, or fewer than two of either.
     """
     distinct = list(dict.fromkeys(question for question, _ in questions))
+    if len(distinct) < 2:
+        raise ValueError("Folds need two different questions or more: give more questions.")
     if not 2 <= num_folds <= len(distinct):
         raise ValueError(f"num_folds is {num_folds}: with {len(distinct)} questions, use 2 to {len(distinct)}.")
     folds = np.random.default_rng(seed).permutation(len(distinct)) % num_folds

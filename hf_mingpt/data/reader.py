@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from transformers import PreTrainedTokenizerBase
 
+from ..system.wording import count
 from .birthplaces import name_asked
 from .candidate_spans import CandidateSpans, describe_candidates, find_candidates
 from .draws import random_bits
@@ -98,7 +99,8 @@ class Reader:
         answers = hash_texts([str(answer).strip() for _, answer in questions], tokenizer)
         pairs, distinct = np.unique(_pair(people, answers), return_index=True)
         classes = CharacterClasses.of_tokenizer(tokenizer)
-        occurrences, about = [np.zeros(0, dtype=np.uint64)], []
+        occurrences = [np.zeros(0, dtype=np.uint64)]
+        about = [TokenSequences(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))]
         for documents in batches:
             spans = find_candidates(documents, classes, numbers=numbers).spans
             occurrences.append(_once_per_document(spans))
@@ -112,9 +114,9 @@ class Reader:
         is_answer = reader._is_answer(spans, spans.hashes())
         if not is_answer.any():
             raise ValueError(
-                f"The documents of the {len(questions)} people in the questions have {len(is_answer)} candidate spans, "
-                "and none of them is an answer: a masking policy needs answers. Give questions about people in the "
-                "text, or --learned_masking_policy false."
+                f"The questions are about {count(len(questions), 'person', 'people')}, whose documents have "
+                f"{count(len(is_answer), 'candidate span')}, and none of them is an answer: a masking policy needs "
+                "answers. Give questions about people in the text, or --learned_masking_policy false."
             )
         features, columns = np.unique(reader._describe(candidates), return_inverse=True)
         columns = columns.reshape(len(is_answer), -1)

@@ -260,7 +260,7 @@ def choose_spans(
     probability = np.where(end > first, policy_probability, 0.0)
     from_policy = draws < probability
     ticket = (draws / np.where(from_policy, probability, 1.0) * (end - first)).astype(np.int64)
-    passed = before[1:] - first[document] <= np.minimum(ticket, end - first - 1)[document]
+    passed = before[1:] - first[document] <= ticket[document]
     number = (draws - probability) / np.where(from_policy, 1.0, 1.0 - probability) * spans.counts
     chosen = np.where(
         from_policy,

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset, IterableDataset
 from torch.utils.data import DataLoader, get_worker_info
 
+from ..system.wording import count
 from .batching import BatchShape, MicroBatch, make_micro_batches
 from .draws import permute
 from .encoding import check_not_empty, take
@@ -47,13 +49,13 @@ class Mixture:
         Raises:
             ValueError: if that is none of the examples of the step, or all.
         """
-        count = round(self.ratio * shape.total)
-        if not 0 < count < shape.total:
+        number = round(self.ratio * shape.total)
+        if not 0 < number < shape.total:
             raise ValueError(
-                f"questions_ratio {self.ratio} is {count} of the {shape.total} examples of a step: change the ratio or "
-                "the batch size."
+                f"questions_ratio {self.ratio} gives {count(number, 'question')} in a step of "
+                f"{count(shape.total, 'example')}: change the ratio or the batch size."
             )
-        return count
+        return number
 
     def sequences(self, step: int, shape: BatchShape) -> SegmentedSequences:
         """Its sequences in one step: the next ones in an endless series of epochs."""
@@ -141,6 +143,28 @@ class StreamedSteps(torch.utils.data.IterableDataset):
                         parts.append(self.mixture.sequences(step, self.shape))
                     yield make_micro_batches(stack_sequences(parts), self.shape)
                 step += 1
+
+
+def max_sequence_length(steps: TrainingSteps | StreamedSteps, block_size: int) -> int:
+    """The most tokens that a sequence of these steps can have.
+
+    A segment of a sequence is a part of its example or one MASK, so a sequence has no more tokens than the longest
+    example and a MASK for every segment. The examples of a stream are not known in advance.
+
+    Args:
+        steps: of a run.
+        block_size: context length: the longest sequence of any data.
+    """
+    if isinstance(steps, StreamedSteps):
+        return block_size
+    sources: list[TrainingSteps | Mixture] = [steps, *([steps.mixture] if steps.mixture else [])]
+    first, most = np.zeros(1, dtype=np.int64), 0
+    for source in sources:
+        batches = source.dataset.iter(10_000)
+        longest = max(pc.max(pc.list_value_length(batch["input_ids"])).as_py() for batch in batches)
+        num_segments = source.objective(take(source.dataset, first), 0, first).segment_starts.shape[1]
+        most = max(most, longest + num_segments)
+    return min(most, block_size)
 
 
 def step_loader(

@@ -5,6 +5,7 @@ A prediction is the text between the first two MASKs of a greedy decoding of at 
 Reference: CS224n, assignment 5, `evaluate`.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -16,8 +17,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.birthplaces import question_about
 from ..data.questions import MAX_ANSWER_TOKENS, Question, extract_prediction
+from ..system.wording import count
 from ..system.writing import write_text
 from ..tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
+
+MAX_LISTED = 10  # characters in a message
 
 
 def check_questions(questions: Sequence[Question], context_length: int) -> None:
@@ -32,6 +36,25 @@ def check_questions(questions: Sequence[Question], context_length: int) -> None:
                 f"Question {number}, {question!r}, has {len(question)} characters, which leaves no room for an answer "
                 f"in the context of {context_length}: shorten it or use a model with a longer context."
             )
+
+
+def describe_unknown_characters(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Says which characters of the questions are not in the vocabulary, and how many questions have one.
+
+    `answer_questions` reads them as PAD. None if there are none.
+    """
+    table = character_table(tokenizer)
+    unknown = [sorted({character for character in text if table[ord(character)] < 0}) for text, _ in questions]
+    if not any(unknown):
+        return None
+    number = Counter(character for characters in unknown for character in characters)
+    listed = [f"{character!r} (U+{ord(character):04X})" for character, _ in number.most_common(MAX_LISTED)]
+    if len(number) > MAX_LISTED:
+        listed.append(f"and {len(number) - MAX_LISTED} more")
+    return (
+        f"Of {count(len(questions), 'question')}, {sum(map(bool, unknown))} with characters that are not in the "
+        f"vocabulary: {', '.join(listed)}. The model reads PAD in their place."
+    )
 
 
 def questions_about(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:

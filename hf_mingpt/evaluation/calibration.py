@@ -77,7 +77,8 @@ def check_both_outcomes(correct: np.ndarray) -> None:
     """Raises a ValueError if all answers are correct or all are wrong: a regression needs both."""
     if correct.all() or not correct.any():
         raise ValueError(
-            f"{correct.sum()} of {len(correct)} answers are correct: calibration needs correct and wrong ones."
+            f"The number of correct answers is {correct.sum()} of {len(correct)}: calibration needs correct and wrong "
+            "answers."
         )
 
 

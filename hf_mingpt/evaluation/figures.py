@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..system.wording import count
 from .scoring import wilson_interval
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def draw_calibration(report: Mapping[str, Any], path: str | Path) -> "Figure":
     with rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(13, 4.6))
         questions = len(report["risk_by_coverage"])
-        figure.suptitle(f"Calibration: {questions:,} questions and {report['invented_names']:,} invented names")
+        asked = f"{count(questions, 'question')} and {count(report['invented_names'], 'invented name')}"
+        figure.suptitle(f"Calibration: {asked}")
         reliability, coverage, histogram = figure.subplots(1, 3)
         _draw_reliability(reliability, report)
         _draw_coverage(coverage, report)
@@ -94,7 +96,7 @@ def _draw_coverage(axis: "Axes", report: Mapping[str, Any]) -> None:
     axis.fill_between(numbers / total, low, high, **filled)
     axis.plot(np.arange(1, total + 1) / total, accuracy, color="C0", label="most confident answers")
     axis.axvline(scores["coverage"], color="k", linestyle="--", linewidth=1)
-    lines = [f"threshold {report['threshold']:.3g}:", f"coverage {scores['coverage']:.1%}"]
+    lines = [f"threshold {report['threshold']:.4g}:", f"coverage {scores['coverage']:.1%}"]
     if scores["accuracy_of_given_answers"] is not None:
         lines.append(f"accuracy {scores['accuracy_of_given_answers']:.1%}")
     side = "right" if scores["coverage"] > 0.5 else "left"

@@ -14,6 +14,7 @@ import numpy as np
 from ..data.birthplaces import name_asked
 from ..data.questions import Question
 from ..data.span_corruption import max_truncated_length
+from ..system.wording import count, percent
 from .markup import escape_markdown
 from .scoring import (
     bootstrap_intervals,
@@ -170,14 +171,14 @@ def format_metrics(report: Mapping[str, Any]) -> str:
         interval = "" if low is None else f"{low:.3f} to {high:.3f}"
         lines.append(f"| {name.replace('_', ' ')} | {'none' if score is None else f'{score:.3f}'} | {interval} |")
     lines.append(
-        f"| answers given to {report['invented_names']} invented names "
+        f"| answers given to {count(report['invented_names'], 'invented name')} "
         f"| {report['false_answers_on_invented_names']:.3f} | |"
     )
     for split, parts in report["accuracy_by"].items():
         lines += ["", f"| {split} | accuracy | questions |", "|---|---|---|"]
-        for part, count in parts.items():
-            correct = count["right" if "right" in count else "correct"]  # "right" in reports of earlier versions
-            lines.append(f"| {part} | {correct / count['total']:.1%} | {count['total']} |")
+        for part, found in parts.items():
+            correct = found["right" if "right" in found else "correct"]  # "right" in reports of earlier versions
+            lines.append(f"| {part} | {correct / found['total']:.1%} | {found['total']} |")
     return "\n".join(lines)
 
 
@@ -186,7 +187,7 @@ def format_page(report: Mapping[str, Any], *, title: str) -> str:
     lines = [
         f"# {escape_markdown(title)}",
         "",
-        f"The model answers if the probability of its answer is at least {report['threshold']:.2f}. Below that it "
+        f"The model answers if the probability of its answer is at least {report['threshold']:.4g}. Below that it "
         "abstains.",
         "",
         PICTURE_LINE,
@@ -198,7 +199,7 @@ def format_page(report: Mapping[str, Any], *, title: str) -> str:
         for found in report[key]:
             question, prediction, place = (escape_markdown(found[part]) for part in ("question", "prediction", "place"))
             note = "" if is_exact_match(found["prediction"], found["place"]) else f", correct: {place}"
-            lines.append(f"- {question} **{prediction}** ({found['probability']:.0%}){note}")
+            lines.append(f"- {question} **{prediction}** ({percent(found['probability'])}){note}")
             if found["biography"]:
                 lines.append(f"  > {escape_markdown(found['biography'])}")
     return "\n".join(lines) + "\n"

@@ -19,6 +19,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from ..data.questions import Question
 from ..system.files import sha256_of
+from ..system.wording import count
 from ..system.writing import writable_cache
 
 METRIC_FOLDER = str(Path(__file__).parent / "metrics" / "birthplace_accuracy")  # evaluate.load takes no Path
@@ -42,7 +43,8 @@ def exact_matches(predictions: Sequence[str], references: Sequence[str | None]) 
     Example: `["London ", "Rome"]` and `["London", "Paris"]` give `[True, False]`.
     """
     if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions and {len(references)} references: give as many of each.")
+        found = f"{count(len(predictions), 'prediction')} and {count(len(references), 'reference')}"
+        raise ValueError(f"{found}: give as many of each.")
     if not len(references):
         raise ValueError("There are no answers to compare: give at least one prediction and its reference.")
     for name, texts in (("Prediction", predictions), ("Reference", references)):

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..evaluation.markup import code_span, escape_markdown
 from ..evaluation.report import PICTURE, PICTURE_LINE, format_metrics, format_table
 from ..system.fields import with_present_names
+from ..system.wording import count
 from ..system.writing import written_aside
 from ..training.recipes import FinetuneRecipe, PretrainRecipe
 from .run_folders import strip_folders
@@ -60,6 +61,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
         name=name,
         text=escape_markdown,
         code=code_span,
+        count=count,
         parameters=f"{run['parameters']:,}",
         config=config,
         recipe=recipe,

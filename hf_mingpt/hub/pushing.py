@@ -6,11 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..system.writing import UNFINISHED
 from .cards import read_public, write_card
-from .run_folders import PUBLIC_FILES, check_finished
+from .run_folders import EVALUATION_FILES, PUBLIC_FILES, check_finished
 
 _HIDDEN = [".*", "*/.*", f"{UNFINISHED}*"]  # in a folder of data
 
@@ -20,7 +20,9 @@ def push_run(
 ) -> str:
     """Pushes the files of a run to the Hub, with a new model card.
 
-    Other files in the folder are not pushed. The pushed files contain no names of folders, hosts or users.
+    Other files in the folder are not pushed. The pushed files contain no names of folders, hosts or users. Predictions,
+    reports and a calibration of an earlier push that the folder no longer has are deleted. All other files of the
+    repository stay.
 
     Args:
         folder: the run folder.
@@ -75,7 +77,11 @@ def _push(folder: Path, repo_id: str | None, *, kind: str, private: bool, revisi
         what: Any = {"repo_type": repo_type, "revision": revision, "commit_message": f"Push the {kind}"}
         if kind == "run":
             write_card(folder, repo)
-            commit = api.create_commit(repo, _public_files(folder), **what)
+            files = _public_files(folder)
+            stale = set(EVALUATION_FILES).intersection(api.list_repo_files(repo, revision=revision))
+            stale -= {file.path_in_repo for file in files}
+            deletions = [CommitOperationDelete(name) for name in sorted(stale)]
+            commit = api.create_commit(repo, [*files, *deletions], **what)
         else:
             commit = api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=_HIDDEN, **what)
     except Exception as error:  # the client's errors have no common class if the server dies

@@ -3,6 +3,7 @@
 A flag wins over the YAML file, the file over the launcher, the launcher over the preset.
 """
 
+import atexit
 import io
 import os
 import sys
@@ -107,7 +108,7 @@ def _preset_values(name: str | None, presets: Mapping[str, Preset]) -> dict[str,
         return {}
     name = name or next(iter(presets))
     if new := next((key for key, preset in presets.items() if preset.formerly == name), None):
-        _warn(f"The preset {name} is now called {new}. The old name will be removed in the next release.")
+        warn(f"The preset {name} is now called {new}. The old name will be removed in the next release.")
         name = new
     check_choice("preset", name, presets)
     return dict(presets[name].values)
@@ -115,26 +116,51 @@ def _preset_values(name: str | None, presets: Mapping[str, Preset]) -> dict[str,
 
 def _up_to_date(recipe_class: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values without old names and constants, with a warning for each."""
-    return without_constants(recipe_class, with_present_names(recipe_class, values, _warn), _warn)
+    return without_constants(recipe_class, with_present_names(recipe_class, values, warn), warn)
 
 
-def _warn(sentence: str) -> None:
+def warn(sentence: str) -> None:
+    """Prints a warning, on the main process only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{Path(sys.argv[0]).name}: warning: {sentence}", file=sys.stderr)
 
 
 def _prepare_terminal() -> None:
-    """Escapes characters that the encoding of the terminal lacks, and reports Ctrl-C in one line."""
+    """Prepares output and the report of errors.
+
+    Characters that the encoding of the terminal lacks are escaped, Ctrl-C is reported in one line, and a program whose
+    output nobody reads any more, as in `| head`, ends without a word.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # not a stand-in of a notebook or a test
         sys.stdout.reconfigure(errors="backslashreplace")
+        atexit.unregister(_drop_unread_output)
+        atexit.register(_drop_unread_output)
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        _exit_if_unread(error)
         if issubclass(kind, KeyboardInterrupt):
             print(f"{Path(sys.argv[0]).name}: interrupted.", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = report
+
+
+def _exit_if_unread(error: BaseException) -> None:
+    """Ends the program if an error says that the reader of its output has gone, and not that of another pipe."""
+    if isinstance(error, BrokenPipeError):
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            sys.exit(1)
+
+
+def _drop_unread_output() -> None:
+    """Drops what is left of the output if its reader has gone: the interpreter would report it when it ends."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _as_meant(name: str, value: Any) -> Any:
@@ -172,6 +198,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, StrictDataclassError) as error:
+        _exit_if_unread(error)
         # an error of a configuration's field has its one sentence in the cause
         message = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
         if os.environ.get("RANK", "0") == "0":
@@ -185,5 +212,6 @@ def accidents() -> Iterator[None]:
     try:
         yield
     except (OSError, FloatingPointError) as error:
+        _exit_if_unread(error)
         print(f"\n{Path(sys.argv[0]).name}: {error}", file=sys.stderr)  # below the progress bar
         sys.exit(1)

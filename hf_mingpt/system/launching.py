@@ -26,11 +26,15 @@ _SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {  # the flag with the 
     "ACCELERATE_USE_CPU": ("use_cpu", lambda value: bool(str_to_bool(value))),
 }
 _REFUSED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",  # docs/scaling.md says why
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor, context or sequence parallelism",
     "ACCELERATE_USE_SAGEMAKER": "SageMaker's data parallelism",
     "ACCELERATE_FP8_BACKEND": "fp8",
+}
+_INSTEAD = {
+    "ACCELERATE_USE_DEEPSPEED": "with scripts/accelerate/zero2.yaml or fsdp2.yaml, in which FSDP2 shards what ZeRO-2 "
+    "and ZeRO-3 shard"
 }
 _REFUSED_OF_FSDP = {
     "FSDP_OFFLOAD_PARAMS": "CPU offloading",
@@ -131,9 +135,9 @@ def check_launch() -> None:
             )
     for variable, meaning in refused.items():
         if is_set(variable):
+            instead = _INSTEAD.get(variable, "without it, with DDP or, to shard the weights, with FSDP2")
             raise ValueError(
-                f"{variable} is {os.environ[variable]!r}, but {meaning} is not supported: launch without it, with DDP "
-                "or, to shard the weights, with FSDP2."
+                f"{variable} is {os.environ[variable]!r}, but {meaning} is not supported: launch {instead}."
             )
 
 

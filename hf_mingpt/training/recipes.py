@@ -46,6 +46,9 @@ class TrainingRecipe:
         32, "Examples per micro-batch on each process. On a CPU, short examples are grouped into larger micro-batches."
     )
     gradient_accumulation_steps: int = flag(4, "Micro-batches per optimizer update.")
+    auto_find_batch_size: bool = flag(
+        False, "Halve the micro-batch, and double gradient_accumulation_steps, until a step fits the memory."
+    )
     shuffle: bool = flag(True, "Draw a new order of the examples in every epoch.")
     weight_decay: float = flag(0.1, "Weight decay of the weights of linear layers.")
     decay_all_weights: bool = flag(False, "Decay norms and embeddings too, as the assignment's code does.")

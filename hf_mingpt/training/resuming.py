@@ -25,6 +25,7 @@ from .recipes import TrainingRecipe
 _MAY_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
 _MAY_CHANGE |= {"logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"}
 _MAY_CHANGE |= {"use_cpu", "dataloader_num_workers", "per_device_train_batch_size", "gradient_accumulation_steps"}
+_MAY_CHANGE |= {"auto_find_batch_size"}
 _MAY_CHANGE |= {"num_train_epochs", "max_steps", "decay_ratio"}  # checkpoint_to_resume compares the learning rate
 
 
@@ -41,7 +42,7 @@ def checkpoint_to_resume(recipe: TrainingRecipe, steps: TrainingSteps | Streamed
     step, learning_rate = state["step"], state["learning_rate"]
     max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
     if step > max_steps:
-        raise ValueError(f"{checkpoint} is past the {max_steps} steps of this run: resume from an earlier one.")
+        raise ValueError(f"{checkpoint} is past step {max_steps}, the last of this run: resume from an earlier one.")
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.learning_rate)
     (factor,) = build_scheduler(optimizer, recipe, max_steps, decay_steps).lr_lambdas
     if (planned := recipe.learning_rate * factor(step)) != learning_rate:

@@ -7,11 +7,17 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_mingpt.data.assembly import build_objective, build_steps, encode_corpus, load_corpus
+from hf_mingpt.data.assembly import build_objective, build_question_steps, build_steps, encode_corpus, load_corpus
 from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.encoding import build_corpus_tokenizer
 from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy
-from hf_mingpt.data.objectives import NextTokenPrediction, RandomWindow, SalientSpanMasking, SpanCorruption
+from hf_mingpt.data.objectives import (
+    NextTokenPrediction,
+    QuestionAnswering,
+    RandomWindow,
+    SalientSpanMasking,
+    SpanCorruption,
+)
 from hf_mingpt.data.questions import Question
 from hf_mingpt.data.recipe import DataRecipe
 from hf_mingpt.data.steps import StreamedSteps, TrainingSteps
@@ -184,3 +190,16 @@ def test_every_field_changes_the_examples(changes):
 
     plain = dict(list(changes.items())[:-1])
     assert first_step(**changes) == first_step(**changes) != first_step(**plain)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_steps_of_finetuning(shuffle):
+    tokenizer = build_corpus_tokenizer(Dataset.from_dict({"text": VOCABULARY}), 64)
+    steps = build_question_steps(QUESTIONS, tokenizer, BatchShape(2, 2), block_size=64, seed=3, shuffle=shuffle)
+    assert type(steps) is TrainingSteps
+    assert type(steps.objective) is QuestionAnswering
+    assert (steps.seed, steps.shuffle, steps.mixture, steps.shape) == (3, shuffle, None, BatchShape(2, 2))
+    read = [tokenizer.decode(row) for row in rows_of(itertools.chain.from_iterable(itertools.islice(iter(steps), 1)))]
+    assert sorted(read) == [f"{question}⁇{answer}⁇" for question, answer in QUESTIONS]
+    with pytest.raises(ValueError, match="over the context length of 24"):
+        build_question_steps(QUESTIONS, tokenizer, SHAPE, block_size=24, seed=3)

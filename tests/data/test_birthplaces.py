@@ -39,7 +39,7 @@ class TestInventedNames:
     def test_too_few_combinations_are_an_error(self):
         for names, number in ((NAMES, 9), ([], 1), (["Plato"], 1), (["A b"], 1)):
             with pytest.raises(
-                ValueError, match=f"{len(names)} names combine to . new ones, not {number}: ask for fewer"
+                ValueError, match=f"Combining {len(names)} names? gives . new ones, not {number}: ask for fewer"
             ):
                 invent_names(names, number)
 

@@ -100,6 +100,38 @@ class TestFeatures:
         assert [int((a != b).sum()) for a, b in pairwise(rows)] == [0, 1, 0, 1]
         assert self.changed(self.TEXT, num_answers=1) == 3  # beside the names before and after it, too
 
+    @pytest.mark.parametrize(
+        ("text", "num_answers", "expected"),
+        [
+            ("Ada. in Rome, Oslo with Kiel", [1, 0, 0], [3, 2, 0]),  # its own, and the names beside it
+            ("Ada. in Rome, Oslo with Kiel", [0, 1, 0], [2, 3, 2]),
+            ("Ada. in New York, Oslo", [0, 0, 1, 0], [0, 0, 3, 0]),  # a part of the name beside it
+            ("Ada. in New York, Oslo", [0, 1, 0, 0], [0, 3, 0, 2]),
+        ],
+    )
+    def test_known_answers_beside_it(self, text, num_answers, expected):
+        changed = describe([text]) != describe([text], num_answers)
+        assert changed.sum(axis=1).tolist() == expected
+
+    @pytest.mark.parametrize(
+        ("old", "new", "expected"),
+        [
+            ("Rome, Oslo", "Rome; Oslo", 2),  # the character, and the gap of two characters
+            ("Rome, so Oslo", "Rome; so Oslo", 0),  # a longer gap is only long
+            ("Rome, Oslo, Kiel", "Rome, Oslo,, Kiel", 5),  # the characters, the gap, and what a comma joins
+            ("Rome, Oslo,, Kiel", "Rome, Oslo,,, Kiel", 1),  # the gap
+        ],
+    )
+    def test_the_gaps_to_the_names_beside_it(self, old, new, expected):
+        changed = describe([f"Ada. in {old}"])[1] != describe([f"Ada. in {new}"])[1]
+        assert changed.sum() == expected
+
+    def test_a_joined_name_is_no_beginning_of_a_longer_one(self):
+        place = 21  # the feature of the place in a name, with lengths up to four
+        beginning = describe(["Ada. in A B C D E"])[3, place]
+        joined = describe(["Ada. in A B C D of E"])[4, place]
+        assert beginning != joined
+
     def test_documents_do_not_depend_on_each_other(self):
         texts = ["Ada. of (1815 New York, Rome)", "so", "Kiel", "Bob. in Rio de Janeiro, Ohio (", "(1840 Lima"]
         whole = describe(texts, np.arange(10) % 3)

@@ -79,7 +79,7 @@ class TestText:
             ("a.csv", "n,text\n1,a,b\n", "line 2: 3 cells, but 2 in the first line"),
             ("a.csv", 'n,text\n1,"a\n', "line 2: unexpected end of data"),
             ("a.csv", "text,text\na,b\n", "more than one column 'text'"),
-            ("a.tsv", "n\ttext\n\n1\n", "line 3: 1 cells, but 2 in the first line"),
+            ("a.tsv", "n\ttext\n\n1\n", "line 3: 1 cell, but 2 in the first line"),
             ("a.parquet", "PAR1", "cannot be read as parquet"),
             ("a.txt", "ab\n".encode("utf-16"), "is UTF-16"),
             ("a.csv", "text\nab\n".encode("utf-16"), "is UTF-16"),

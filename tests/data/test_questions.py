@@ -86,6 +86,8 @@ def test_every_question_is_held_out_once():
     for number in (1, 12):
         with pytest.raises(ValueError, match=f"num_folds is {number}"):
             split_folds(questions, number)
+    with pytest.raises(ValueError, match="two different questions or more"):
+        split_folds(questions[:1] * 3, 2)
 
 
 def test_write_then_read(tmp_path):

@@ -170,7 +170,7 @@ class TestLiteral:
     @pytest.mark.parametrize(("ratio", "count"), [(0.04, 0), (0.96, 8)])
     def test_none_or_all_are_an_error(self, ratio, count):
         with pytest.raises(
-            ValueError, match=f"questions_ratio {ratio} is {count} of the 8 examples of a step: change the ratio"
+            ValueError, match=f"{ratio} gives {count} questions in a step of 8 examples: change the ratio"
         ):
             Mixture(encoded(["a"]), NextTokenPrediction(), ratio, seed=0).count(BatchShape(8))
 

@@ -7,6 +7,7 @@ from hf_mingpt.evaluation.answering import (
     answer_questions,
     check_questions,
     continue_prompt,
+    describe_unknown_characters,
     questions_about,
     write_predictions,
 )
@@ -38,6 +39,20 @@ def test_batched_cached_answers_equal_the_assignments(variant, tokenizer):
 def test_a_question_longer_than_the_context_is_an_error(tokenizer):
     with pytest.raises(ValueError, match=r"Question 1, .* has 50 characters"):
         answer_questions(small_model("rope", vocab_size=len(tokenizer)), tokenizer, [Question("a" * 50, None)])
+
+
+def test_characters_outside_the_vocabulary_are_counted(tokenizer):
+    known = Question("Where was Zoë born?", "Ψ")  # the answer is not read
+    assert describe_unknown_characters([known], tokenizer) is None
+    some = [known, Question("Ω, ΩЖ?", None), Question("Жan", None)]
+    assert describe_unknown_characters(some, tokenizer) == (
+        "Of 3 questions, 2 with characters that are not in the vocabulary: 'Ж' (U+0416), 'Ω' (U+03A9). The model reads "
+        "PAD in their place."
+    )
+    many = describe_unknown_characters([Question("αβγδεζηθικλμ", None)], tokenizer)
+    assert many.startswith("Of 1 question, 1 with characters")
+    assert many.count("U+") == 10
+    assert "'κ' (U+03BA), and 2 more. The model" in many
 
 
 def test_predictions_are_one_per_line(tmp_path):

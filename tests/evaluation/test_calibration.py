@@ -73,7 +73,7 @@ class TestCalibration:
 
     def test_only_correct_answers_are_an_error(self):
         features, _, _ = draw_features(10)
-        with pytest.raises(ValueError, match="10 of 10 answers are correct"):
+        with pytest.raises(ValueError, match="correct answers is 10 of 10"):
             fit_calibration(features, np.ones(10, dtype=bool))
 
     def test_the_threshold_is_at_least_one_half(self):
@@ -242,7 +242,7 @@ class TestFitting:
 
     def test_both_outcomes_are_required(self):
         check_both_outcomes(np.array([True, False]))
-        for correct, said in (([False] * 3, "0 of 3 answers are correct"), ([True], "1 of 1 answers are correct")):
+        for correct, said in (([False] * 3, "correct answers is 0 of 3"), ([True], "correct answers is 1 of 1")):
             with pytest.raises(ValueError, match=said):
                 check_both_outcomes(np.array(correct))
 
@@ -337,7 +337,7 @@ class TestCalibrate:
     def test_bad_questions_are_an_error(self, runs, questions):
         with pytest.raises(ValueError, match=r"'Where was Ada Byron born\?' is a training question"):
             calibrate(runs[0], questions, [*self.train, questions[0]])
-        with pytest.raises(ValueError, match="0 of 2 answers are correct"):
+        with pytest.raises(ValueError, match="correct answers is 0 of 2"):
             calibrate(runs[0], questions[::2], self.train, num_unknown_names=1, num_invented_names=0)
-        with pytest.raises(ValueError, match=r"names combine to \d+ new ones, not 432"):
+        with pytest.raises(ValueError, match=r"names gives \d+ new ones, not 432"):
             calibrate(runs[0], questions, self.train)

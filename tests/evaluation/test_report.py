@@ -132,7 +132,7 @@ class TestPageByHand:
     def test_lines(self):
         page = format_page(self.report(), title="A title").splitlines()
         assert page[:2] == ["# A title", ""]
-        assert "at least 0.70." in page[2]
+        assert "at least 0.7." in page[2]
         assert "| coverage | 0.417 | 0.167 to 0.667 |" in page
         assert "| answers given to 3 invented names | 0.333 | |" in page
         best, worst = page.index("## Most probable correct answers"), page.index("## Most probable wrong answers")
@@ -144,10 +144,11 @@ class TestPageByHand:
         report = {**self.report(), "accuracy_by": {"the place": {"rare": {"correct": 1, "total": 8}}}}
         report["scores"] = {"auroc": None, "brier": 0.25}
         report["intervals_95"] = {"auroc": None, "brier": [0.0, 0.5]}
+        report["invented_names"] = 1
         assert format_metrics(report).splitlines()[2:] == [
             "| auroc | none |  |",
             "| brier | 0.250 | 0.000 to 0.500 |",
-            "| answers given to 3 invented names | 0.333 | |",
+            "| answers given to 1 invented name | 0.333 | |",
             "",
             "| the place | accuracy | questions |",
             "|---|---|---|",

@@ -89,7 +89,7 @@ def test_answers_are_compared_as_the_reference_does(tmp_path):
     ("predictions", "references", "said"),
     [
         ([], [], "no answers to compare"),
-        (["a"], ["a", "b"], "1 predictions and 2 references"),
+        (["a"], ["a", "b"], "1 prediction and 2 references"),
         (["a", "b"], ["a", None], "Reference 2 is None"),
         ([None, "b"], ["a", "b"], "Prediction 1 is None"),
         ([7], ["7"], "Prediction 1 is 7"),

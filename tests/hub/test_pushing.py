@@ -124,6 +124,24 @@ def test_a_push_to_a_branch_leaves_main_unchanged(hub, client, run_folder):
     assert client("-c", LOAD, "tester/ada", "second").returncode == 0
 
 
+def test_reports_of_an_earlier_push_are_deleted(hub, client, run_folder):
+    """Those of earlier versions, and those that the folder no longer has; what else is there stays."""
+    earlier = {"honesty.md", "honesty.png", "calibration.json", "predictions.txt", "notes.md", "vocab.txt"}
+    for name in earlier:
+        (run_folder / name).write_text("earlier")
+    (run_folder / "predictions.txt").write_text("Rome\n")
+    assert client(*push("--run", run_folder, "--hub_model_id", "ada")).returncode == 0
+    repository = hub.repositories["model", "tester/ada"]
+    files = dict(repository.commits[repository.resolve("main")])
+    repository.commit("main", {**files, "notes.md": files["README.md"]})
+    for name in earlier - {"predictions.txt"}:
+        (run_folder / name).unlink()
+    (run_folder / "calibration.md").write_text("now")
+    assert client(*push("--run", run_folder, "--hub_model_id", "ada")).returncode == 0
+    after = set(repository.commits[repository.resolve("main")])
+    assert after == {*files, "notes.md", "calibration.md"} - {"honesty.md", "honesty.png", "calibration.json"}
+
+
 def test_ask_works_with_a_calibrated_run_on_the_hub(client, run_folder):
     ask = (ROOT / "scripts" / "ask.py", "Ada", "--model_name_or_path", "tester/ada", "--use_cpu")
     assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0

@@ -92,6 +92,8 @@ def test_the_card_has_results_and_valid_metadata(run_folder):
     reread = ModelCard.load(run_folder / "README.md")
     assert reread.data.pipeline_tag == "text-generation"
     assert "| always London | 50.0% | 1 of 2 |" in reread.text
+    assert "Exact match on the 2 questions of" in reread.text
+    assert "micro-batches x 1 process |" in reread.text
     assert "someone/mingpt" in reread.text
     assert "{{" not in reread.text
     assert "It invents places" in reread.text

@@ -122,7 +122,7 @@ class Refused(Exception):
 
 
 class TestServer:
-    """scripts/serve.py; test_tools.py runs the server itself."""
+    """scripts/serve.py; tests/tools/test_serving.py runs the server itself."""
 
     @pytest.fixture
     def generate(self, monkeypatch):

@@ -122,8 +122,12 @@ def test_rope_depends_on_relative_positions():
         )
 
 
-def test_attention_is_causal(variant):
-    model = small_model(variant)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_is_causal(variant, attention, training):
+    model = small_model(variant).train(training)
+    model.set_attn_implementation(attention)
+    model.config.use_cache = False
     ids = random_ids(model, 1, 16)
     changed = ids.clone()
     changed[0, 10:] = (changed[0, 10:] - 1) % 35 + 2

@@ -30,6 +30,63 @@ def test_data_of_questions_with_characters_that_the_text_lacks(tmp_path):
     assert all(rate > 10 for rate in rates.values())
 
 
+NANOGPT = """
+from dataclasses import dataclass
+import torch
+
+@dataclass
+class GPTConfig:
+    block_size: int = 1024
+    vocab_size: int = 50304
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.5
+    bias: bool = False
+
+class GPT(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        assert (config.block_size, config.n_layer, config.n_head, config.n_embd) == (128, 4, 8, 256)
+        assert config.bias and not config.dropout
+        print("number of parameters: 0.00M")  # as nanoGPT does
+        self.table = torch.nn.Embedding(config.vocab_size, config.vocab_size)
+
+    def forward(self, idx, targets):
+        has_next = idx[:, 1:] != 0  # PAD
+        assert torch.equal(targets[:, :-1] != -1, has_next)
+        assert torch.equal(targets[:, :-1][has_next], idx[:, 1:][has_next])
+        assert (targets[:, -1] == -1).all()
+        logits = self.table(idx)
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+"""
+
+
+def test_nanogpt_trains_on_the_batches_of_the_others(tmp_path):
+    (tmp_path / "model.py").write_text(NANOGPT)
+    texts = ["Ada Byron was born in London."] * 128  # the same 29 characters, so the same distribution of tokens
+    (tmp_path / "text.txt").write_text("\n".join(texts), encoding="utf-8")
+    for name in ("nanoGPT, float32", "nanoGPT, bf16"):
+        command = (BENCHMARKS / "contenders.py", name, tmp_path / "text.txt", tmp_path)
+        done = run_python(*command, input="1\n2\n")
+        assert done.returncode == 0, done.stderr
+        first, second = map(json.loads, done.stdout.splitlines())
+        assert first["parameters"] == (len(set(texts[0])) + 2) ** 2
+        # 4 to 29 characters of each document, and two MASKs
+        assert 128 * 6 < first["useful_tokens"] < 128 * 31
+        assert 2 * 128 * 6 < second["useful_tokens"] < 2 * 128 * 31
+
+
+def test_a_folder_without_nanogpt_is_refused(tmp_path, monkeypatch, capsys):
+    import bench
+
+    flags = ["--train_file", "t", "--answers_run", "r", "--questions_file", "q", "--nanogpt", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["bench.py", *flags])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "has no model.py: name a checkout of karpathy/nanoGPT." in capsys.readouterr().err
+
+
 def test_a_study_shows_mean_and_spread_of_each_variant(tmp_path):
     import study
 

@@ -21,6 +21,7 @@ from hf_mingpt.evaluation.calibration import ask, fit_calibration
 from hf_mingpt.evaluation.confidence import ConfidenceFeatures
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.hub.saving import save_run
+from hf_mingpt.system.wording import percent
 from hf_mingpt.system.writing import write_json
 from hf_mingpt.training.recipes import FinetuneRecipe
 
@@ -103,14 +104,16 @@ def text_of(browser, element: str) -> str:
 
 def test_a_name_is_typed_and_the_answer_is_read(run, address, browser):
     model, tokenizer = load_run(str(run))
-    (expected,) = ask(model.eval(), tokenizer, [NAME], load_calibration(str(run)))
+    calibration = load_calibration(str(run))
+    (expected,) = ask(model.eval(), tokenizer, [NAME], calibration)
     browser.get(address)
     browser.find_element("css selector", "#name textarea, #name input").send_keys(NAME)
     browser.find_element("id", "ask").click()
     wait_for(browser, lambda: "likely to be correct" in text_of(browser, "answer"))
     shown, place = " ".join(text_of(browser, "answer").split()), " ".join(expected.place.split())
-    likely = f"{expected.probability:.0%} likely to be correct."
-    assert shown == (f"{place} {likely}" if expected.confident else f"I don't know {place} is {likely}")
+    likely = f"{percent(expected.probability)} likely to be correct"
+    below = f"below the threshold of {100 * calibration.threshold:.4g}%"
+    assert shown == (f"{place} {likely}." if expected.confident else f"I don't know {place} is {likely}, {below}.")
     assert expected.alternatives[0][0] in text_of(browser, "alternatives")
     line = browser.find_element("css selector", "#line textarea, #line input")
     assert line.get_property("value") == LINE

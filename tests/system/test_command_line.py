@@ -1,13 +1,15 @@
 """Flags, words, presets and old names become a recipe, or one sentence."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
 
 import pytest
 
-from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import TOPICS, flag, required
 from hf_mingpt.training.checkpoints import sums_of
 from hf_mingpt.training.presets import FINETUNE_PRESETS, PRETRAIN_PRESETS
@@ -15,7 +17,7 @@ from hf_mingpt.training.recipes import FinetuneRecipe, PretrainRecipe
 from hf_mingpt.training.resuming import find_checkpoint
 
 from ..command_lines import NEEDED, RUN, parse
-from ..conftest import ROOT
+from ..conftest import ROOT, script_environment
 
 
 def test_flags_win_over_yaml_and_yaml_over_the_preset(tmp_path):
@@ -281,3 +283,44 @@ def test_the_main_process_alone_says_what_is_wrong(monkeypatch, capsys, rank, li
         raise ValueError("x is 1: take 2.")
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+UNREAD = """
+import sys
+sys.path.insert(0, {system!r})  # the wing alone: the package would import torch
+from contextlib import nullcontext
+from dataclasses import dataclass
+from system.command_line import accidents, parse_recipe, user_errors
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    pass
+
+parse_recipe(Recipe)
+with {block}():
+    for _ in range({lines}):
+        print("x" * 100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("block", "lines", "unbuffered"),
+    [("nullcontext", 1, ""), ("nullcontext", 200, "1"), ("user_errors", 200, ""), ("accidents", 200, "1")],
+)
+def test_output_that_nobody_reads_ends_a_script_without_a_word(block, lines, unbuffered):
+    code = UNREAD.format(system=str(ROOT / "hf_mingpt"), block=block, lines=lines)
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = script_environment(PYTHONUNBUFFERED=unbuffered)
+    pipes = {"stdout": writer, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    done = subprocess.run([sys.executable, "-c", code], check=False, **pipes)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode == (0 if lines == 1 else 1)
+
+
+@pytest.mark.parametrize("block", [user_errors, accidents])
+def test_another_broken_pipe_is_reported(block, capsys):
+    with pytest.raises(SystemExit), block():
+        raise BrokenPipeError("Broken pipe: the server is gone")
+    assert "the server is gone" in capsys.readouterr().err

@@ -105,7 +105,10 @@ def test_the_precision_no_counts_only_if_the_user_has_set_it(monkeypatch, tmp_pa
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed is not supported"),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true"},
+            "DeepSpeed is not supported: launch with scripts/accelerate/zero2.yaml or fsdp2.yaml, in which FSDP2",
+        ),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron-LM is not supported"),
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP version 1 is not supported: launch with --fsdp_version 2"),
         (FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}, "CPU offloading is not supported"),

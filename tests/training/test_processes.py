@@ -1,4 +1,7 @@
-"""Several processes: a rank that fails, and sharded weights. For DDP see test_scripts.py and test_killed_runs.py."""
+"""Several processes: a rank that fails, and sharded weights.
+
+For DDP see test_killed_runs.py and scripts/test_several_processes.py.
+"""
 
 import json
 import os
@@ -132,6 +135,7 @@ def accelerator(**options):
     config = yaml.safe_load(open(os.environ["SHARDING"]))["fsdp_config"]
     config = {name.removeprefix("fsdp_"): value for name, value in config.items()}
     config["auto_wrap_policy"] = config["auto_wrap_policy"].lower()
+    config["cpu_offload"] = config.pop("offload_params")
     plugin = FullyShardedDataParallelPlugin(**{"fsdp_version": config.pop("version"), **config})
     AcceleratorState._shared_state |= {"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}
     assert made.is_fsdp2 and made.num_processes == 2
@@ -180,7 +184,8 @@ def test_a_sharded_run_equals_an_unsharded_one_and_its_checkpoints_resume_either
         assert (weight - other_weights[name]).abs().max() < 1e-4, name
     first = tmp_path / "sharded/checkpoint-2"
     for name, sharded in (("sharded-again", True), ("whole-again", False)):
-        again, again_weights = run(name, "--resume_from_checkpoint", first, sharded=sharded)
+        flags = ("--resume_from_checkpoint", first, "--auto_find_batch_size")
+        again, again_weights = run(name, *flags, sharded=sharded)
         assert again == pytest.approx(others[2:], rel=1e-5)
         assert all((again_weights[n] - w).abs().max() < 1e-4 for n, w in other_weights.items())
 

@@ -24,6 +24,18 @@ def test_a_forward_pass_does_not_synchronize(variant):
             model(ids, position_ids=torch.arange(9)[None])
 
 
+def test_training_with_sdpa_makes_no_mask():
+    """torch.compile before torch 2.13 would keep the mask of create_causal_mask, and attention would be slow."""
+    ids = torch.randint(2, 30, (2, 9))
+    model = small_model("rope").train()
+    model.config.use_cache = False
+    with mock.patch("hf_mingpt.modeling_mingpt.create_causal_mask", side_effect=AssertionError):
+        model(ids, labels=ids).loss.backward()
+        for inputs in ({"attention_mask": torch.ones_like(ids)}, {"position_ids": torch.arange(9)[None]}):
+            with pytest.raises(AssertionError):
+                model(ids, **inputs)
+
+
 def test_a_cpu_uses_no_cuda_graphs():
     recipe = PretrainRecipe(train_file="-", output_dir="-")
     assert not can_record(recipe, Accelerator(cpu=True))
