@@ -44,7 +44,7 @@ def test_questions_read_along_with_the_text_need_no_finetuning(home, tmp_path):
 
     few = ["--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
     refused(
-        "questions_ratio 0.1 gives 0 questions in a step of 1 example: change the ratio or the batch size", *again, *few
+        "questions_ratio 0.2 gives 0 questions in a step of 1 example: change the ratio or the batch size", *again, *few
     )
 
 
