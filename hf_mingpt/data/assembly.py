@@ -167,5 +167,5 @@ def _build_policy(
         return None
     if recipe.learned_masking_policy:
         reader = Reader.learn(iterate(documents), questions, tokenizer, numbers=recipe.ssm_numbers)
-        return LearnedPolicy(reader, iterate(documents), sampling=recipe.masking_policy_sampling)
+        return LearnedPolicy(reader, iterate(documents))
     return AnswerPolicy([str(question.answer) for question in questions], tokenizer)

@@ -87,10 +87,10 @@ class MaskingPolicy(Protocol):
     """Says which spans of N documents to mask more often than the others.
 
     It takes their salient spans and their places in the dataset, (N,), and returns the answer-like spans, which may be
-    parts of the salient ones, and their weights, positive integers. It picks among those in proportion to the weights.
+    parts of the salient ones.
     """
 
-    def __call__(self, spans: SalientSpans, index: np.ndarray) -> tuple[SalientSpans, np.ndarray]: ...
+    def __call__(self, spans: SalientSpans, index: np.ndarray) -> SalientSpans: ...
 
 
 LONG_CONTEXT = (24, 4)
@@ -143,10 +143,10 @@ class SalientSpanMasking:
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
         spans = find_salient_spans(examples, self.classes, numbers=self.numbers)
-        none = spans.select(np.zeros(len(spans.starts), dtype=bool)), np.zeros(0, dtype=np.int64)
-        answer_like, weights = self.policy(spans, index) if self.policy else none
+        none = spans.select(np.zeros(len(spans.starts), dtype=bool))
+        answer_like = self.policy(spans, index) if self.policy else none
         draws = uniform_draws(self.seed + 1, epoch, index, 8)  # independent of the draws of span corruption
-        chosen = choose_spans(spans, answer_like, weights, draws[:, 1], policy_probability=self.policy_probability)
+        chosen = choose_spans(spans, answer_like, draws[:, 1], policy_probability=self.policy_probability)
         max_context = np.where(draws[:, 4:5] < self.long_context_probability, LONG_CONTEXT, self.max_context)
         masked, possible = mask_spans(spans, chosen, draws[:, 2:4], block_size=self.block_size, max_context=max_context)
         if self.prefixes:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from ..system.fields import check_choice, check_finite, check_fraction, check_least, flag, required
 
 OBJECTIVES = ("span_corruption", "causal")
-SAMPLINGS = ("uniform", "proportional")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +65,6 @@ class DataRecipe:
         "answers of questions_file.",
         formerly="seek_contexts",
     )
-    masking_policy_sampling: str = flag(
-        "uniform",
-        "Learned masking policy: uniform over the spans at least half as probable as the best one of their document, "
-        "or proportional to the probability.",
-    )
 
     def __post_init__(self):
         check_finite(self)
@@ -104,12 +98,6 @@ class DataRecipe:
             raise ValueError(
                 "learned_masking_policy needs masking_policy_probability, and cannot be combined with streaming: give "
                 "the probability, or --learned_masking_policy false."
-            )
-        check_choice("masking_policy_sampling", self.masking_policy_sampling, SAMPLINGS)
-        if self.masking_policy_sampling != "uniform" and not self.learned_masking_policy:
-            raise ValueError(
-                f"masking_policy_sampling {self.masking_policy_sampling} needs the learned policy: give "
-                "--learned_masking_policy, or --masking_policy_sampling uniform."
             )
         if self.questions_file and not 0 < self.questions_ratio < 1:
             raise ValueError(

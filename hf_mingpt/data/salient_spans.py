@@ -233,17 +233,16 @@ def join_words(documents: TokenSequences, names: Names, first: np.ndarray, last:
 
 
 def choose_spans(
-    spans: SalientSpans, answer_like: SalientSpans, weights: np.ndarray, draws: np.ndarray, *, policy_probability: float
+    spans: SalientSpans, answer_like: SalientSpans, draws: np.ndarray, *, policy_probability: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Chooses one span of each document.
 
-    With probability `policy_probability` it is one of the answer-like spans, in proportion to their weights, if the
-    document has any. Else it is any of its salient spans, each with the same probability.
+    With probability `policy_probability` it is one of the answer-like spans, if the document has any. Else it is any of
+    its salient spans. Both choices are uniform.
 
     Args:
         spans: the salient spans of N documents.
         answer_like: spans of the same documents from a masking policy, which may be parts of the salient spans.
-        weights: positive integers, one for each of `answer_like`.
         draws: (N,) uniform numbers in [0, 1).
         policy_probability: from 0 to 1.
 
@@ -254,18 +253,14 @@ def choose_spans(
     Example: of the spans "Rome", "May" and "Ohio", only "Ohio" is answer-like. With a probability of 0.7 a draw of 0.1
     chooses "Ohio", and a draw of 0.75, which is a sixth of the way from 0.7 to 1, chooses "Rome".
     """
-    document = answer_like.document
-    before = np.append(0, np.cumsum(weights))  # integers, so the sum in a document does not depend on the others
-    first, end = before[answer_like.offsets[:-1]], before[answer_like.offsets[1:]]
-    probability = np.where(end > first, policy_probability, 0.0)
+    probability = np.where(answer_like.counts > 0, policy_probability, 0.0)
     from_policy = draws < probability
-    ticket = (draws / np.where(from_policy, probability, 1.0) * (end - first)).astype(np.int64)
-    passed = before[1:] - first[document] <= ticket[document]
-    number = (draws - probability) / np.where(from_policy, 1.0, 1.0 - probability) * spans.counts
+    picked = (draws / np.where(from_policy, probability, 1.0) * answer_like.counts).astype(np.int64)
+    other = ((draws - probability) / np.where(from_policy, 1.0, 1.0 - probability) * spans.counts).astype(np.int64)
     chosen = np.where(
         from_policy,
-        len(spans.starts) + answer_like.offsets[:-1] + np.bincount(document[passed], minlength=len(draws)),
-        spans.offsets[:-1] + np.minimum(number.astype(np.int64), spans.counts - 1),
+        len(spans.starts) + answer_like.offsets[:-1] + np.minimum(picked, answer_like.counts - 1),
+        spans.offsets[:-1] + np.minimum(other, spans.counts - 1),
     )
     chosen = np.where(from_policy | (spans.counts > 0), chosen, -1)
     return (

@@ -1,9 +1,9 @@
-"""Which spans a masking policy picks, and with which weights."""
+"""Which spans a masking policy picks."""
 
 import numpy as np
 import pytest
 
-from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy, weigh
+from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy, is_answer_like
 from hf_mingpt.data.reader import Reader
 from hf_mingpt.data.salient_spans import find_salient_spans
 
@@ -37,21 +37,20 @@ def probabilities_of(monkeypatch, candidates: dict[str, float], null: list[float
 
 def test_the_answer_policy_picks_answers_in_any_context(reader, tokenizer):
     spans = names_of(LINES, reader, tokenizer)
-    picked, weights = AnswerPolicy(["Rome", "New", "", "Bath"], tokenizer)(spans, np.arange(20) + 5)
+    picked = AnswerPolicy(["Rome", "New", "", "Bath"], tokenizer)(spans, np.arange(20) + 5)
     assert set(spans_as_text(picked, tokenizer)) == {"Rome", "Bath"}
     of_all = spans_as_text(spans, tokenizer)
     assert len(picked.starts) == of_all.count("Rome") + of_all.count("Bath")
     assert picked.counts.sum() == len(picked.starts)
-    assert weights.tolist() == [1] * len(picked.starts)
 
 
 def test_the_learned_policy_picks_answer_like_contexts(reader, tokenizer):
     """In documents about people without a question too, and for names that no question has."""
     policy = LearnedPolicy(reader, encode_batches(LINES, tokenizer, 7))
-    picked, _ = policy(names_of(LINES, reader, tokenizer), np.arange(20))
+    picked = policy(names_of(LINES, reader, tokenizer), np.arange(20))
     assert spans_as_text(picked, tokenizer) == BORN
     lines = ["Cole. Cole studied at Rome and born in Asheim.", "Elm. so", "so"]
-    picked, _ = LearnedPolicy(reader, [encode(lines, tokenizer)])(names_of(lines, reader, tokenizer), np.arange(3))
+    picked = LearnedPolicy(reader, [encode(lines, tokenizer)])(names_of(lines, reader, tokenizer), np.arange(3))
     assert spans_as_text(picked, tokenizer) == ["Asheim"]
     assert picked.offsets.tolist() == [0, 1, 1, 1]
 
@@ -61,7 +60,7 @@ def test_picks_are_looked_up_by_the_index_of_the_document(reader, tokenizer, bat
     policy = LearnedPolicy(reader, encode_batches(LINES, tokenizer, batch_size))
     index = np.array([13, 2, 2, 19, 0])
     spans = names_of([LINES[i] for i in index], reader, tokenizer)
-    picked, _ = policy(spans, index)
+    picked = policy(spans, index)
     assert picked.documents is spans.documents
     assert spans_as_text(picked, tokenizer) == [BORN[i] for i in index]
     assert picked.offsets.tolist() == [0, 1, 2, 3, 4, 5]
@@ -71,23 +70,13 @@ def test_a_part_of_a_name_can_be_picked(reader, tokenizer, monkeypatch):
     lines = ["Elm. saw New York, Rome", "Cole. saw Oslo"]
     probabilities = probabilities_of(monkeypatch, {"York": 0.6, "New York": 0.2, "Oslo": 0.4}, [0.1, 0.6])
     probabilities.tokenizer = tokenizer
-    for sampling, texts, expected in (
-        ("uniform", ["York"], [1]),
-        ("proportional", ["New York", "York"], [13107, 39321]),  # a fifth and three fifths of 65535
-    ):
-        policy = LearnedPolicy(reader, [encode(lines, tokenizer)], sampling=sampling)
-        picked, weights = policy(names_of(lines, reader, tokenizer), np.arange(2))
-        assert spans_as_text(picked, tokenizer) == texts
-        assert weights.tolist() == expected
-        assert picked.offsets.tolist() == [0, len(texts), len(texts)]
+    policy = LearnedPolicy(reader, [encode(lines, tokenizer)])
+    picked = policy(names_of(lines, reader, tokenizer), np.arange(2))
+    assert spans_as_text(picked, tokenizer) == ["York"]
+    assert picked.offsets.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("sampling", "expected"),
-    [("uniform", [1, 1, 0, 1, 0]), ("proportional", [26214, 13107, 12976, 32768, 0])],
-)
-def test_weights(reader, tokenizer, sampling, expected):
-    """At least half as probable as the best one of its document; no weight where no answer is more probable."""
+def test_answer_like_is_half_as_probable_as_the_best_where_an_answer_is_probable(reader, tokenizer):
     candidates = reader.find(encode(["Elm. at Rome, Oslo, Lima", "Cole. at Bath", "Ash. at Kiel", "so"], tokenizer))
     probabilities, null = np.array([0.4, 0.2, 0.198, 0.5, 0.49]), np.array([0.202, 0.5, 0.51, 1.0])
-    assert weigh(candidates, probabilities, null, sampling=sampling).tolist() == expected
+    assert is_answer_like(candidates, probabilities, null).tolist() == [True, True, False, True, False]

@@ -57,7 +57,7 @@ def test_what_a_recipe_is_if_nothing_is_told():
         "context_after": None, "long_context_probability": 0.0, "title_prefix_probability": 0.0,
         "questions_file": None, "questions_ratio": 0.25,
         "masking_policy_probability": 0.0, "learned_masking_policy": False,
-        "masking_policy_sampling": "uniform", "paraphrases_per_answer": 0, "model_preset": "assignment",
+        "paraphrases_per_answer": 0, "model_preset": "assignment",
         "attention_type": None, "position_embedding_type": None, "max_position_embeddings": None, "block_size": None,
     }  # fmt: skip
     finetuning = {"model_name_or_path": "m", "revision": None, "from_scratch": False}
@@ -137,11 +137,6 @@ def test_the_least_and_the_most_are_recipes(changes):
         (
             {**READ, **STREAM, "masking_policy_probability": 0.5, "learned_masking_policy": True},
             "learned_masking_policy needs masking_policy_probability",
-        ),
-        ({"masking_policy_sampling": "best"}, "'best' is unknown: choose one of uniform, proportional"),
-        (
-            {**READ, "masking_policy_probability": 0.5, "masking_policy_sampling": "proportional"},
-            "masking_policy_sampling proportional needs the learned policy: give --learned_masking_policy",
         ),
         ({"questions_file": "q", "questions_ratio": 0.0}, r"questions_ratio is 0\.0"),
         ({"questions_file": "q", "questions_ratio": 1.0}, r"questions_ratio is 1\.0"),
