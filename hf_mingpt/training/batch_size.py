@@ -19,7 +19,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType, release_memory
-from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 
 from ..data.batching import BatchShape, MicroBatch, make_micro_batches
@@ -31,7 +30,7 @@ from .loop import bf16_residual_stream
 from .optimization import build_optimizers
 from .recipes import TrainingRecipe
 from .resuming import checkpoint_to_resume
-from .setup import choose_attention
+from .setup import choose_attention, is_out_of_memory
 from .stepping import build_stepper
 
 logger = logging.getLogger(__name__)
@@ -72,6 +71,7 @@ def find_batch_size(
     if recipe.resume_from_checkpoint:
         saved = read_state(checkpoint_to_resume(recipe, steps))["recipe"]["per_device_train_batch_size"]
         size = saved if product % saved == 0 else size  # with another number of processes it may not divide
+    release_memory()  # of the steps of check_training
     while True:
         shape = steps.shape._replace(per_device_batch_size=size, gradient_accumulation_steps=product // size)
         if fits_everywhere(model, longest_batch(shape, length), recipe, accelerator):
@@ -113,14 +113,6 @@ def fits_everywhere(
     release_memory()  # after the error, whose traceback holds the tensors
     number = accelerator.reduce(torch.tensor(int(fits), device=accelerator.device))
     return int(number) == accelerator.num_processes
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error says that memory ran out, or followed such an error, as when a CUDA graph is recorded."""
-    if error is None:
-        return False
-    is_one = isinstance(error, torch.OutOfMemoryError)
-    return is_one or should_reduce_batch_size(error) or is_out_of_memory(error.__context__)
 
 
 def try_steps(model: PreTrainedModel, batch: MicroBatch, recipe: TrainingRecipe, accelerator: Accelerator) -> None:

@@ -22,7 +22,7 @@ from .metrics_log import MetricsLog
 from .optimization import build_optimizers, build_scheduler, count_steps, keep_average
 from .recipes import TrainingRecipe
 from .resuming import checkpoint_to_resume
-from .setup import choose_attention
+from .setup import choose_attention, memory_errors
 from .sharding import gather_weights
 from .stepping import build_stepper
 
@@ -47,7 +47,7 @@ def train(
 
     Raises:
         FloatingPointError: If the loss or a weight is not finite.
-        OSError: If the log or a checkpoint cannot be written.
+        OSError: If the log or a checkpoint cannot be written, or memory runs out.
         SystemExit: With code 143 after SIGTERM or the end of the launcher, with code 130 after SIGINT.
     """
     model.float()  # master weights: in a lower precision most updates would round to zero
@@ -71,7 +71,7 @@ def train(
     stepper = build_stepper(recipe, wrapped, optimizers, log.loss, accelerator)
     stream = bf16_residual_stream(model) if accelerator.mixed_precision == "bf16" else nullcontext()
 
-    with StopSignal() as stop, stream, stepper.running(), log.progress:
+    with memory_errors(recipe), StopSignal() as stop, stream, stepper.running(), log.progress:
         for step, batches in enumerate(loader, start=start + 1):
             # dropout is a function of seed, step and process
             torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)

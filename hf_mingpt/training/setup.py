@@ -6,17 +6,21 @@ What torch, accelerate or transformers might refuse is tried here, before anythi
 import copy
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 
 from ..data.batching import BatchShape
 from ..data.steps import StreamedSteps, TrainingSteps, step_loader
 from ..system.launching import PRECISIONS, join_processes, launcher_settings
+from .folders import last_checkpoint
 from .optimization import build_optimizers, build_scheduler, count_steps
 from .recipes import MIXED_PRECISIONS, TrainingRecipe
 from .sharding import check_sharding
@@ -136,7 +140,35 @@ def check_training(
         for optimizer in optimizers:
             optimizer.step()
     except (ImportError, RuntimeError) as error:  # a ValueError already has a clear message
-        raise ValueError(f"A training step fails on this machine: {error}") from error
+        if not is_out_of_memory(error):
+            raise ValueError(f"A training step fails on this machine: {error}") from error
+        if not recipe.auto_find_batch_size:  # which tries smaller micro-batches next
+            raise ValueError(
+                f"A micro-batch with per_device_train_batch_size {recipe.per_device_train_batch_size} does not fit the "
+                f"memory of {accelerator.device}: give --auto_find_batch_size."
+            ) from error
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that memory ran out, or followed such an error, as when a CUDA graph is recorded."""
+    if error is None:
+        return False
+    is_one = isinstance(error, torch.OutOfMemoryError)
+    return is_one or should_reduce_batch_size(error) or is_out_of_memory(error.__context__)
+
+
+@contextmanager
+def memory_errors(recipe: TrainingRecipe) -> Iterator[None]:
+    """Raises an OSError with the remedy if memory runs out while the block trains."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OSError(
+            f"Memory ran out with per_device_train_batch_size {recipe.per_device_train_batch_size}; the last "
+            f"checkpoint is {last_checkpoint(recipe)}. Start or resume with --auto_find_batch_size."
+        ) from error
 
 
 def choose_attention(model: PreTrainedModel, recipe: TrainingRecipe, accelerator: Accelerator) -> str:

@@ -152,11 +152,11 @@ class GraphedStepper(Stepper):
         # batches may allocate pinned memory meanwhile, hence the error mode "thread_local".
         collecting = gc.isenabled()
         gc.disable()  # freeing one graph while another is recorded would invalidate the recording
-        graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
         try:
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             yield
-        finally:
             graph.capture_end()
+        finally:
             if collecting:
                 gc.enable()
 

@@ -216,7 +216,10 @@ class TestSalientSpanMasking:
         assert same_labels == labels == [rome[1:]] * 4 + [plain[4]]
 
     def test_the_draws_of_prefixes_are_their_own(self, tokenizer):
-        texts, index = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and London"] * 64}), np.arange(64)
+        texts, index = (
+            datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and London"] * 64}),
+            np.arange(64),
+        )
         examples = take(encode_documents(texts, tokenizer), index)
         text = np.array(tokenizer("bath" * 4)["input_ids"])
         none = np.zeros(0, dtype=np.int64)

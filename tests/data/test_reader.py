@@ -134,7 +134,7 @@ class TestWhatIsLearned:
     def test_nothing_to_learn_from_is_an_error(self, tokenizer):
         with pytest.raises(ValueError, match=r"about 1 person, whose documents have 0 candidate spans, and none"):
             learn(LINES, [Question(question_about("Ada"), "Rome")], tokenizer)
-        with pytest.raises(ValueError, match="the 20 people in the questions have 0 candidate spans"):
+        with pytest.raises(ValueError, match="about 20 people, whose documents have 0 candidate spans"):
             learn([], QUESTIONS, tokenizer)
         with pytest.raises(ValueError, match=r"2 candidate spans, and none .* --learned_masking_policy false"):
             learn([*LINES, "Ada. at Rome, Oslo"], [Question(question_about("Ada"), "Elm")], tokenizer)

@@ -15,6 +15,7 @@ from hf_mingpt.data.steps import Mixture, TrainingSteps, max_sequence_length
 from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
 from hf_mingpt.training.batch_size import find_batch_size, longest_batch
 from hf_mingpt.training.loop import train
+from hf_mingpt.training.setup import check_training
 
 from ..conftest import ROOT, small_model
 from ..processes import run_ranks
@@ -192,6 +193,26 @@ def test_padding_free_micro_batches_are_tried_as_such():
     assert "position_ids" in batch
 
 
+def test_without_the_flag_a_micro_batch_that_does_not_fit_is_an_error_of_one_sentence(tmp_path):
+    for flag in (False, True):
+        recipe = small_recipe(tmp_path, per_device_train_batch_size=4, auto_find_batch_size=flag)
+        with Memory(3):
+            if flag:  # find_batch_size comes next
+                check_training(small_model("rope"), small_steps(), recipe, Accelerator(cpu=True))
+            else:
+                with pytest.raises(ValueError, match=r"_size 4 does not fit the memory of cpu: give --auto_find_batch"):
+                    check_training(small_model("rope"), small_steps(), recipe, Accelerator(cpu=True))
+
+
+def test_memory_that_runs_out_in_the_midst_of_a_run_is_an_error_with_the_remedy(tmp_path):
+    with Memory(3), pytest.raises(OSError, match=r"^Memory ran out with per_device_train_batch_size 4; the last ") as e:
+        train_small(tmp_path, small_steps(BatchShape(4)), per_device_train_batch_size=4, max_steps=1)
+    assert "is None. Start or resume with --auto_find_batch_size." in str(e.value)
+    other = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with Memory(3, other), pytest.raises(RuntimeError, match="cannot be multiplied"):
+        train_small(tmp_path, small_steps(BatchShape(4)), max_steps=1)
+
+
 LIMITED = """
 import os, runpy, sys
 import torch
@@ -199,7 +220,7 @@ from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
 real = MinGPTForCausalLM.forward
 limit = int(os.environ["LIMITS"].split(",")[int(os.environ["RANK"])])
 def forward(model, input_ids, **inputs):
-    if input_ids.numel() > limit and model.config.num_hidden_layers > 1:  # check_training has one layer
+    if input_ids.numel() > limit:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     return real(model, input_ids, **inputs)
 MinGPTForCausalLM.forward = forward

@@ -78,7 +78,7 @@ def test_runs_of_other_lengths_branch_off(tmp_path):
     flags = {**changes, "max_steps": 6, "decay_ratio": 0.5}
     with pytest.raises(ValueError, match=r"At step 4 the learning rate is .* before the decay of both runs"):
         run(tmp_path / "late", build_steps(), resume_from_checkpoint=checkpoint, **flags)
-    with pytest.raises(ValueError, match="past the 3 steps"):
+    with pytest.raises(ValueError, match="past step 3, the last of this run"):
         run(tmp_path / "over", build_steps(), resume_from_checkpoint=checkpoint, **{**changes, "max_steps": 3})
 
 
