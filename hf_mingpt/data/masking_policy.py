@@ -60,9 +60,7 @@ class LearnedPolicy:
         return spans._replace(starts=starts, lengths=self.lengths[place].astype(np.int64), offsets=offsets)
 
 
-def is_answer_like(
-    candidates: CandidateSpans, probabilities: np.ndarray, null_probabilities: np.ndarray
-) -> np.ndarray:
+def is_answer_like(candidates: CandidateSpans, probabilities: np.ndarray, null_probabilities: np.ndarray) -> np.ndarray:
     """Whether each of M candidates is at least half as probable as the best one of its document: booleans, (M,).
 
     No candidate of a document that probably has no answer is.

@@ -178,7 +178,7 @@ class TestSalientSpanMasking:
 
         def policy(spans, index):
             picked = spans.select(index % 2 == 0)  # one name in each document
-            return picked._replace(starts=picked.starts + 7, lengths=picked.lengths - 7), np.ones(4, dtype=np.int64)
+            return picked._replace(starts=picked.starts + 7, lengths=picked.lengths - 7)
 
         options = {"probability": 1.0, "policy": policy, "policy_probability": 1.0}
         rows = SalientSpanMasking(48, 0, tokenizer=tokenizer, **options)(examples, 0, index).pad(np.arange(8))
