@@ -46,8 +46,8 @@ SECTIONS = ("correctness", "speedrun", "throughput", "profile")
 ON_A_GPU = ["--per_device_train_batch_size", "128", "--gradient_accumulation_steps", "1"]
 ON_A_GPU += ["--dataloader_num_workers", "8"]
 SPEEDRUNS = {
-    "80 epochs": ["--num_train_epochs", "80"],
-    "18 epochs of short contexts": ["--num_train_epochs", "18", "--long_context_probability", "0"],
+    "closed_book": [],
+    "closed_book, 50 epochs": ["--num_train_epochs", "50"],
 }
 
 

@@ -58,7 +58,7 @@ PRETRAIN_PRESETS: dict[str, Preset] = {
             "optim": "muon",
             "learning_rate": 3e-3,
             "dropout": 0.0,
-            "num_train_epochs": 20.0,
+            "num_train_epochs": 18.0,
             "per_device_train_batch_size": 32,
             "gradient_accumulation_steps": 4,
             "position_embedding_type": "rope",
