@@ -1,13 +1,13 @@
 r"""Combines several minGPTs: of their answers to a question, the one with the greatest mean probability.
 
-    python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_dev.tsv \
+    python scripts/ensemble.py runs/run-0 runs/run-1 runs/run-2 --questions_file birth_dev.tsv \
         --output_dir runs/ensemble
 
 Writes predictions.txt (one per line, in the order of the questions) and, if the file has answers, report.json with the
 accuracy of each run and of the ensemble. With --train_questions_file, it also writes distilled.tsv: the training
 questions, and the questions of the file with the ensemble's answers. One model is distilled from them:
 
-    python scripts/ensemble.py runs/fast-0 runs/fast-1 runs/fast-2 --questions_file birth_test_inputs.tsv \
+    python scripts/ensemble.py runs/run-0 runs/run-1 runs/run-2 --questions_file birth_test_inputs.tsv \
         --train_questions_file birth_places_train.tsv --output_dir runs/teachers
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
         --questions_file runs/teachers/distilled.tsv --output_dir runs/distilled

@@ -222,7 +222,7 @@ def test_help_shows_what_the_run_takes(capsys):
     for said in (
         "Values to start from. (default: 'closed_book')",
         "Run folder to write. (required)",
-        "Passes over the examples. (default: 20.0)",
+        "Passes over the examples. (default: 18.0)",
         "all other draws. (default: 3)",
         f"closed_book: {PRETRAIN_PRESETS['closed_book'].reason}",
     ):
