@@ -84,13 +84,18 @@ RESULTS: dict[str, dict[str, Bar]] = {
         "learned policy, short contexts, 18 epochs": Bar(
             [n / 500 for n in (402, 410, 418, 406, 409, 378, 388, 411, 423, 414)], total=500, note="10 runs"
         ),
-        "learned policy, 50 epochs (preset closed_book)": _seeds(435, 433, 438),
+        "learned policy, 50 epochs": _seeds(435, 433, 438),
         "learned policy, 80 epochs": _seeds(440, 446, 439),
+        "listwise policy, title prefixes, 18 epochs (closed_book)": Bar(
+            [n / 500 for n in (460, 459, 455, 459, 464, 459, 467, 458, 461, 462)], total=500, note="10 runs"
+        ),
+        "listwise policy, title prefixes, 50 epochs": _run(463),
     },
     "Ensembles of these, and one model distilled from them": {
         "ensemble of 5 runs of 18 epochs": Bar([452 / 500], total=500, note="5 runs"),
+        "distilled from these 5 runs": _run(451),
         "ensemble of 3 runs of 50 epochs": Bar([451 / 500], total=500, note="3 runs"),
-        "distilled from the first ensemble": _run(451),
+        "ensemble of 10 runs of closed_book": Bar([464 / 500], total=500, note="10 runs"),
     },
 }
 
