@@ -1,7 +1,7 @@
 """The largest micro-batch that fits the memory: `--auto_find_batch_size`.
 
-Before the run begins, each process tries three steps with a copy of the model, on a micro-batch of the longest sequences
-that the data can have. If one process runs out of memory, all halve the micro-batch and double the gradient
+Before the run begins, each process tries three steps with a copy of the model, on a micro-batch of the longest
+sequences that the data can have. If one process runs out of memory, all halve the micro-batch and double the gradient
 accumulation, so a step keeps its examples and its gradient. Nothing is communicated while the steps are tried: a
 process that runs out of memory in the middle of a collective operation would leave the others waiting for it.
 
