@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .candidate_spans import CandidateSpans
 from .reader import Reader
-from .salient_spans import SalientSpans, hash_texts
+from .salient_spans import SalientSpans, hash_texts, is_among
 from .sequences import TokenSequences
 
 LEARNED_POLICY = "listwise"  # checkpoints name it: a run that resumes with another policy would mask other names
@@ -27,7 +27,7 @@ class AnswerPolicy:
         self.hashes = hash_texts(sorted({answer.strip() for answer in answers} - {""}), tokenizer)
 
     def __call__(self, spans: SalientSpans, index: np.ndarray) -> SalientSpans:
-        return spans.select(np.isin(spans.hashes(), self.hashes))
+        return spans.select(is_among(spans.hashes(), self.hashes))
 
 
 class LearnedPolicy:

@@ -21,7 +21,7 @@ from .birthplaces import name_asked
 from .candidate_spans import CandidateSpans, describe_candidates, find_candidates
 from .draws import random_bits
 from .questions import Question
-from .salient_spans import CharacterClasses, SalientSpans, hash_texts
+from .salient_spans import CharacterClasses, SalientSpans, hash_texts, is_among
 from .sequences import TokenSequences
 
 L2_PENALTY = 2.0  # chosen on folds of the training questions
@@ -73,7 +73,7 @@ class Reader:
 
     def _is_answer(self, spans: SalientSpans, hashes: np.ndarray) -> np.ndarray:
         """Whether a training question about the title has the span as its answer, (M,)."""
-        return np.isin(_pair(spans.hash_titles()[spans.document], hashes), self.pairs)
+        return is_among(_pair(spans.hash_titles()[spans.document], hashes), self.pairs)
 
     @classmethod
     def learn(
@@ -104,7 +104,7 @@ class Reader:
         for documents in batches:
             spans = find_candidates(documents, classes, numbers=numbers).spans
             occurrences.append(_once_per_document(spans))
-            about.append(_select_documents(documents, np.isin(spans.hash_titles(), people)))
+            about.append(_select_documents(documents, is_among(spans.hash_titles(), people)))
         start = np.zeros(0)  # nothing is learned yet
         counts = Counts.of(answers[distinct]), Counts.of(np.concatenate(occurrences), least=2)
         reader = cls(classes, numbers, pairs, *counts, start.astype(np.uint64), start, 0.0)

@@ -107,6 +107,11 @@ def hash_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.n
     return hash_runs(ids, offsets[:-1], np.diff(offsets))
 
 
+def is_among(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether each of M hashes is one of the others: booleans, (M,). By sorting: numpy 2.0's table overflows."""
+    return np.isin(hashes, others, kind="sort")
+
+
 def hash_runs(
     token_ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, owners: np.ndarray | None = None
 ) -> np.ndarray:
@@ -163,7 +168,7 @@ def find_words(documents: TokenSequences, classes: CharacterClasses) -> Words:
 def find_repeated(token_ids: np.ndarray, words: Words, in_title: np.ndarray) -> np.ndarray:
     """(M,) whether the title of the same document has the same word."""
     hashes = hash_runs(token_ids, words.starts, words.ends - words.starts, words.document)
-    return np.isin(hashes, hashes[in_title])
+    return is_among(hashes, hashes[in_title])
 
 
 class Names(NamedTuple):

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..tokenization_mingpt import character_table, encode_texts
 from .questions import Question
-from .salient_spans import CharacterClasses, find_titles, hash_runs, hash_texts
+from .salient_spans import CharacterClasses, find_titles, hash_runs, hash_texts, is_among
 from .sequences import TokenSequences
 
 MAX_RANDOM_PREFIX = 16
@@ -78,7 +78,7 @@ class TitlePrefixes:
         for documents in batches:
             titles = find_titles(documents, classes) - 2  # without the stop and the space
             titled = np.flatnonzero(titles > 0)
-            is_name |= np.isin(hashes, hash_runs(documents.token_ids, documents.offsets[titled], titles[titled]))
+            is_name |= is_among(hashes, hash_runs(documents.token_ids, documents.offsets[titled], titles[titled]))
             text = np.concatenate((text, documents.token_ids[: TEXT_LENGTH - len(text)]))
         names = {run for run, found in zip(runs, is_name, strict=True) if found}
         prefixes = [prefix for question, _ in questions if (prefix := _prefix_of(question, names)) is not None]
