@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_mingpt import MinGPTConfig
+from hf_mingpt.data.answer_extraction import AnswerExtractor, read_answers
 from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, iterate
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
-from hf_mingpt.data.reader import Reader, read_answers
 from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
@@ -50,9 +50,9 @@ def main() -> None:
         texts = load_texts(recipe.train_file)
         tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
         documents = list(iterate(encode_documents(texts, tokenizer)))
-        reader = Reader.learn(documents, labeled, tokenizer, numbers=False)
+        extractor = AnswerExtractor.learn(documents, labeled, tokenizer, numbers=False)
 
-    extracted = read_answers(documents, reader, tokenizer)
+    extracted = read_answers(documents, extractor, tokenizer)
     answers = {question_about(name): answer for name, answer in extracted.items()}
     questions = add_pseudo_labels(labeled, list(answers), list(answers.values()))
     with accidents():

@@ -33,7 +33,7 @@ MODULES = [  # with tests that run in one process
         for name in ("assembly", "batching", "biographies", "birthplaces", "candidate_spans", "documents")
     ),
     *(f"data.{name}" for name in ("draws", "encoding", "loading", "masking_policy", "objectives", "questions")),
-    *("data.reader", "data.salient_spans"),
+    *("data.answer_extraction", "data.salient_spans"),
     *("data.sequences", "data.span_corruption", "data.steps", "data.title_prefixes"),
     *(f"evaluation.{name}" for name in ("answering", "calibration", "confidence", "ensemble")),
     *(f"evaluation.{name}" for name in ("report", "scoring")),

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from .answer_extraction import AnswerExtractor
 from .batching import BatchShape
 from .birthplaces import paraphrase_answers
 from .encoding import encode_documents, encode_questions, group_into_blocks, iterate
@@ -24,7 +25,6 @@ from .objectives import (
     SpanCorruption,
 )
 from .questions import Question
-from .reader import Reader
 from .recipe import DataRecipe
 from .steps import Mixture, StreamedSteps, TrainingSteps
 from .title_prefixes import TitlePrefixes
@@ -166,6 +166,6 @@ def _build_policy(
     if not recipe.masking_policy_probability:
         return None
     if recipe.learned_masking_policy:
-        reader = Reader.learn(iterate(documents), questions, tokenizer, numbers=recipe.ssm_numbers)
-        return LearnedPolicy(reader, iterate(documents))
+        extractor = AnswerExtractor.learn(iterate(documents), questions, tokenizer, numbers=recipe.ssm_numbers)
+        return LearnedPolicy(extractor, iterate(documents))
     return AnswerPolicy([str(question.answer) for question in questions], tokenizer)

@@ -1,4 +1,4 @@
-"""Candidate spans: what may be the answer in a document, and the features by which a reader scores it.
+"""Candidate spans: what may be the answer in a document, and the features by which an extractor scores it.
 
 A candidate is a salient span, the first or the last words of one, or two with short lower-case words between them:
 

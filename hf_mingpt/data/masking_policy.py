@@ -1,10 +1,10 @@
 """Masking policies: which spans of a document to mask more often than its other salient spans.
 
 `AnswerPolicy` picks the salient spans that are answers of training questions. `LearnedPolicy` picks the answer-like
-spans: those that a reader, which has learned from the training questions, takes for the answer of their document.
+spans: those that an extractor, which has learned from the training questions, takes for the answer of their document.
 
 Reference: Ye et al. 2020, Studying Strategically: Learning to Mask for Closed-book QA, arXiv:2012.15856. Their policy
-is a recurrent tagger; this one is the listwise softmax of `reader.py`.
+is a recurrent tagger; this one is the listwise softmax of `answer_extraction.py`.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from .answer_extraction import AnswerExtractor
 from .candidate_spans import CandidateSpans
-from .reader import Reader
 from .salient_spans import SalientSpans, hash_texts, is_among
 from .sequences import TokenSequences
 
@@ -31,21 +31,21 @@ class AnswerPolicy:
 
 
 class LearnedPolicy:
-    """Picks the candidates that a reader takes for the answer of their document.
+    """Picks the candidates that an extractor takes for the answer of their document.
 
     A document without an answer, by a probability of more than a half, has no answer-like span. The picks are made once
     for the whole corpus, and looked up by the index of a document.
 
     Args:
-        reader: from `Reader.learn`.
+        extractor: from `AnswerExtractor.learn`.
         batches: all documents of the corpus, in the order of their indices.
     """
 
-    def __init__(self, reader: Reader, batches: Iterable[TokenSequences]):
+    def __init__(self, extractor: AnswerExtractor, batches: Iterable[TokenSequences]):
         parts = [[np.zeros(0, dtype=dtype)] for dtype in (np.int64, np.int32, np.int32)]
         for documents in batches:
-            candidates = reader.find(documents)
-            picked = candidates.spans.select(is_answer_like(candidates, *reader.probabilities(candidates)))
+            candidates = extractor.find(documents)
+            picked = candidates.spans.select(is_answer_like(candidates, *extractor.probabilities(candidates)))
             starts = picked.starts - documents.offsets[:-1][picked.document]
             for part, array in zip(parts, (picked.counts, starts, picked.lengths), strict=True):
                 part.append(array.astype(part[0].dtype))

@@ -1,4 +1,4 @@
-"""Small biographies, with a question about each, for the tests of readers and masking policies."""
+"""Small biographies, with a question about each, for the tests of extractors and masking policies."""
 
 import datasets
 import numpy as np

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from hf_mingpt.data.answer_extraction import AnswerExtractor
 from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy, is_answer_like
-from hf_mingpt.data.reader import Reader
 from hf_mingpt.data.salient_spans import find_salient_spans
 
 from .biographies import BORN, LINES, QUESTIONS, encode, encode_batches, make_tokenizer, spans_as_text
@@ -16,27 +16,27 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def reader(tokenizer):
-    return Reader.learn(encode_batches(LINES, tokenizer, 7), QUESTIONS[:8], tokenizer, numbers=False)
+def extractor(tokenizer):
+    return AnswerExtractor.learn(encode_batches(LINES, tokenizer, 7), QUESTIONS[:8], tokenizer, numbers=False)
 
 
-def names_of(lines, reader, tokenizer):
-    return find_salient_spans(encode(lines, tokenizer), reader.classes, numbers=False)
+def names_of(lines, extractor, tokenizer):
+    return find_salient_spans(encode(lines, tokenizer), extractor.classes, numbers=False)
 
 
 def probabilities_of(monkeypatch, candidates: dict[str, float], null: list[float]):
-    """Makes every reader give these probabilities, by the text of a candidate, and these for no answer."""
+    """Makes every extractor give these probabilities, by the text of a candidate, and these for no answer."""
 
     def probabilities(self, found):
         texts = spans_as_text(found.spans, probabilities.tokenizer)
         return np.array([candidates.get(text, 0.0) for text in texts]), np.array(null)
 
-    monkeypatch.setattr(Reader, "probabilities", probabilities)
+    monkeypatch.setattr(AnswerExtractor, "probabilities", probabilities)
     return probabilities
 
 
-def test_the_answer_policy_picks_answers_in_any_context(reader, tokenizer):
-    spans = names_of(LINES, reader, tokenizer)
+def test_the_answer_policy_picks_answers_in_any_context(extractor, tokenizer):
+    spans = names_of(LINES, extractor, tokenizer)
     picked = AnswerPolicy(["Rome", "New", "", "Bath"], tokenizer)(spans, np.arange(20) + 5)
     assert set(spans_as_text(picked, tokenizer)) == {"Rome", "Bath"}
     of_all = spans_as_text(spans, tokenizer)
@@ -44,39 +44,39 @@ def test_the_answer_policy_picks_answers_in_any_context(reader, tokenizer):
     assert picked.counts.sum() == len(picked.starts)
 
 
-def test_the_learned_policy_picks_answer_like_contexts(reader, tokenizer):
+def test_the_learned_policy_picks_answer_like_contexts(extractor, tokenizer):
     """In documents about people without a question too, and for names that no question has."""
-    policy = LearnedPolicy(reader, encode_batches(LINES, tokenizer, 7))
-    picked = policy(names_of(LINES, reader, tokenizer), np.arange(20))
+    policy = LearnedPolicy(extractor, encode_batches(LINES, tokenizer, 7))
+    picked = policy(names_of(LINES, extractor, tokenizer), np.arange(20))
     assert spans_as_text(picked, tokenizer) == BORN
     lines = ["Cole. Cole studied at Rome and born in Asheim.", "Elm. so", "so"]
-    picked = LearnedPolicy(reader, [encode(lines, tokenizer)])(names_of(lines, reader, tokenizer), np.arange(3))
+    picked = LearnedPolicy(extractor, [encode(lines, tokenizer)])(names_of(lines, extractor, tokenizer), np.arange(3))
     assert spans_as_text(picked, tokenizer) == ["Asheim"]
     assert picked.offsets.tolist() == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20])
-def test_picks_are_looked_up_by_the_index_of_the_document(reader, tokenizer, batch_size):
-    policy = LearnedPolicy(reader, encode_batches(LINES, tokenizer, batch_size))
+def test_picks_are_looked_up_by_the_index_of_the_document(extractor, tokenizer, batch_size):
+    policy = LearnedPolicy(extractor, encode_batches(LINES, tokenizer, batch_size))
     index = np.array([13, 2, 2, 19, 0])
-    spans = names_of([LINES[i] for i in index], reader, tokenizer)
+    spans = names_of([LINES[i] for i in index], extractor, tokenizer)
     picked = policy(spans, index)
     assert picked.documents is spans.documents
     assert spans_as_text(picked, tokenizer) == [BORN[i] for i in index]
     assert picked.offsets.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_part_of_a_name_can_be_picked(reader, tokenizer, monkeypatch):
+def test_a_part_of_a_name_can_be_picked(extractor, tokenizer, monkeypatch):
     lines = ["Elm. saw New York, Rome", "Cole. saw Oslo"]
     probabilities = probabilities_of(monkeypatch, {"York": 0.6, "New York": 0.2, "Oslo": 0.4}, [0.1, 0.6])
     probabilities.tokenizer = tokenizer
-    policy = LearnedPolicy(reader, [encode(lines, tokenizer)])
-    picked = policy(names_of(lines, reader, tokenizer), np.arange(2))
+    policy = LearnedPolicy(extractor, [encode(lines, tokenizer)])
+    picked = policy(names_of(lines, extractor, tokenizer), np.arange(2))
     assert spans_as_text(picked, tokenizer) == ["York"]
     assert picked.offsets.tolist() == [0, 1, 1]
 
 
-def test_answer_like_is_half_as_probable_as_the_best_where_an_answer_is_probable(reader, tokenizer):
-    candidates = reader.find(encode(["Elm. at Rome, Oslo, Lima", "Cole. at Bath", "Ash. at Kiel", "so"], tokenizer))
+def test_answer_like_is_half_as_probable_as_the_best_where_an_answer_is_probable(extractor, tokenizer):
+    candidates = extractor.find(encode(["Elm. at Rome, Oslo, Lima", "Cole. at Bath", "Ash. at Kiel", "so"], tokenizer))
     probabilities, null = np.array([0.4, 0.2, 0.198, 0.5, 0.49]), np.array([0.202, 0.5, 0.51, 1.0])
     assert is_answer_like(candidates, probabilities, null).tolist() == [True, True, False, True, False]

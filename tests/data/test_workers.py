@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 
+from hf_mingpt.data.answer_extraction import AnswerExtractor
 from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions, group_into_blocks
 from hf_mingpt.data.loading import load_texts
@@ -18,7 +19,6 @@ from hf_mingpt.data.objectives import (
     SpanCorruption,
 )
 from hf_mingpt.data.questions import read_questions
-from hf_mingpt.data.reader import Reader
 from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.data.steps import Mixture, StreamedSteps, TrainingSteps, prepare_ahead
 
@@ -35,7 +35,7 @@ def test_steps_of_every_objective_can_be_pickled(streaming):
     batches = [TokenSequences.from_table(table) for table in documents.with_format("arrow").iter(1000)]
     policies = (
         AnswerPolicy([question.answer for question in questions], tokenizer),
-        LearnedPolicy(Reader.learn(batches, questions, tokenizer), batches),
+        LearnedPolicy(AnswerExtractor.learn(batches, questions, tokenizer), batches),
     )
     salient = [SalientSpanMasking(128, 0, fallback=span, policy=policy, **options) for policy in policies]
     mixture = Mixture(encode_questions(questions, tokenizer, 128), QuestionAnswering(), 0.5, seed=0)

@@ -1,10 +1,12 @@
 """The computation of a step. CUDA graphs need a GPU: benchmarks/gpu.py compares them with eager steps there."""
 
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 
 from hf_mingpt.training.recipes import PretrainRecipe
 from hf_mingpt.training.stepping import can_record
@@ -39,3 +41,20 @@ def test_training_with_sdpa_makes_no_mask():
 def test_a_cpu_uses_no_cuda_graphs():
     recipe = PretrainRecipe(train_file="-", output_dir="-")
     assert not can_record(recipe, Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize(
+    ("flags", "place", "expected"),
+    [
+        ({}, {}, True),
+        ({"torch_compile": True}, {}, True),
+        ({"padding_free": True}, {}, False),
+        ({"ema_decay": 0.9}, {}, False),
+        ({}, {"scaler": object()}, False),
+        ({}, {"distributed_type": DistributedType.MULTI_GPU}, False),
+    ],
+)
+def test_what_cuda_graphs_can_record_on_a_gpu(flags, place, expected):
+    gpu = {"device": torch.device("cuda"), "distributed_type": DistributedType.NO, "scaler": None}
+    recipe = PretrainRecipe(train_file="-", output_dir="-", **flags)
+    assert can_record(recipe, SimpleNamespace(**{**gpu, **place})) is expected

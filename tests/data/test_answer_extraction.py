@@ -1,13 +1,13 @@
-"""The listwise loss, by hand and by finite differences; what a reader learns and reads."""
+"""The listwise loss, by hand and by finite differences; what an extractor learns and reads."""
 
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
 from sklearn.linear_model import LogisticRegression
 
+from hf_mingpt.data.answer_extraction import AnswerExtractor, Counts, ListwiseLoss, fit_listwise, read_answers
 from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.questions import Question
-from hf_mingpt.data.reader import Counts, ListwiseLoss, Reader, fit_listwise, read_answers
 
 from .biographies import BORN, LINES, NAMES, QUESTIONS, encode, encode_batches, make_tokenizer, spans_as_text
 
@@ -18,11 +18,11 @@ def tokenizer():
 
 
 def learn(lines, questions, tokenizer, batch_size=7, numbers=False):
-    return Reader.learn(encode_batches(lines, tokenizer, batch_size), questions, tokenizer, numbers=numbers)
+    return AnswerExtractor.learn(encode_batches(lines, tokenizer, batch_size), questions, tokenizer, numbers=numbers)
 
 
 @pytest.fixture(scope="module")
-def reader(tokenizer):
+def extractor(tokenizer):
     return learn(LINES, QUESTIONS[:8], tokenizer)
 
 
@@ -79,28 +79,28 @@ def test_documents_with_one_candidate_are_a_logistic_regression():
 
 
 class TestWhatIsLearned:
-    def test_probabilities_of_a_document_add_up_to_one(self, reader, tokenizer):
-        candidates = reader.find(encode([*LINES, "Elm. so", "at Rome"], tokenizer))
-        probabilities, null = reader.probabilities(candidates)
+    def test_probabilities_of_a_document_add_up_to_one(self, extractor, tokenizer):
+        candidates = extractor.find(encode([*LINES, "Elm. so", "at Rome"], tokenizer))
+        probabilities, null = extractor.probabilities(candidates)
         total = np.bincount(candidates.spans.document, probabilities, minlength=22) + null
         np.testing.assert_allclose(total, 1)
         assert null[20] == 1  # no candidate
 
-    def test_documents_in_another_order_make_no_difference(self, reader, tokenizer):
+    def test_documents_in_another_order_make_no_difference(self, extractor, tokenizer):
         order = np.random.default_rng(0).permutation(20)
         shuffled = learn([LINES[i] for i in order], QUESTIONS[:8][::-1], tokenizer)
-        assert np.array_equal(shuffled.features, reader.features)
-        np.testing.assert_allclose(shuffled.weights, reader.weights, atol=1e-4)
+        assert np.array_equal(shuffled.features, extractor.features)
+        np.testing.assert_allclose(shuffled.weights, extractor.weights, atol=1e-4)
         for batch_size in (1, 20):
             again = learn(LINES, QUESTIONS[:8], tokenizer, batch_size)
-            assert np.array_equal(again.weights, reader.weights)
-            assert again.null_score == reader.null_score
+            assert np.array_equal(again.weights, extractor.weights)
+            assert again.null_score == extractor.null_score
 
-    def test_probabilities_depend_on_the_document_alone(self, reader, tokenizer):
-        together = reader.find(encode(LINES, tokenizer))
-        probabilities, null = reader.probabilities(together)
+    def test_probabilities_depend_on_the_document_alone(self, extractor, tokenizer):
+        together = extractor.find(encode(LINES, tokenizer))
+        probabilities, null = extractor.probabilities(together)
         for i, line in enumerate(LINES):
-            alone, alone_null = reader.probabilities(reader.find(encode([line], tokenizer)))
+            alone, alone_null = extractor.probabilities(extractor.find(encode([line], tokenizer)))
             its = slice(together.spans.offsets[i], together.spans.offsets[i + 1])
             np.testing.assert_array_equal(alone, probabilities[its])
             assert alone_null == null[i]
@@ -108,8 +108,8 @@ class TestWhatIsLearned:
     def test_a_document_without_an_answer_says_so(self, tokenizer):
         lines = [*LINES, *(f"{name} Fox. {name} Fox, studied at Rome." for name in ("Ada", "Bo", "Cy", "Di", "Ed"))]
         nowhere = [Question(question_about(f"{name} Fox"), "Pisa") for name in ("Ada", "Bo", "Cy")]
-        reader = learn(lines, [*QUESTIONS[:8], *nowhere], make_tokenizer("Fox Ed Pisa"))
-        _, null = reader.probabilities(reader.find(encode(lines, make_tokenizer("Fox Ed Pisa"))))
+        extractor = learn(lines, [*QUESTIONS[:8], *nowhere], make_tokenizer("Fox Ed Pisa"))
+        _, null = extractor.probabilities(extractor.find(encode(lines, make_tokenizer("Fox Ed Pisa"))))
         assert (null[:20] < 0.5).all()
         assert (null[20:] > 0.5).all()
 
@@ -119,8 +119,8 @@ class TestWhatIsLearned:
             line.replace(f"born in {born}", f"born in {born} City") for line, born in zip(LINES, BORN, strict=True)
         ]
         tokenizer = make_tokenizer("City")
-        reader = learn(lines, QUESTIONS[:12], tokenizer)
-        assert read_answers([encode(lines, tokenizer)], reader, tokenizer) == dict(zip(NAMES, BORN, strict=True))
+        extractor = learn(lines, QUESTIONS[:12], tokenizer)
+        assert read_answers([encode(lines, tokenizer)], extractor, tokenizer) == dict(zip(NAMES, BORN, strict=True))
 
     def test_numbers_can_be_answers(self, tokenizer):
         lines = [line.replace("Rome", "1815") for line in LINES]
@@ -147,7 +147,7 @@ class TestKnownAnswers:
 
     def counts(self, monkeypatch, questions, lines, tokenizer):
         """For each candidate: the other questions with this answer, and the other documents with it."""
-        reader = learn(lines, questions, tokenizer)
+        extractor = learn(lines, questions, tokenizer)
         seen = {}
 
         def describe(candidates, classes, **numbers):
@@ -156,8 +156,8 @@ class TestKnownAnswers:
                 seen[name] = list(zip(candidates.spans.document.tolist(), texts, values.tolist(), strict=True))
             return np.zeros((len(texts), 1), dtype=np.uint64)
 
-        monkeypatch.setattr("hf_mingpt.data.reader.describe_candidates", describe)
-        reader.probabilities(reader.find(encode(lines, tokenizer)))
+        monkeypatch.setattr("hf_mingpt.data.answer_extraction.describe_candidates", describe)
+        extractor.probabilities(extractor.find(encode(lines, tokenizer)))
         return seen
 
     def test_by_hand(self, monkeypatch, tokenizer):
@@ -186,7 +186,7 @@ class TestKnownAnswers:
         assert Counts.of(hashes[:0]).look_up(asked).tolist() == [0] * 5
 
 
-def test_read_answers(reader, tokenizer):
+def test_read_answers(extractor, tokenizer):
     """The most probable candidate of each document that has a title and a name; the first document of each title."""
     lines = [
         "Elm. she studied at Rome, born in Asheim.",
@@ -196,5 +196,5 @@ def test_read_answers(reader, tokenizer):
         ". born in Oslo",
         "so",
     ]
-    assert read_answers(encode_batches(lines, tokenizer, 2), reader, tokenizer) == {"Elm": "Asheim"}
-    assert read_answers([encode(LINES, tokenizer)], reader, tokenizer) == dict(zip(NAMES, BORN, strict=True))
+    assert read_answers(encode_batches(lines, tokenizer, 2), extractor, tokenizer) == {"Elm": "Asheim"}
+    assert read_answers([encode(LINES, tokenizer)], extractor, tokenizer) == dict(zip(NAMES, BORN, strict=True))

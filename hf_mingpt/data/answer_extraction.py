@@ -1,9 +1,9 @@
-"""An open-book extractive reader: which candidate span of a document is the answer, learned from training questions.
+"""Open-book answer extraction: which candidate span of a document is the answer, learned from training questions.
 
-The reader is listwise: one softmax over all candidates of a document and a null candidate, which stands for "no answer
-here". The score of a candidate is the sum of the weights of its features; the null candidate has a score of its own.
+The extractor is listwise: one softmax over all candidates of a document and a null candidate, which stands for "no
+answer here". The score of a candidate is the sum of the weights of its features; the null candidate has its own.
 
-`read_answers` uses the reader as a baseline. A model that trains on the answers it reads is no longer closed-book.
+`read_answers` uses the extractor as a baseline. A model that trains on the answers it reads is no longer closed-book.
 
 Reference: Chen et al. 2017, Reading Wikipedia to Answer Open-Domain Questions, arXiv:1704.00051.
 """
@@ -28,7 +28,7 @@ L2_PENALTY = 2.0  # chosen on folds of the training questions
 
 
 @dataclass(frozen=True)
-class Reader:
+class AnswerExtractor:
     """Gives each candidate the probability that it is the answer of its document.
 
     Attributes:
@@ -83,8 +83,8 @@ class Reader:
         tokenizer: PreTrainedTokenizerBase,
         *,
         numbers: bool = True,
-    ) -> "Reader":
-        """Fits a reader to the documents about the people in the training questions.
+    ) -> "AnswerExtractor":
+        """Fits an extractor to the documents about the people in the training questions.
 
         Args:
             batches: all documents. Those about other people tell how often each candidate occurs.
@@ -107,18 +107,18 @@ class Reader:
             about.append(_select_documents(documents, is_among(spans.hash_titles(), people)))
         start = np.zeros(0)  # nothing is learned yet
         counts = Counts.of(answers[distinct]), Counts.of(np.concatenate(occurrences), least=2)
-        reader = cls(classes, numbers, pairs, *counts, start.astype(np.uint64), start, 0.0)
+        extractor = cls(classes, numbers, pairs, *counts, start.astype(np.uint64), start, 0.0)
 
-        candidates = reader.find(_join_documents(about))
+        candidates = extractor.find(_join_documents(about))
         spans = candidates.spans
-        is_answer = reader._is_answer(spans, spans.hashes())
+        is_answer = extractor._is_answer(spans, spans.hashes())
         if not is_answer.any():
             raise ValueError(
                 f"The questions are about {count(len(questions), 'person', 'people')}, whose documents have "
                 f"{count(len(is_answer), 'candidate span')}, and none of them is an answer: a masking policy needs "
                 "answers. Give questions about people in the text, or --learned_masking_policy false."
             )
-        features, columns = np.unique(reader._describe(candidates), return_inverse=True)
+        features, columns = np.unique(extractor._describe(candidates), return_inverse=True)
         columns = columns.reshape(len(is_answer), -1)
         offsets = np.append(spans.offsets[:-1][spans.counts > 0], len(is_answer))
         weights, null_score = fit_listwise(columns, offsets, is_answer, num_features=len(features))
@@ -191,7 +191,7 @@ def _log_sum_exp(scores: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def read_answers(
-    batches: Iterable[TokenSequences], reader: Reader, tokenizer: PreTrainedTokenizerBase
+    batches: Iterable[TokenSequences], extractor: AnswerExtractor, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, str]:
     """Extracts the most probable answer from each document: a dict from its title to the candidate.
 
@@ -201,9 +201,9 @@ def read_answers(
     extracted: dict[str, str] = {}
     for documents in batches:
         ids, offsets = documents
-        candidates = reader.find(documents)
+        candidates = extractor.find(documents)
         spans = candidates.spans
-        by_probability = np.lexsort((reader.probabilities(candidates)[0], spans.document))
+        by_probability = np.lexsort((extractor.probabilities(candidates)[0], spans.document))
         usable = np.flatnonzero((spans.counts > 0) & (spans.titles > 0))
         for i, best in zip(usable, by_probability[spans.offsets[usable + 1] - 1], strict=True):
             name = str(tokenizer.decode(ids[offsets[i] : offsets[i] + spans.titles[i] - 2]))
