@@ -264,7 +264,7 @@ def choose_spans(
     other = ((draws - probability) / np.where(from_policy, 1.0, 1.0 - probability) * spans.counts).astype(np.int64)
     chosen = np.where(
         from_policy,
-        len(spans.starts) + answer_like.offsets[:-1] + np.minimum(picked, answer_like.counts - 1),
+        len(spans.starts) + answer_like.offsets[:-1] + picked,
         spans.offsets[:-1] + np.minimum(other, spans.counts - 1),
     )
     chosen = np.where(from_policy | (spans.counts > 0), chosen, -1)

@@ -310,6 +310,7 @@ class TestChoiceOfSeveralDocuments:
             (0.4, 0.0, [1, 5]),
             (np.nextafter(1, 0), 0.6, [2, 7]),
             (np.nextafter(1, 0), 0.1, [2, 7]),
+            (np.nextafter(1, 0), 0.07, [2, 7]),  # its part of the other draws rounds to 1
         ],
     )
     def test_literal(self, draw, probability, expected):
