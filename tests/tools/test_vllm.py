@@ -24,15 +24,14 @@ class Attention:
     def __init__(self, num_heads: int, head_size: int, requests: dict[str, int]):
         self.shape, self.scale = (num_heads, head_size), head_size**-0.5
         self.requests = requests  # the number of tokens of each request in this step
-        self.cache: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.cache: dict[str, list[torch.Tensor]] = {}
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         parts = [x.view(-1, *self.shape).split(list(self.requests.values())) for x in (query, key, value)]
         outputs = []
-        for request, q, k, v in zip(self.requests, *parts, strict=True):
-            if request in self.cache:
-                k, v = (torch.cat(both) for both in zip(self.cache[request], (k, v), strict=True))
-            self.cache[request] = k, v
+        for request, q, *new in zip(self.requests, *parts, strict=True):
+            past = self.cache.get(request)
+            self.cache[request] = k, v = [torch.cat(x) for x in zip(past, new, strict=True)] if past else new
             causal = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
             heads = (x.transpose(0, 1) for x in (q, k, v))
             attended = nn.functional.scaled_dot_product_attention(*heads, attn_mask=causal, scale=self.scale)
