@@ -13,11 +13,11 @@ from ..system.fields import check_choice, check_finite, check_least, check_posit
 from ..system.launching import PRECISIONS
 from ..tokenization_mingpt import PAD_ID
 from .presets import MODEL_PRESETS
+from .trackers import tracker_names
 
 OPTIMIZERS = ("adamw", "muon")
 # transformers' schedules without arguments of their own, and the assignment's
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_stable_decay", "assignment")
-TRACKERS = (None, "tensorboard", "trackio")
 MIXED_PRECISIONS = (None, *PRECISIONS)
 MAX_SEED = 2**32 - 1  # NumPy's
 
@@ -82,7 +82,9 @@ class TrainingRecipe:
     save_steps: int | None = flag(None, "Steps between two checkpoints. None: only when the run is told to stop.")
     save_total_limit: int = flag(2, "Number of checkpoints to keep.")
     resume_from_checkpoint: str | None = flag(None, "'latest' or a folder checkpoint-N, to resume from.")
-    report_to: str | None = flag(None, "Tracker beside metrics.jsonl: 'tensorboard' or 'trackio'.")
+    report_to: str | None = flag(
+        None, "Trackers beside metrics.jsonl, separated by commas: those of accelerate, 'all' or 'none'."
+    )
 
     push_to_hub: bool = flag(False, "Push the run folder when training is done.", topic="Hub")
     hub_model_id: str | None = flag(None, "Repository to push to. None: the name of the output folder.")
@@ -92,7 +94,7 @@ class TrainingRecipe:
         check_finite(self)
         check_choice("optim", self.optim, OPTIMIZERS)
         check_choice("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
-        check_choice("report_to", self.report_to, TRACKERS)
+        tracker_names(self.report_to)
         if not 0 < self.decay_ratio <= 1:
             raise ValueError(f"decay_ratio is {self.decay_ratio}: it must be over 0 and at most 1.")
         check_choice("mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
