@@ -47,6 +47,7 @@ def main() -> None:
         set_seed(recipe.seed)
         if (size := vocabulary_size(tokenizer)) > model.config.vocab_size:  # PAD and MASK are new
             model.resize_token_embeddings(size)
+        model.config.pad_token_id = tokenizer.pad_token_id
         if recipe.from_scratch:
             model = MinGPTForCausalLM(model.config)
         check_training(model, steps, recipe, accelerator)
