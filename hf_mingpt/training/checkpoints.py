@@ -40,6 +40,7 @@ from .sharding import gather, gather_weights, spread_optimizer_state, spread_wei
 SUMS = "SHA256SUMS"
 # Flags that name data, and the files of a folder that are read.
 _DATA: dict[str, tuple[str, ...]] = {"train_file": ("**/*",), "questions_file": ("**/*",), "vocabulary_file": ("**/*",)}
+_DATA |= {"validation_file": ("**/*",), "validation_questions_file": ("**/*",)}
 _DATA |= {"tokenizer_name": ("tokenizer*.json",)}
 _DATA |= {"model_name_or_path": ("config.json", "*.safetensors", "tokenizer*.json")}
 
