@@ -14,11 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
-from ..tokenization_mingpt import character_table, encode_texts
+from .alphabet import Alphabet
 from .questions import Question
-from .salient_spans import CharacterClasses, find_titles, hash_runs, hash_texts, is_among
+from .salient_spans import find_titles, hash_runs, hash_texts, is_among
 from .sequences import TokenSequences
 
 MAX_RANDOM_PREFIX = 16
@@ -62,28 +61,27 @@ class TitlePrefixes:
 
     @classmethod
     def learn(
-        cls, batches: Iterable[TokenSequences], questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+        cls, batches: Iterable[TokenSequences], questions: Sequence[Question], alphabet: Alphabet
     ) -> "TitlePrefixes":
         """Finds the names of the documents in the questions, and what precedes them.
 
         Args:
             batches: all documents.
             questions: may be empty, or without a name of a document.
-            tokenizer: of the documents.
+            alphabet: of the documents.
         """
-        classes = CharacterClasses.of_tokenizer(tokenizer)
         runs = list(dict.fromkeys(run for question, _ in questions for _, run in runs_of_words(question)))
-        hashes = hash_texts(runs, tokenizer)
+        hashes = hash_texts(runs, alphabet)
         is_name, text = np.zeros(len(runs), dtype=bool), np.zeros(0, dtype=np.uint8)
         for documents in batches:
-            titles = find_titles(documents, classes) - 2  # without the stop and the space
+            titles = find_titles(documents, alphabet.classes) - 2  # without the stop and the space
             titled = np.flatnonzero(titles > 0)
             is_name |= is_among(hashes, hash_runs(documents.token_ids, documents.offsets[titled], titles[titled]))
             text = np.concatenate((text, documents.token_ids[: TEXT_LENGTH - len(text)]))
         names = {run for run, found in zip(runs, is_name, strict=True) if found}
         prefixes = [prefix for question, _ in questions if (prefix := _prefix_of(question, names)) is not None]
         distinct = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefixes))}
-        ids, offsets = encode_texts(list(distinct), character_table(tokenizer))
+        ids, offsets = alphabet.encode(list(distinct))
         which = np.array([distinct[prefix] for prefix in prefixes], dtype=np.int64)
         token_ids = np.concatenate((ids.astype(text.dtype), text))
         return cls(token_ids, offsets[:-1][which], np.diff(offsets)[which], len(ids))
