@@ -128,6 +128,12 @@ def warn(sentence: str) -> None:
         print(f"{Path(sys.argv[0]).name}: warning: {sentence}", file=sys.stderr)
 
 
+def tell(sentence: str) -> None:
+    """Prints what a script has decided, on the main process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence)
+
+
 def _prepare_terminal() -> None:
     """Prepares output and the report of errors.
 

@@ -128,7 +128,6 @@ class TrainingRecipe:
         if self.resume_from_checkpoint in ("true", "True"):  # TrainingArguments' spelling
             object.__setattr__(self, "resume_from_checkpoint", "latest")
 
-
     @property
     def _has_questions(self) -> bool:
         return getattr(self, "questions_file", None) is not None
@@ -176,7 +175,9 @@ class TrainingRecipe:
                 f"{needs[0]} needs held-out data: give a validation file (see --help) or --validation_ratio."
             )
         if (name := next((name for name in chooses if getattr(self, name)), None)) and not self.eval_steps:
-            raise ValueError(f"{name} chooses among evaluations, but there is only the one at the end: give eval_steps.")
+            raise ValueError(
+                f"{name} chooses among evaluations, but there is only the one at the end: give eval_steps."
+            )
         if self.metrics and self.best_metric not in self.metrics:
             raise ValueError(
                 f"metric_for_best_model {self.metric_for_best_model!r} is not a metric of this run: choose one of "
@@ -194,11 +195,15 @@ class PretrainRecipe(DataRecipe, TrainingRecipe):
     }
 
     validation_file: str | None = flag(
-        None, "Text of held-out documents, in the format of train_file: measures the loss while training.",
+        None,
+        "Text of held-out documents, in the format of train_file: measures the loss while training.",
         topic="Evaluation",
     )
+    validation_split: str = flag("validation", "Split of a Hub dataset or a folder that validation_file names.")
     model_name_or_path: str | None = flag(
-        None, "Run folder or Hub name of a model to continue from, with its tokenizer. None: a new model.", topic="Model"
+        None,
+        "Run folder or Hub name of a model to continue from, with its tokenizer. None: a new model.",
+        topic="Model",
     )
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
     extend_vocabulary: bool = flag(False, "Add the characters that the vocabulary of that model lacks.")
@@ -210,9 +215,7 @@ class PretrainRecipe(DataRecipe, TrainingRecipe):
     max_position_embeddings: int | None = flag(
         None, "Context length of the model, also to lengthen that of model_name_or_path. None: as it is."
     )
-    rope_type: str | None = flag(
-        None, f"How RoPE reaches a longer context: {', '.join(ROPE_TYPES)}. None: linear."
-    )
+    rope_type: str | None = flag(None, f"How RoPE reaches a longer context: {', '.join(ROPE_TYPES)}. None: linear.")
 
     def __post_init__(self):
         TrainingRecipe.__post_init__(self)
@@ -255,14 +258,16 @@ class FinetuneRecipe(TrainingRecipe):
     model_name_or_path: str = required("Pretrained run folder or Hub name.", topic="Model")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
     from_scratch: bool = flag(False, "Take the architecture and the vocabulary of that model, but new weights.")
-    extend_vocabulary: bool = flag(False, "Add the characters of the questions that the vocabulary of that model lacks.")
+    extend_vocabulary: bool = flag(
+        False, "Add the characters of the questions that the vocabulary of that model lacks."
+    )
 
 
 def build_config(recipe: PretrainRecipe, vocab_size: int) -> MinGPTConfig:
     """The configuration of a new model.
 
     Raises:
-        ValueError: if fields contradict each other.
+        ValueError: if `block_size` is longer than the context of the model, or fields contradict each other.
     """
     values = MODEL_PRESETS[str(recipe.model_preset)] | {"vocab_size": vocab_size, "pad_token_id": PAD_ID}
     for name in ("attention_type", "position_embedding_type", "max_position_embeddings"):
@@ -270,4 +275,20 @@ def build_config(recipe: PretrainRecipe, vocab_size: int) -> MinGPTConfig:
             values |= {name: value}
     for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
         values |= {name: recipe.dropout}
-    return MinGPTConfig(**values)
+    config = MinGPTConfig(**values)
+    check_block_size(recipe, config.max_position_embeddings)
+    return config
+
+
+def check_block_size(recipe: PretrainRecipe, context_length: int) -> int:
+    """The longest example, in tokens: `block_size`, or the context length of the model.
+
+    Raises:
+        ValueError: if `block_size` is longer than the context of the model.
+    """
+    if (recipe.block_size or 0) > context_length:
+        raise ValueError(
+            f"block_size {recipe.block_size} is over the model's context length of {context_length}: "
+            "lower it, or raise max_position_embeddings."
+        )
+    return recipe.block_size or context_length
