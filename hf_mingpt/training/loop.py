@@ -107,7 +107,7 @@ def train(
             if stop_signal and step < max_steps:
                 log.progress.write(f"Stopped after step {step}: continue with --resume_from_checkpoint latest.")
                 raise SystemExit(128 + stop_signal)
-            if evaluation.stops:
+            if evaluation.stops and step < max_steps:
                 log.stop_early(step, float(schedulers[0].get_last_lr()[0]))
                 break
     gather_weights(weights, whole)
