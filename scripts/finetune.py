@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.data.assembly import build_question_steps
-from hf_mingpt.data.questions import join_questions, read_questions
+from hf_mingpt.data.questions import read_questions
 from hf_mingpt.data.validation import VALIDATION_SEED, split_questions
 from hf_mingpt.data.vocabulary import complete_vocabulary
 from hf_mingpt.evaluation.held_out import build_evaluation
@@ -24,6 +24,7 @@ from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
 from hf_mingpt.hub.saving import finish_run
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.tokenization_mingpt import add_special_tokens
 from hf_mingpt.training.batch_size import find_batch_size
 from hf_mingpt.training.continuing import resize_embeddings
 from hf_mingpt.training.loop import train
@@ -43,8 +44,9 @@ def main() -> None:
         )
         dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), recipe.dropout)
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision, **dropout)
-        texts = join_questions([*questions, *held_out], "")
+        texts = [f"{question}{answer}" for question, answer in (*questions, *held_out)]
         tokenizer = complete_vocabulary(tokenizer, texts, extend=recipe.extend_vocabulary)
+        add_special_tokens(tokenizer)
         accelerator = build_accelerator(recipe)
         block_size = model.config.max_position_embeddings
         shape = batch_shape(recipe, accelerator, block_size)

@@ -28,7 +28,7 @@ from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
 from hf_mingpt.data.assembly import build_question_steps, build_steps, build_validation_steps, load_corpus
 from hf_mingpt.data.encoding import build_corpus_tokenizer, corpus_characters, load_tokenizer
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.questions import Question, join_questions, read_questions
+from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.data.validation import VALIDATION_SEED, split_documents, split_questions
 from hf_mingpt.data.vocabulary import complete_vocabulary
 from hf_mingpt.evaluation.held_out import build_evaluation
@@ -36,10 +36,11 @@ from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
 from hf_mingpt.hub.saving import finish_run
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.tokenization_mingpt import SpecialTokens, add_special_tokens, is_character_tokenizer, vocabulary_size
 from hf_mingpt.training.batch_size import find_batch_size
 from hf_mingpt.training.continuing import lengthen_context, resize_embeddings
 from hf_mingpt.training.loop import train
-from hf_mingpt.training.presets import PRETRAIN_PRESETS
+from hf_mingpt.training.presets import MODEL_PRESETS, PRETRAIN_PRESETS
 from hf_mingpt.training.recipes import PretrainRecipe, build_config, check_block_size
 from hf_mingpt.training.resuming import checkpoint_to_resume
 from hf_mingpt.training.setup import batch_shape, build_accelerator, check_training
@@ -50,7 +51,7 @@ def main() -> None:
     with user_errors():
         check_destination(recipe)
         questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
-        questions, held_out_questions = split_questions(
+        questions, asked = split_questions(
             questions,
             file=recipe.validation_questions_file,
             ratio=recipe.validation_ratio if questions else None,
@@ -59,9 +60,8 @@ def main() -> None:
         accelerator = build_accelerator(recipe)
         with accelerator.main_process_first():
             texts, held_out = load_documents(recipe, questions)
-            asked = join_questions([*questions, *held_out_questions], "")
-            model, tokenizer = load_or_build(recipe, texts, held_out, asked)
-            config = model.config if model else build_config(recipe, len(tokenizer))
+            model, tokenizer = load_or_build(recipe, texts, held_out, [f"{q}{a}" for q, a in (*questions, *asked)])
+            config = model.config if model else new_config(recipe, tokenizer)
             block_size = check_block_size(recipe, config.max_position_embeddings)
             texts, held_out = split_documents(
                 texts, held_out=held_out, ratio=None if questions else recipe.validation_ratio, seed=recipe.seed
@@ -81,18 +81,17 @@ def main() -> None:
         recipe = find_batch_size(model, steps, recipe, accelerator, block_size=block_size)
         evaluate = None
         if recipe.metrics:
-            shape = steps.shape._replace(padding_free=False)
-            of_text = of_questions = None
+            shape, of_text, of_questions = steps.shape._replace(padding_free=False), None, None
             if held_out:
                 with accelerator.main_process_first():
                     of_text = build_validation_steps(
                         recipe, texts, held_out, questions, tokenizer, shape, block_size=block_size
                     )
-            if held_out_questions:
+            if asked:
                 options = {"block_size": block_size, "seed": VALIDATION_SEED, "shuffle": False}
-                of_questions = build_question_steps(held_out_questions, tokenizer, shape, **options)
+                of_questions = build_question_steps(asked, tokenizer, shape, **options)
             evaluate = build_evaluation(
-                tokenizer, accelerator, text=of_text, questions=held_out_questions, question_steps=of_questions
+                tokenizer, accelerator, text=of_text, questions=asked, question_steps=of_questions
             )
 
     with accidents(), sole_writer(recipe, accelerator):
@@ -117,7 +116,7 @@ def load_documents(
 def load_or_build(
     recipe: PretrainRecipe, texts: Dataset | IterableDataset, held_out: Dataset | None, asked: Sequence[str]
 ) -> tuple[PreTrainedModel | None, PreTrainedTokenizerBase]:
-    """The model to continue from, if there is one, and the tokenizer, whose vocabulary covers all texts."""
+    """The model to continue from, if there is one, and a tokenizer for the documents and the questions."""
     if recipe.model_name_or_path:
         dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), recipe.dropout)
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision, **dropout)
@@ -125,11 +124,23 @@ def load_or_build(
         tokenizer = complete_vocabulary(tokenizer, asked, extend=recipe.extend_vocabulary)
         corpora = [dataset for dataset in (texts, held_out) if isinstance(dataset, Dataset)]
         characters = ("".join(corpus_characters(dataset)) for dataset in corpora)
-        return model, complete_vocabulary(tokenizer, characters, extend=recipe.extend_vocabulary, noun="text")
+        tokenizer = complete_vocabulary(tokenizer, characters, extend=recipe.extend_vocabulary, noun="text")
+        add_special_tokens(tokenizer)
+        return model, tokenizer
     if recipe.tokenizer_name:
-        return None, load_tokenizer(recipe.tokenizer_name)
+        tokenizer = load_tokenizer(recipe.tokenizer_name)
+        add_special_tokens(tokenizer)
+        return None, tokenizer
     more = [*asked, "".join(corpus_characters(held_out) if held_out else ())]
     return None, build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.vocabulary_file, more=more)
+
+
+def new_config(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> MinGPTConfig:
+    """The configuration of a new model."""
+    vocab_size = vocabulary_size(tokenizer)
+    if not is_character_tokenizer(tokenizer):
+        vocab_size = max(vocab_size, MODEL_PRESETS[str(recipe.model_preset)].get("vocab_size", 0))
+    return build_config(recipe, vocab_size, SpecialTokens.of(tokenizer).pad_id)
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def read_answers(batches: Iterable[TokenSequences], extractor: AnswerExtractor, 
     """
     extracted: dict[str, str] = {}
     for documents in batches:
-        ids, offsets = documents
+        ids, offsets = documents.token_ids, documents.offsets
         candidates = extractor.find(documents)
         spans = candidates.spans
         by_probability = np.lexsort((extractor.probabilities(candidates)[0], spans.document))

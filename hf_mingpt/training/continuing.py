@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..tokenization_mingpt import vocabulary_size
+
 
 def lengthen_context(model: PreTrainedModel, length: int | None, rope_type: str | None = None) -> PreTrainedModel:
     """Makes a model with a longer context, whose RoPE is scaled as transformers does it; the weights are the same.
@@ -45,7 +47,8 @@ def lengthen_context(model: PreTrainedModel, length: int | None, rope_type: str 
 def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Resizes the embeddings of a model to its tokenizer, in place; transformers initializes the new ones.
 
-    They are drawn from a normal distribution with the mean and the covariance of those that are there.
+    They are drawn from a normal distribution with the mean and the covariance of those that are there. A model that has
+    more embeddings than its tokenizer has tokens keeps them.
     """
-    if len(tokenizer) != model.config.vocab_size:
-        model.resize_token_embeddings(len(tokenizer))
+    if (size := vocabulary_size(tokenizer)) > model.config.vocab_size:
+        model.resize_token_embeddings(size)
