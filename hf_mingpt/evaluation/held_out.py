@@ -135,7 +135,8 @@ def answer_on_all_processes(
 
 def choose_samples(number: int) -> list[int]:
     """The places of a few samples among `number` examples, spread evenly."""
-    return [i * number // NUM_SAMPLES for i in range(min(NUM_SAMPLES, number))]
+    chosen = min(NUM_SAMPLES, number)
+    return [i * number // chosen for i in range(chosen)]
 
 
 def sample_documents(steps: TrainingSteps) -> list[np.ndarray]:
