@@ -13,6 +13,7 @@ from ..data.questions import CHAT_TEMPLATE, MAX_ANSWER_TOKENS
 from ..system.command_line import user_errors
 from ..system.writing import one_writer, write_json
 from ..tokenization_mingpt import SpecialTokens
+from ..training.evaluation_schedule import final_evaluation
 from ..training.folders import last_checkpoint, run_folder
 from ..training.recipes import TrainingRecipe
 from .cards import try_card
@@ -56,6 +57,7 @@ def finish_run(
             "mixed_precision": accelerator.mixed_precision,
             "parameters": model.num_parameters(),
             "training_seconds": round(seconds, 1),
+            **final_evaluation(recipe),
         }
         folder, written = Path(recipe.output_dir), run_folder(recipe)
         with one_writer(written) if written != folder else nullcontext():
