@@ -48,7 +48,8 @@ def resize_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """Resizes the embeddings of a model to its tokenizer, in place; transformers initializes the new ones.
 
     They are drawn from a normal distribution with the mean and the covariance of those that are there. A model that has
-    more embeddings than its tokenizer has tokens keeps them.
+    more embeddings than its tokenizer has tokens keeps them. PAD may be new, so the configuration gets its id.
     """
     if (size := vocabulary_size(tokenizer)) > model.config.vocab_size:
         model.resize_token_embeddings(size)
+    model.config.pad_token_id = tokenizer.pad_token_id
