@@ -23,6 +23,7 @@ _MODULE_OF = {
     "add_index": "data.collators",
     "answer_questions": "evaluation.answering",
     "ask": "evaluation.calibration",
+    "encode_documents": "data.encoding",
     "load_calibration": "hub.loading",
     "load_run": "hub.loading",
     "push_run": "hub.pushing",
