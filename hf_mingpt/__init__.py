@@ -11,6 +11,10 @@ import wrapt
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time, `__getattr__` imports a name when it is used
     from .configuration_mingpt import MinGPTConfig as MinGPTConfig
+    from .data.collators import DataCollatorForQuestionAnswering as DataCollatorForQuestionAnswering
+    from .data.collators import DataCollatorForSalientSpans as DataCollatorForSalientSpans
+    from .data.collators import DataCollatorForSpanCorruption as DataCollatorForSpanCorruption
+    from .data.collators import add_index as add_index
     from .evaluation.answering import answer_questions as answer_questions
     from .evaluation.calibration import ask as ask
     from .evaluation.scoring import METRIC_FOLDER as METRIC_FOLDER
@@ -25,6 +29,9 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time, `__getattr
     from .training.presets import MODEL_PRESETS as MODEL_PRESETS
 
 _MODULE_OF = {
+    "DataCollatorForQuestionAnswering": "data.collators",
+    "DataCollatorForSalientSpans": "data.collators",
+    "DataCollatorForSpanCorruption": "data.collators",
     "MinGPTConfig": "configuration_mingpt",
     "MinGPTForCausalLM": "modeling_mingpt",
     "MinGPTForSequenceClassification": "modeling_mingpt",
@@ -33,6 +40,7 @@ _MODULE_OF = {
     "MinGPTPreTrainedModel": "modeling_mingpt",
     "MODEL_PRESETS": "training.presets",
     "METRIC_FOLDER": "evaluation.scoring",
+    "add_index": "data.collators",
     "answer_questions": "evaluation.answering",
     "ask": "evaluation.calibration",
     "load_calibration": "hub.loading",

@@ -49,10 +49,10 @@ def run_script(script: Path, arguments: Sequence[str]) -> None:
     try:
         exec(compile(script.read_bytes(), script, "exec"), vars(module))
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
+        package = str(error.name).partition(".")[0]
+        if package not in _EXTRAS:
             raise
-        extra = f'pip install "hf_mingpt[{_EXTRAS[error.name]}]"'
-        _stop(f"{error.name} is not installed: {extra}.", sys.argv[0])
+        _stop(f'{package} is not installed: pip install "hf_mingpt[{_EXTRAS[package]}]".', sys.argv[0])
 
 
 def _scripts() -> dict[str, Path]:

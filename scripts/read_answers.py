@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_mingpt import MinGPTConfig
+from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.answer_extraction import AnswerExtractor, read_answers
 from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, iterate
@@ -49,10 +50,11 @@ def main() -> None:
         dev = read_questions(recipe.dev_questions_file, answers=True) if recipe.dev_questions_file else []
         texts = load_texts(recipe.train_file)
         tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
+        alphabet = Alphabet.of(tokenizer)
         documents = list(iterate(encode_documents(texts, tokenizer)))
-        extractor = AnswerExtractor.learn(documents, labeled, tokenizer, numbers=False)
+        extractor = AnswerExtractor.learn(documents, labeled, alphabet, numbers=False)
 
-    extracted = read_answers(documents, extractor, tokenizer)
+    extracted = read_answers(documents, extractor, alphabet)
     answers = {question_about(name): answer for name, answer in extracted.items()}
     questions = add_pseudo_labels(labeled, list(answers), list(answers.values()))
     with accidents():

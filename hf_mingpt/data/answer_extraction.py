@@ -12,14 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from ..system.wording import count
+from .alphabet import Alphabet, CharacterClasses
 from .birthplaces import name_asked
 from .candidate_spans import CandidateSpans, describe_candidates, find_candidates
 from .draws import random_bits
 from .questions import Question
-from .salient_spans import CharacterClasses, SalientSpans, hash_texts, is_among
+from .salient_spans import SalientSpans, hash_texts, is_among
 from .sequences import TokenSequences
 
 L2_PENALTY = 2.0  # chosen on folds of the training questions
@@ -78,7 +78,7 @@ class AnswerExtractor:
         cls,
         batches: Iterable[TokenSequences],
         questions: Sequence[Question],
-        tokenizer: PreTrainedTokenizerBase,
+        alphabet: Alphabet,
         *,
         numbers: bool = True,
     ) -> "AnswerExtractor":
@@ -87,16 +87,16 @@ class AnswerExtractor:
         Args:
             batches: all documents. Those about other people tell how often each candidate occurs.
             questions: with answers.
-            tokenizer: of the documents.
+            alphabet: of the documents.
             numbers: whether numbers are candidates.
 
         Raises:
             ValueError: if a question does not ask for a birthplace, or if no candidate in these documents is an answer.
         """
-        people = hash_texts([f"{name_asked(question)}. " for question, _ in questions], tokenizer)
-        answers = hash_texts([str(answer).strip() for _, answer in questions], tokenizer)
+        people = hash_texts([f"{name_asked(question)}. " for question, _ in questions], alphabet)
+        answers = hash_texts([str(answer).strip() for _, answer in questions], alphabet)
         pairs, distinct = np.unique(_pair(people, answers), return_index=True)
-        classes = CharacterClasses.of_tokenizer(tokenizer)
+        classes = alphabet.classes
         occurrences = [np.zeros(0, dtype=np.uint64)]
         about = [TokenSequences(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))]
         for documents in batches:
@@ -192,9 +192,7 @@ def _log_sum_exp(scores: np.ndarray, first: np.ndarray) -> np.ndarray:
         return shift + np.log(np.add.reduceat(np.exp(scores - np.repeat(shift, lengths)), first))
 
 
-def read_answers(
-    batches: Iterable[TokenSequences], extractor: AnswerExtractor, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, str]:
+def read_answers(batches: Iterable[TokenSequences], extractor: AnswerExtractor, alphabet: Alphabet) -> dict[str, str]:
     """Extracts the most probable answer from each document: a dict from its title to the candidate.
 
     Documents without a title or a candidate are skipped; if a title occurs twice, the first document counts. A document
@@ -202,14 +200,14 @@ def read_answers(
     """
     extracted: dict[str, str] = {}
     for documents in batches:
-        ids, offsets = documents
+        ids, offsets = documents.token_ids, documents.offsets
         candidates = extractor.find(documents)
         spans = candidates.spans
         by_probability = np.lexsort((extractor.probabilities(candidates)[0], spans.document))
         usable = np.flatnonzero((spans.counts > 0) & (spans.titles > 0))
         for i, best in zip(usable, by_probability[spans.offsets[usable + 1] - 1], strict=True):
-            name = str(tokenizer.decode(ids[offsets[i] : offsets[i] + spans.titles[i] - 2]))
-            answer = str(tokenizer.decode(ids[spans.starts[best] : spans.starts[best] + spans.lengths[best]]))
+            name = alphabet.decode(ids[offsets[i] : offsets[i] + spans.titles[i] - 2])
+            answer = alphabet.decode(ids[spans.starts[best] : spans.starts[best] + spans.lengths[best]])
             if name.strip():
                 extracted.setdefault(name, answer)
     return extracted

@@ -10,8 +10,8 @@ is a recurrent tagger; this one is the listwise softmax of `answer_extraction.py
 from collections.abc import Iterable
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
+from .alphabet import Alphabet
 from .answer_extraction import AnswerExtractor
 from .candidate_spans import CandidateSpans
 from .salient_spans import SalientSpans, hash_texts, is_among
@@ -23,8 +23,8 @@ LEARNED_POLICY = "listwise"  # checkpoints name it: a run that resumes with anot
 class AnswerPolicy:
     """Picks the spans that equal one of `answers`, such as those of the training questions."""
 
-    def __init__(self, answers: Iterable[str], tokenizer: PreTrainedTokenizerBase):
-        self.hashes = hash_texts(sorted({answer.strip() for answer in answers} - {""}), tokenizer)
+    def __init__(self, answers: Iterable[str], alphabet: Alphabet):
+        self.hashes = hash_texts(sorted({answer.strip() for answer in answers} - {""}), alphabet)
 
     def __call__(self, spans: SalientSpans, index: np.ndarray) -> SalientSpans:
         return spans.select(is_among(spans.hashes(), self.hashes))

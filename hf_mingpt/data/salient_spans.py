@@ -19,44 +19,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
-from ..tokenization_mingpt import PAD_ID, character_table, encode_texts
+from .alphabet import Alphabet, CharacterClasses
 from .draws import random_bits
 from .sequences import MASK_SEGMENT, SegmentedSequences, TokenSequences
-
-
-class CharacterClasses(NamedTuple):
-    """What each token of a character vocabulary is.
-
-    word: (V,) booleans: letters, digits, hyphens and apostrophes.
-    upper, digit: (V,) booleans.
-    stop_id, space_id: the ids of "." and " ", which end a title or a sentence together; PAD_ID if there is none.
-    open_id, close_id: the ids of "(" and ")"; PAD_ID if there is none.
-    """
-
-    word: np.ndarray
-    upper: np.ndarray
-    digit: np.ndarray
-    stop_id: int
-    space_id: int
-    open_id: int
-    close_id: int
-
-    @classmethod
-    def of(cls, vocabulary: Sequence[str]) -> "CharacterClasses":
-        """Args: vocabulary: the character of each token id."""
-        return cls(
-            np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
-            np.array([character.isupper() for character in vocabulary]),
-            np.array([character.isdigit() for character in vocabulary]),
-            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". ()"),
-        )
-
-    @classmethod
-    def of_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "CharacterClasses":
-        """The classes of a character tokenizer's vocabulary."""
-        return cls.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
 
 
 class SalientSpans(NamedTuple):
@@ -101,9 +67,9 @@ class SalientSpans(NamedTuple):
         return self._replace(starts=self.starts[kept], lengths=self.lengths[kept], offsets=offsets)
 
 
-def hash_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+def hash_texts(texts: Sequence[str], alphabet: Alphabet) -> np.ndarray:
     """`hash_runs` of texts, none of them empty: (len(texts),)."""
-    ids, offsets = encode_texts(list(texts), character_table(tokenizer))
+    ids, offsets = alphabet.encode(list(texts))
     return hash_runs(ids, offsets[:-1], np.diff(offsets))
 
 
@@ -128,7 +94,7 @@ def find_titles(documents: TokenSequences, classes: CharacterClasses) -> np.ndar
 
     The stop of an initial ends no title: in "J. R. Tolkien. He wrote." the title is the whole name.
     """
-    token_ids, offsets = documents
+    token_ids, offsets = documents.token_ids, documents.offsets
     starts = offsets[:-1]
     stops = np.flatnonzero((token_ids[:-1] == classes.stop_id) & (token_ids[1:] == classes.space_id))
     one_character = np.isin(stops - 1, starts) | ~classes.word[token_ids[stops - 2]]
@@ -154,7 +120,7 @@ class Words(NamedTuple):
 
 def find_words(documents: TokenSequences, classes: CharacterClasses) -> Words:
     """Finds the words of the documents."""
-    token_ids, offsets = documents
+    token_ids, offsets = documents.token_ids, documents.offsets
     is_word = classes.word[token_ids]
     before, after = np.append(False, is_word[:-1]), np.append(is_word[1:], False)
     before[offsets[:-1]] = after[offsets[1:] - 1] = False  # a word ends with its document
@@ -191,7 +157,7 @@ class Names(NamedTuple):
 
 def find_names(documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True) -> Names:
     """Finds the names of `find_salient_spans`."""
-    token_ids, offsets = documents
+    token_ids, offsets = documents.token_ids, documents.offsets
     titles, words = find_titles(documents, classes), find_words(documents, classes)
     starts, ends, document, follows = words
     upper, digit = classes.upper[token_ids[starts]], classes.digit[token_ids[starts]]
@@ -298,8 +264,8 @@ def mask_spans(
         The sequences, and (N,) booleans: whether a document has a chosen span, and room for its sequence. The other
         sequences are meaningless.
     """
-    (token_ids, offsets), titles = spans.documents, spans.titles
-    start, end = offsets[:-1], offsets[1:]
+    documents, titles = spans.documents, spans.titles
+    start, end = documents.offsets[:-1], documents.offsets[1:]
     span_start, length = chosen
     room = block_size - titles - length - 3
     possible = (length > 0) & (room >= 0)
@@ -310,7 +276,7 @@ def mask_spans(
     after = (draws[:, 1] * (most_after + 1)).astype(np.int64)
     mask, one = np.full_like(start, MASK_SEGMENT), np.ones_like(start)
     sequences = SegmentedSequences(
-        token_ids,
+        documents.token_ids,
         np.stack((start, span_start - before, mask, span_start + length, mask, span_start, mask), axis=1),
         np.stack((titles, before, one, after, one, length, one), axis=1),
         titles + before + 1 + after,

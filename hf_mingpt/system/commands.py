@@ -29,8 +29,8 @@ SHORT_NAMES = {
 
 
 def name_of(script: str) -> str:
-    """The command of a script: `evaluate` for `evaluate_birthplaces`, and `sample` for `sample`."""
-    return SHORT_NAMES.get(script, script)
+    """The command of a script: `evaluate` for `evaluate_birthplaces`, and `train-tokenizer` for `train_tokenizer`."""
+    return SHORT_NAMES.get(script, script.replace("_", "-"))
 
 
 def program_words() -> list[str]:

@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import check_grad
 from sklearn.linear_model import LogisticRegression
 
+from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.answer_extraction import AnswerExtractor, Counts, ListwiseLoss, fit_listwise, read_answers
 from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.questions import Question
@@ -18,7 +19,9 @@ def tokenizer():
 
 
 def learn(lines, questions, tokenizer, batch_size=7, numbers=False):
-    return AnswerExtractor.learn(encode_batches(lines, tokenizer, batch_size), questions, tokenizer, numbers=numbers)
+    return AnswerExtractor.learn(
+        encode_batches(lines, tokenizer, batch_size), questions, Alphabet.of(tokenizer), numbers=numbers
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +123,20 @@ class TestWhatIsLearned:
         ]
         tokenizer = make_tokenizer("City")
         extractor = learn(lines, QUESTIONS[:12], tokenizer)
-        assert read_answers([encode(lines, tokenizer)], extractor, tokenizer) == dict(zip(NAMES, BORN, strict=True))
+        assert read_answers([encode(lines, tokenizer)], extractor, Alphabet.of(tokenizer)) == dict(
+            zip(NAMES, BORN, strict=True)
+        )
 
     def test_numbers_can_be_answers(self, tokenizer):
         lines = [line.replace("Rome", "1815") for line in LINES]
         answers = {name: born.replace("Rome", "1815") for name, born in zip(NAMES, BORN, strict=True)}
         questions = [Question(question_about(name), answer) for name, answer in answers.items()]
-        read = read_answers([encode(lines, tokenizer)], learn(lines, questions, tokenizer, numbers=True), tokenizer)
+        read = read_answers(
+            [encode(lines, tokenizer)], learn(lines, questions, tokenizer, numbers=True), Alphabet.of(tokenizer)
+        )
         assert read == answers
         without = learn(lines, questions, tokenizer)
-        assert "1815" not in read_answers([encode(lines, tokenizer)], without, tokenizer).values()
+        assert "1815" not in read_answers([encode(lines, tokenizer)], without, Alphabet.of(tokenizer)).values()
 
     def test_nothing_to_learn_from_is_an_error(self, tokenizer):
         with pytest.raises(ValueError, match=r"about 1 person, whose documents have 0 candidate spans, and none"):
@@ -196,5 +203,7 @@ def test_read_answers(extractor, tokenizer):
         ". born in Oslo",
         "so",
     ]
-    assert read_answers(encode_batches(lines, tokenizer, 2), extractor, tokenizer) == {"Elm": "Asheim"}
-    assert read_answers([encode(LINES, tokenizer)], extractor, tokenizer) == dict(zip(NAMES, BORN, strict=True))
+    assert read_answers(encode_batches(lines, tokenizer, 2), extractor, Alphabet.of(tokenizer)) == {"Elm": "Asheim"}
+    assert read_answers([encode(LINES, tokenizer)], extractor, Alphabet.of(tokenizer)) == dict(
+        zip(NAMES, BORN, strict=True)
+    )

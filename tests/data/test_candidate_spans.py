@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from hf_mingpt.data.alphabet import CharacterClasses
 from hf_mingpt.data.candidate_spans import describe_candidates, find_candidates
-from hf_mingpt.data.salient_spans import CharacterClasses
 
 from .texts import MARKS, documents_of
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.answer_extraction import AnswerExtractor
 from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy, is_answer_like
 from hf_mingpt.data.salient_spans import find_salient_spans
@@ -17,7 +18,9 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def extractor(tokenizer):
-    return AnswerExtractor.learn(encode_batches(LINES, tokenizer, 7), QUESTIONS[:8], tokenizer, numbers=False)
+    return AnswerExtractor.learn(
+        encode_batches(LINES, tokenizer, 7), QUESTIONS[:8], Alphabet.of(tokenizer), numbers=False
+    )
 
 
 def names_of(lines, extractor, tokenizer):
@@ -37,7 +40,7 @@ def probabilities_of(monkeypatch, candidates: dict[str, float], null: list[float
 
 def test_the_answer_policy_picks_answers_in_any_context(extractor, tokenizer):
     spans = names_of(LINES, extractor, tokenizer)
-    picked = AnswerPolicy(["Rome", "New", "", "Bath"], tokenizer)(spans, np.arange(20) + 5)
+    picked = AnswerPolicy(["Rome", "New", "", "Bath"], Alphabet.of(tokenizer))(spans, np.arange(20) + 5)
     assert set(spans_as_text(picked, tokenizer)) == {"Rome", "Bath"}
     of_all = spans_as_text(spans, tokenizer)
     assert len(picked.starts) == of_all.count("Rome") + of_all.count("Bath")

@@ -14,7 +14,7 @@ CHECKOUT = """\
 INSTALLED = """\
     hf-mingpt split --questions_file q.tsv
     accelerate launch --multi_gpu -m hf_mingpt.cli pretrain --train_file a.py
-    pip install "hf_mingpt[demo]", `hf-mingpt ask`, hf-mingpt train_all, data/ask.py
+    pip install "hf_mingpt[demo]", `hf-mingpt ask`, hf-mingpt train-all, data/ask.py
     launch with $(hf-mingpt path zero2.yaml); pip install "hf_mingpt[serve]\""""
 
 
