@@ -8,8 +8,7 @@ PYTHON ?= python3
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/demo-ready
-	$(BIN)/python scripts/generate_biographies.py --output_dir runs/demo/data --overwrite_output_dir
-	$(BIN)/python scripts/run_demo.py --data_dir runs/demo/data --output_dir runs/demo
+	$(BIN)/python scripts/run_demo.py --output_dir runs/demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
