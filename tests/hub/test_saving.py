@@ -148,9 +148,11 @@ def test_the_card_says_what_a_pretrained_run_is_for(run_folder, flags, said, use
     assert used in text
 
 
-def test_the_vocabulary_must_match_the_model(run_folder):
-    small_model("rope", vocab_size=99).save_pretrained(run_folder)
-    with pytest.raises(ValueError, match="the model 99"):
+def test_a_vocabulary_fits_the_model_which_may_have_more_tokens(run_folder):
+    small_model("rope", vocab_size=999).save_pretrained(run_folder)
+    assert load_run(str(run_folder))[0].config.vocab_size == 999
+    small_model("rope", vocab_size=9).save_pretrained(run_folder)
+    with pytest.raises(ValueError, match="the model 9: use the tokenizer"):
         load_run(str(run_folder))
 
 
