@@ -14,8 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from .alphabet import Alphabet
+from .encoding import encode_texts_aligned
 from .questions import Question
 from .salient_spans import find_titles, hash_runs, hash_texts, is_among
 from .sequences import TokenSequences
@@ -61,30 +63,36 @@ class TitlePrefixes:
 
     @classmethod
     def learn(
-        cls, batches: Iterable[TokenSequences], questions: Sequence[Question], alphabet: Alphabet
+        cls, batches: Iterable[TokenSequences], questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
     ) -> "TitlePrefixes":
         """Finds the names of the documents in the questions, and what precedes them.
 
         Args:
             batches: all documents.
             questions: may be empty, or without a name of a document.
-            alphabet: of the documents.
+            tokenizer: of the documents.
         """
+        alphabet = Alphabet.of(tokenizer)
         runs = list(dict.fromkeys(run for question, _ in questions for _, run in runs_of_words(question)))
         hashes = hash_texts(runs, alphabet)
         is_name, text = np.zeros(len(runs), dtype=bool), np.zeros(0, dtype=np.uint8)
         for documents in batches:
-            titles = find_titles(documents, alphabet.classes) - 2  # without the stop and the space
+            characters = documents.characters
+            titles = find_titles(characters, alphabet.classes) - 2  # without the stop and the space
             titled = np.flatnonzero(titles > 0)
-            is_name |= is_among(hashes, hash_runs(documents.token_ids, documents.offsets[titled], titles[titled]))
+            is_name |= is_among(hashes, hash_runs(characters.token_ids, characters.offsets[titled], titles[titled]))
             text = np.concatenate((text, documents.token_ids[: TEXT_LENGTH - len(text)]))
         names = {run for run, found in zip(runs, is_name, strict=True) if found}
-        prefixes = [prefix for question, _ in questions if (prefix := _prefix_of(question, names)) is not None]
-        distinct = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefixes))}
-        ids, offsets = alphabet.encode(list(distinct))
-        which = np.array([distinct[prefix] for prefix in prefixes], dtype=np.int64)
+        found = [(prefix, asked) for asked, _ in questions if (prefix := _prefix_of(asked, names)) is not None]
+        example = dict(reversed(found))  # the first question with each prefix
+        distinct = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefix for prefix, _ in found))}
+        encoded = encode_texts_aligned([example[prefix] for prefix in distinct], tokenizer)
+        lengths = encoded.count_covered(np.array(list(map(len, distinct)), dtype=np.int64))
+        place = np.arange(len(encoded.token_ids)) - np.repeat(encoded.offsets[:-1], encoded.lengths)
+        ids = encoded.token_ids[place < np.repeat(lengths, encoded.lengths)]
+        which = np.array([distinct[prefix] for prefix, _ in found], dtype=np.int64)
         token_ids = np.concatenate((ids.astype(text.dtype), text))
-        return cls(token_ids, offsets[:-1][which], np.diff(offsets)[which], len(ids))
+        return cls(token_ids, (np.cumsum(lengths) - lengths)[which], lengths[which], len(ids))
 
 
 def runs_of_words(question: str) -> list[tuple[int, str]]:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedTokenizerBase
 
 from ..data.birthplaces import invent_names, name_asked, question_about
@@ -109,6 +107,9 @@ def fit_calibration(
     Raises:
         ValueError: if all answers are correct or all are wrong.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     check_both_outcomes(correct)
     values = np.stack(features, axis=1)
     scaler = StandardScaler().fit(values)
@@ -178,8 +179,8 @@ def calibrate(
     unknown_names, invented_names = new_names[:num_unknown_names], new_names[num_unknown_names:]
     candidates = sorted({str(question.answer).strip() for question in train})
     run = run or held_out_run
-    for model, _ in (held_out_run, run):
-        check_questions(questions, model.config.max_position_embeddings)
+    for model, tokenizer in (held_out_run, run):
+        check_questions(questions, tokenizer, model.config.max_position_embeddings)
 
     predictions = answer_questions(*held_out_run, questions, progress=progress)
     correct = np.array(exact_matches(predictions, [question.answer for question in questions]))

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from ..data.encoding import load_tokenizer
 from ..evaluation.calibration import Calibration
 from ..system.files import check_source, describe_failure, name_apart, parse_json, read_text
+from ..tokenization_mingpt import vocabulary_size
 from ..training.metrics_log import read_log
 from .run_folders import CALIBRATION_FILE, check_finished
 
@@ -33,15 +34,16 @@ def load_run(
     Raises:
         OSError: if there is no such run.
         ValueError: if the run is unfinished or needs its own code, if weights, configuration and vocabulary do not
-            match, or if the weights are damaged or not finite.
+            match, or if the weights are damaged or not finite. A model may have more embeddings than the tokenizer has
+            tokens.
     """
     check_finished(name_or_path)
     check_source(name_or_path, "run folder", has_owner=True)
     model = load_model(name_or_path, revision, dtype=torch.float32, **config)
     tokenizer = load_tokenizer(name_or_path, revision)
-    if len(tokenizer) != model.config.vocab_size:
+    if (size := vocabulary_size(tokenizer)) > model.config.vocab_size:  # a model may have more, for its speed
         raise ValueError(
-            f"{name_or_path}: the vocabulary has {len(tokenizer)} tokens, the model {model.config.vocab_size}: "
+            f"{name_or_path}: the vocabulary has {size} tokens, the model {model.config.vocab_size}: "
             "use the tokenizer that was saved with the model."
         )
     return model, tokenizer
@@ -138,8 +140,9 @@ def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]
     """Reads the metrics.jsonl of run folders.
 
     Returns:
-        The records of each run, by the shortest names that distinguish the folders. An incomplete last line is left
-        out.
+        The records of each run, by the shortest names that distinguish the folders: those of training, with `loss`
+        and `learning_rate`, and those of evaluations, whose metrics begin with `eval_`. An incomplete last line is
+        left out.
 
     Raises:
         FileNotFoundError: if a folder has no metrics.jsonl.
@@ -154,6 +157,7 @@ def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]
             )
         metrics[label] = list(read_log(path))
         for number, record in enumerate(metrics[label], start=1):
-            if not all(isinstance(record.get(key), int | float) for key in ("loss", "learning_rate")):
+            keys = [key for key in record if key.startswith("eval_")] or ("loss", "learning_rate")
+            if not all(isinstance(record.get(key), int | float) for key in keys):
                 raise ValueError(f"{path}, line {number} has no loss and learning_rate: give the folder of a run.")
     return metrics

@@ -3,13 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.draws import uniform_draws
+from hf_mingpt.data.encoding import encode_texts_aligned
 from hf_mingpt.data.questions import Question
 from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.data.title_prefixes import MAX_RANDOM_PREFIX, TEXT_LENGTH, TitlePrefixes, runs_of_words
 
 from .biographies import encode, make_tokenizer
+from .other_tokenizers import byte_bpe
 
 LINES = ["Ada Byron. She wrote.", "Byron. He wrote.", "no title", "Jo. x"]
 
@@ -17,7 +18,7 @@ LINES = ["Ada Byron. She wrote.", "Byron. He wrote.", "no title", "Jo. x"]
 def learn(questions, lines=LINES, batch_size=3):
     tokenizer = make_tokenizer(*lines, *questions)
     batches = [encode(lines[i : i + batch_size], tokenizer) for i in range(0, len(lines), batch_size)]
-    return TitlePrefixes.learn(batches, [Question(text, None) for text in questions], Alphabet.of(tokenizer)), tokenizer
+    return TitlePrefixes.learn(batches, [Question(text, None) for text in questions], tokenizer), tokenizer
 
 
 def known(prefixes, tokenizer):
@@ -130,5 +131,19 @@ class TestDraw:
 def test_documents_without_titles_have_no_names():
     tokenizer = make_tokenizer("x")
     documents = TokenSequences(encode(["no title", "x"], tokenizer).token_ids, np.array([0, 8, 9]))
-    prefixes = TitlePrefixes.learn([documents], [Question("no title?", None)], Alphabet.of(tokenizer))
+    prefixes = TitlePrefixes.learn([documents], [Question("no title?", None)], tokenizer)
     assert len(prefixes.starts) == 0
+
+
+def test_prefixes_of_another_tokenizer():
+    """What precedes the name is cut from the tokens of the whole question."""
+    tokenizer = byte_bpe()
+    documents = [encode_texts_aligned(["Ada. in London.", "London. Ada was born."], tokenizer)]
+    questions = [Question(text, None) for text in ("born in London?", "Ada?", "in Ada?", "born in Paris?")]
+    prefixes = TitlePrefixes.learn(documents, questions, tokenizer)
+    tokens = [
+        tokenizer.convert_ids_to_tokens(prefixes.token_ids[a : a + n].tolist())
+        for a, n in zip(prefixes.starts, prefixes.lengths, strict=True)
+    ]
+    assert tokens == [["Ġborn", "Ġin"], [], ["Ġin"]]
+    assert prefixes.token_ids[prefixes.text_start :].tolist() == documents[0].token_ids.tolist()
