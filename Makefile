@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial test-wheel release fuzz bench docs checks clean
+.PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial test-wheel release notebooks fuzz bench docs checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/demo-ready
@@ -57,6 +57,7 @@ test-tools: $(VENV)-tools/ready
 $(VENV)-tools/ready: pyproject.toml constraints.txt $(VENV)/ready
 	$(call beside,$(VENV)-tools)
 	$(VENV)-tools/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test,tools]"
+	if command -v npm > /dev/null; then npm install --silent --ignore-scripts --prefix $(VENV)-tools/js @huggingface/transformers@4.3.2; fi
 	touch $@
 
 # the page of scripts/demo.py in headless Chromium, which is installed if it is not there (Debian, as root)
@@ -81,6 +82,10 @@ release: $(VENV)/release-ready
 $(VENV)/release-ready: pyproject.toml constraints.txt $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,release]"
 	touch $@
+
+# executes docs/notebooks and keeps what comes out: a quarter of an hour on two cores, less with a GPU
+notebooks: $(VENV)/ready
+	$(BIN)/python docs/notebooks/run.py
 
 # random bytes for the readers of other people's files: half a minute
 FUZZ_SECONDS ?= 30

@@ -87,7 +87,9 @@ def load_model(name_or_path: str, revision: str | None = None, **options: Any) -
                 f"{name_or_path}: its weights {kind} {', '.join(sorted(names)[:3])} ({len(names)} in all): they do not "
                 "match its config.json."
             )
-    if bad := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+    # a quantized weight, of a subclass, knows few functions
+    weights = {n: w if type(w) is torch.Tensor else w.dequantize() for n, w in model.state_dict().items()}
+    if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise ValueError(
             f"{name_or_path}: its weights are not finite in {', '.join(bad[:3])} ({len(bad)} in all): take an earlier "
             "checkpoint."
@@ -138,8 +140,9 @@ def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]
     """Reads the metrics.jsonl of run folders.
 
     Returns:
-        The records of each run, by the shortest names that distinguish the folders. An incomplete last line is left
-        out.
+        The records of each run, by the shortest names that distinguish the folders: those of training, with `loss`
+        and `learning_rate`, and those of evaluations, whose metrics begin with `eval_`. An incomplete last line is
+        left out.
 
     Raises:
         FileNotFoundError: if a folder has no metrics.jsonl.
@@ -154,6 +157,7 @@ def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]
             )
         metrics[label] = list(read_log(path))
         for number, record in enumerate(metrics[label], start=1):
-            if not all(isinstance(record.get(key), int | float) for key in ("loss", "learning_rate")):
+            keys = [key for key in record if key.startswith("eval_")] or ("loss", "learning_rate")
+            if not all(isinstance(record.get(key), int | float) for key in keys):
                 raise ValueError(f"{path}, line {number} has no loss and learning_rate: give the folder of a run.")
     return metrics

@@ -9,12 +9,14 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.questions import MAX_ANSWER_TOKENS
+from ..data.questions import CHAT_TEMPLATE, MAX_ANSWER_TOKENS
 from ..system.command_line import user_errors
 from ..system.writing import one_writer, write_json
 from ..tokenization_mingpt import SpecialTokens
+from ..training.evaluation_schedule import final_evaluation
 from ..training.folders import last_checkpoint, run_folder
 from ..training.recipes import TrainingRecipe
+from ..training.trackers import close_trackers
 from .cards import try_card
 from .pushing import push_run
 from .run_folders import replace_run, run_record, written_whole
@@ -56,6 +58,7 @@ def finish_run(
             "mixed_precision": accelerator.mixed_precision,
             "parameters": model.num_parameters(),
             "training_seconds": round(seconds, 1),
+            **final_evaluation(recipe),
         }
         folder, written = Path(recipe.output_dir), run_folder(recipe)
         with one_writer(written) if written != folder else nullcontext():
@@ -74,12 +77,7 @@ def finish_run(
             if recipe.push_to_hub:
                 with user_errors():
                     print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
-    try:
-        accelerator.end_training()
-    except Exception as error:  # of the tracker: the run itself is written
-        logger.warning(f"{recipe.report_to} could not be closed: {error}")
-        accelerator.trackers.clear()
-        accelerator.end_training()
+    close_trackers(accelerator)
 
 
 def save_run(
@@ -108,6 +106,10 @@ def save_run(
         eos_token_id=special_tokens.mask_id if stop_at_mask else tokenizer.eos_token_id,
     )
     model.save_pretrained(folder)  # and its code
+    if stop_at_mask:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    elif tokenizer.chat_template == CHAT_TEMPLATE:  # of a run that answers, which this one started from
+        tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", record)
     try_card(folder)

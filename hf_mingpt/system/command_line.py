@@ -24,6 +24,7 @@ from .launching import launcher_settings
 from .yaml_flags import format_yaml, read_yaml
 
 _TEXTS = ("prompt", "name", "names")  # fields of text; in all others a leading tilde is the home folder
+_LISTS = ("report_to",)  # fields of words with commas between them; a YAML file may have a list
 
 Recipe = TypeVar("Recipe")
 
@@ -65,6 +66,9 @@ def parse_recipe(
         names = {f.name for f in _fields(recipe_class)}
         if "use_cpu" in names:  # a script without this flag uses no device, so the launcher has no say
             values |= {name: value for name, value in launcher_settings().items() if name in names}
+        for name, replaced in getattr(recipe_class, "REPLACED_BY", {}).items():
+            if asked.get(name) is not None:
+                values = {key: value for key, value in values.items() if key not in replaced}
         values |= asked
         if shows_help:
             build_parser(recipe_class, presets, positionals, values | {"preset": preset}).print_help()
@@ -84,7 +88,7 @@ def _read_file(path: str, recipe_class: Any, parser: Any) -> dict[str, Any]:
     """Reads the values of a YAML file, with the types of the flags; null only where None is the default."""
     nullable = {f.name for f in _fields(recipe_class) if f.default is None}
     nullable |= {old for old, name in old_names(recipe_class).items() if name in nullable}
-    lines = read_yaml(Path(path).expanduser(), nullable)
+    lines = read_yaml(Path(path).expanduser(), nullable, _LISTS)
     values, _ = parse_flags(parser, [f"--{name}={value}" for name, value in lines.items() if value is not None])
     return values | {name: None for name, value in lines.items() if value is None}
 
@@ -129,6 +133,12 @@ def warn(sentence: str) -> None:
     """Prints a warning, on the main process only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{program_name()}: warning: {as_called(sentence)}", file=sys.stderr)
+
+
+def tell(sentence: str) -> None:
+    """Prints what a script has decided, on the main process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence)
 
 
 def _prepare_terminal() -> None:
