@@ -8,8 +8,7 @@ PYTHON ?= python3
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/demo-ready
-	$(BIN)/python scripts/generate_biographies.py --output_dir runs/demo/data --overwrite_output_dir
-	$(BIN)/python scripts/run_demo.py --data_dir runs/demo/data --output_dir runs/demo
+	$(BIN)/python scripts/run_demo.py --output_dir runs/demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
@@ -58,6 +57,7 @@ test-tools: $(VENV)-tools/ready
 $(VENV)-tools/ready: pyproject.toml constraints.txt $(VENV)/ready
 	$(call beside,$(VENV)-tools)
 	$(VENV)-tools/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test,tools]"
+	if command -v npm > /dev/null; then npm install --silent --ignore-scripts --prefix $(VENV)-tools/js @huggingface/transformers@4.3.2; fi
 	touch $@
 
 # the page of scripts/demo.py in headless Chromium, which is installed if it is not there (Debian, as root)

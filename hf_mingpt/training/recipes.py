@@ -14,12 +14,20 @@ from ..system.launching import PRECISIONS
 from ..tokenization_mingpt import PAD_ID
 from .evaluation_recipe import EvaluationRecipe
 from .presets import MODEL_PRESETS
+from .trackers import tracker_names
 
 OPTIMIZERS = ("adamw", "muon")
 # transformers' schedules without arguments of their own, and the assignment's
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_stable_decay", "assignment")
 ROPE_TYPES = ("linear", "dynamic", "yarn")  # transformers' scalings that need no more than a factor
-TRACKERS = (None, "tensorboard", "trackio")
+# fields of a new model's configuration that are flags
+ARCHITECTURE = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_size",
+    "attention_type",
+    "position_embedding_type",
+)
 MIXED_PRECISIONS = (None, *PRECISIONS)
 MAX_SEED = 2**32 - 1  # NumPy's
 
@@ -84,7 +92,9 @@ class TrainingRecipe(EvaluationRecipe):
     save_steps: int | None = flag(None, "Steps between two checkpoints. None: only when the run is told to stop.")
     save_total_limit: int = flag(2, "Number of checkpoints to keep.")
     resume_from_checkpoint: str | None = flag(None, "'latest' or a folder checkpoint-N, to resume from.")
-    report_to: str | None = flag(None, "Tracker beside metrics.jsonl: 'tensorboard' or 'trackio'.")
+    report_to: str | None = flag(
+        None, "Trackers beside metrics.jsonl, separated by commas: those of accelerate, 'all' or 'none'."
+    )
 
     push_to_hub: bool = flag(False, "Push the run folder when training is done.", topic="Hub")
     hub_model_id: str | None = flag(None, "Repository to push to. None: the name of the output folder.")
@@ -94,7 +104,7 @@ class TrainingRecipe(EvaluationRecipe):
         check_finite(self)
         check_choice("optim", self.optim, OPTIMIZERS)
         check_choice("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
-        check_choice("report_to", self.report_to, TRACKERS)
+        tracker_names(self.report_to)
         if not 0 < self.decay_ratio <= 1:
             raise ValueError(f"decay_ratio is {self.decay_ratio}: it must be over 0 and at most 1.")
         check_choice("mixed_precision", self.mixed_precision, MIXED_PRECISIONS)
@@ -122,7 +132,7 @@ class PretrainRecipe(DataRecipe, TrainingRecipe):
 
     # architecture flags that a preset sets do not concern a model that exists
     REPLACED_BY: ClassVar[dict[str, tuple[str, ...]]] = {
-        "model_name_or_path": ("model_preset", "attention_type", "position_embedding_type", "max_position_embeddings")
+        "model_name_or_path": ("model_preset", *ARCHITECTURE, "max_position_embeddings")
     }
 
     validation_file: str | None = flag(
@@ -141,6 +151,9 @@ class PretrainRecipe(DataRecipe, TrainingRecipe):
     model_preset: str | None = flag(
         None, f"Size of a new model: {', '.join(MODEL_PRESETS)}. None: {next(iter(MODEL_PRESETS))}."
     )
+    num_hidden_layers: int | None = flag(None, "Number of Transformer blocks. None: that of the model preset.")
+    num_attention_heads: int | None = flag(None, "Number of attention heads. None: that of the model preset.")
+    hidden_size: int | None = flag(None, "Dimension of the hidden states. None: that of the model preset.")
     attention_type: str | None = flag(None, "'dot_product' or 'synthesizer'. None: that of the model preset.")
     position_embedding_type: str | None = flag(None, "'learned' or 'rope'. None: that of the model preset.")
     max_position_embeddings: int | None = flag(
@@ -151,13 +164,13 @@ class PretrainRecipe(DataRecipe, TrainingRecipe):
     def __post_init__(self):
         TrainingRecipe.__post_init__(self)
         DataRecipe.__post_init__(self)
-        check_least(self, 1, "max_position_embeddings")
+        check_positive(self, "max_position_embeddings", "num_hidden_layers", "num_attention_heads", "hidden_size")
         check_choice("rope_type", self.rope_type, (None, *ROPE_TYPES))
         if self.model_name_or_path is None:
             if self.model_preset is None:
                 object.__setattr__(self, "model_preset", next(iter(MODEL_PRESETS)))
             check_choice("model_preset", self.model_preset, MODEL_PRESETS)
-        replaced = ("tokenizer_name", "vocabulary_file", "model_preset", "attention_type", "position_embedding_type")
+        replaced = ("tokenizer_name", "vocabulary_file", "model_preset", *ARCHITECTURE)
         for name in replaced if self.model_name_or_path else ("revision", "extend_vocabulary", "rope_type"):
             if getattr(self, name):
                 raise ValueError(
@@ -200,8 +213,10 @@ def build_config(recipe: PretrainRecipe, vocab_size: int, pad_token_id: int = PA
     Raises:
         ValueError: if `block_size` is longer than the context of the model, or fields contradict each other.
     """
-    values = MODEL_PRESETS[str(recipe.model_preset)] | {"vocab_size": vocab_size, "pad_token_id": pad_token_id}
-    for name in ("attention_type", "position_embedding_type", "max_position_embeddings"):
+    names = MinGPTConfig.attribute_map  # the presets have minGPT's names
+    values = {names.get(name, name): value for name, value in MODEL_PRESETS[str(recipe.model_preset)].items()}
+    values |= {"vocab_size": vocab_size, "pad_token_id": pad_token_id}
+    for name in (*ARCHITECTURE, "max_position_embeddings"):
         if (value := getattr(recipe, name)) is not None:
             values |= {name: value}
     for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
