@@ -32,7 +32,7 @@ class CharacterClasses(NamedTuple):
     word: (V,) booleans: letters, digits, hyphens and apostrophes.
     upper, digit: (V,) booleans.
     stop_id, space_id: the ids of "." and " ", which end a title or a sentence together; PAD_ID if there is none.
-    open_id, close_id: the ids of "(" and ")"; PAD_ID if there is none.
+    open_id, close_id, comma_id: the ids of "(", ")" and ","; PAD_ID if there is none.
     """
 
     word: np.ndarray
@@ -42,6 +42,7 @@ class CharacterClasses(NamedTuple):
     space_id: int
     open_id: int
     close_id: int
+    comma_id: int
 
     @classmethod
     def of(cls, vocabulary: Sequence[str]) -> "CharacterClasses":
@@ -50,7 +51,7 @@ class CharacterClasses(NamedTuple):
             np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
             np.array([character.isupper() for character in vocabulary]),
             np.array([character.isdigit() for character in vocabulary]),
-            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". ()"),
+            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". (),"),
         )
 
     @classmethod
@@ -189,8 +190,10 @@ class Names(NamedTuple):
     titles: np.ndarray
 
 
-def find_names(documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True) -> Names:
-    """Finds the names of `find_salient_spans`."""
+def find_names(
+    documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True, lower: bool = False
+) -> Names:
+    """Finds the names of `find_salient_spans`; with `lower`, the runs of lower-case words between them too."""
     token_ids, offsets = documents
     titles, words = find_titles(documents, classes), find_words(documents, classes)
     starts, ends, document, follows = words
@@ -200,8 +203,9 @@ def find_names(documents: TokenSequences, classes: CharacterClasses, *, numbers:
     if not numbers:
         day = digit & (ends - starts <= 2)
         name &= ~(follows & np.roll(day, 1)) & ~(np.roll(follows, -1) & np.roll(day, -1))
-    salient = name | (digit & numbers & ~in_title)
-    joined = follows & name & np.roll(name, 1)  # to the word before
+    others = ~upper & ~digit & ~in_title & lower
+    salient = name | (digit & numbers & ~in_title) | others
+    joined = follows & (name & np.roll(name, 1) | others & np.roll(others, 1))  # to the word before
     first, last = np.flatnonzero(salient & ~joined), np.flatnonzero(salient & ~np.roll(joined, -1))
 
     known = find_repeated(token_ids, words, in_title) | ~salient
