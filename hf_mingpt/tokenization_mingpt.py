@@ -123,6 +123,17 @@ def character_table(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return table
 
 
+def is_character_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether each character is one token, with the ids of `character_table`."""
+    try:
+        table = character_table(tokenizer)
+    except ValueError:
+        return False
+    # a byte-level tokenizer without merges has single characters as tokens, too, but they stand for bytes
+    text = "".join(tokenizer.get_vocab())
+    return tokenizer(text, add_special_tokens=False)["input_ids"] == table[list(map(ord, text))].tolist()
+
+
 def code_points(texts: Sequence[str] | pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Splits texts into characters, without a Python loop.
 

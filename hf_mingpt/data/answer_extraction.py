@@ -8,23 +8,28 @@ answer here". The score of a candidate is the sum of the weights of its features
 Reference: Chen et al. 2017, Reading Wikipedia to Answer Open-Domain Questions, arXiv:1704.00051.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
-from transformers import PreTrainedTokenizerBase
 
 from ..system.wording import count
-from .birthplaces import name_asked
-from .candidate_spans import CandidateSpans, describe_candidates, find_candidates
+from .alphabet import Alphabet, CharacterClasses
+from .candidate_spans import CandidateKinds, CandidateSpans, describe_candidates, find_candidates
 from .draws import random_bits
 from .questions import Question
-from .salient_spans import CharacterClasses, SalientSpans, hash_texts, is_among
+from .salient_spans import SalientSpans, find_titles, hash_runs, hash_texts, is_among
 from .sequences import TokenSequences
+from .subjects import Template, TitleSearch, find_templates, longest_title, match
 
 L2_PENALTY = 2.0  # chosen on folds of the training questions
+_PART = 1 << 20  # characters of documents whose candidates are described together
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class AnswerExtractor:
 
     Attributes:
         classes: of the vocabulary of the documents.
-        numbers: whether numbers are candidates.
+        kinds: of the candidates.
         pairs: hashes of the titles and answers of the training questions, sorted.
         answers: number of training questions of each answer.
         documents: number of documents of each candidate that more than one has.
@@ -43,7 +48,7 @@ class AnswerExtractor:
     """
 
     classes: CharacterClasses
-    numbers: bool
+    kinds: CandidateKinds
     pairs: np.ndarray
     answers: "Counts"
     documents: "Counts"
@@ -53,7 +58,7 @@ class AnswerExtractor:
 
     def find(self, documents: TokenSequences) -> CandidateSpans:
         """The candidates of N documents."""
-        return find_candidates(documents, self.classes, numbers=self.numbers)
+        return find_candidates(documents, self.classes, self.kinds)
 
     def probabilities(self, candidates: CandidateSpans) -> tuple[np.ndarray, np.ndarray]:
         """The probability of each of M candidates, (M,), and of no answer in each of N documents, (N,)."""
@@ -76,53 +81,117 @@ class AnswerExtractor:
         return is_among(_pair(spans.hash_titles()[spans.document], hashes), self.pairs)
 
     @classmethod
-    def learn(
+    def fit(
         cls,
-        batches: Iterable[TokenSequences],
-        questions: Sequence[Question],
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        numbers: bool = True,
-    ) -> "AnswerExtractor":
-        """Fits an extractor to the documents about the people in the training questions.
+        documents: TokenSequences,
+        subjects: Sequence[str],
+        answers: Sequence[str],
+        num_documents: "Counts",
+        alphabet: Alphabet,
+        kinds: CandidateKinds,
+    ) -> tuple["AnswerExtractor | None", int, int]:
+        """Fits an extractor to the questions of one relation.
 
         Args:
-            batches: all documents. Those about other people tell how often each candidate occurs.
-            questions: with answers.
-            tokenizer: of the documents.
-            numbers: whether numbers are candidates.
+            documents: those whose titles are the subjects, and others.
+            subjects, answers: of the questions.
+            num_documents: of each candidate that more than one document has.
+            alphabet: of the documents.
+            kinds: of the candidates.
 
-        Raises:
-            ValueError: if a question does not ask for a birthplace, or if no candidate in these documents is an answer.
+        Returns:
+            The extractor, None if no candidate is an answer; for how many of the questions one is; and how many
+            candidates there are.
         """
-        people = hash_texts([f"{name_asked(question)}. " for question, _ in questions], tokenizer)
-        answers = hash_texts([str(answer).strip() for _, answer in questions], tokenizer)
-        pairs, distinct = np.unique(_pair(people, answers), return_index=True)
-        classes = CharacterClasses.of_tokenizer(tokenizer)
-        occurrences = [np.zeros(0, dtype=np.uint64)]
-        about = [TokenSequences(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))]
-        for documents in batches:
-            spans = find_candidates(documents, classes, numbers=numbers).spans
-            occurrences.append(_once_per_document(spans))
-            about.append(_select_documents(documents, is_among(spans.hash_titles(), people)))
-        start = np.zeros(0)  # nothing is learned yet
-        counts = Counts.of(answers[distinct]), Counts.of(np.concatenate(occurrences), least=2)
-        extractor = cls(classes, numbers, pairs, *counts, start.astype(np.uint64), start, 0.0)
-
-        candidates = extractor.find(_join_documents(about))
+        titles = hash_texts([f"{subject}. " for subject in subjects], alphabet)
+        hashes = hash_texts(answers, alphabet)
+        each = _pair(titles, hashes)
+        pairs, distinct = np.unique(each, return_index=True)
+        counts, start = (Counts.of(hashes[distinct]), num_documents), np.zeros(0)  # nothing is learned yet
+        extractor = cls(alphabet.classes, kinds, pairs, *counts, start.astype(np.uint64), start, 0.0)
+        about = _select_documents(documents, is_among(_hash_titles(documents, alphabet.classes), titles))
+        if kinds.phrase_words:  # which are many
+            about = _select_documents(about, about.offsets[:-1] < _PART)
+        candidates = extractor.find(about)
         spans = candidates.spans
-        is_answer = extractor._is_answer(spans, spans.hashes())
-        if not is_answer.any():
-            raise ValueError(
-                f"The questions are about {count(len(questions), 'person', 'people')}, whose documents have "
-                f"{count(len(is_answer), 'candidate span')}, and none of them is an answer: a masking policy needs "
-                "answers. Give questions about people in the text, or --learned_masking_policy false."
-            )
+        of_spans = _pair(spans.hash_titles()[spans.document], spans.hashes())
+        is_answer = is_among(of_spans, pairs)
+        held, number = int(is_among(each, of_spans).sum()), len(is_answer)
+        if not held:
+            return None, held, number
         features, columns = np.unique(extractor._describe(candidates), return_inverse=True)
-        columns = columns.reshape(len(is_answer), -1)
-        offsets = np.append(spans.offsets[:-1][spans.counts > 0], len(is_answer))
+        columns = columns.reshape(number, -1)
+        offsets = np.append(spans.offsets[:-1][spans.counts > 0], number)
         weights, null_score = fit_listwise(columns, offsets, is_answer, num_features=len(features))
-        return cls(classes, numbers, pairs, *counts, features, weights, null_score)
+        return cls(alphabet.classes, kinds, pairs, *counts, features, weights, null_score), held, number
+
+
+def learn_extractors(
+    batches: Iterable[TokenSequences], questions: Sequence[Question], alphabet: Alphabet, *, numbers: bool = True
+) -> dict[Template | None, AnswerExtractor]:
+    """Fits an extractor for each relation to the documents that its questions are about.
+
+    Args:
+        batches: all documents. Those that no question is about tell how often each candidate occurs.
+        questions: with answers. Each is about the document with the longest title that stands in it.
+        alphabet: of the documents.
+        numbers: whether numbers are candidates even if no answer is one.
+
+    Returns:
+        The extractors by template. Questions without a template share the one of None. A relation whose documents have
+        none of its answers has no extractor; a warning counts such answers.
+
+    Raises:
+        ValueError: if no document has the answer to a question about it.
+    """
+    asked = [question for question, _ in questions]
+    search, templates = TitleSearch(asked, alphabet), find_templates(asked)
+    template_of = [match(question, templates) for question in asked]
+    relations = {
+        template: [question for question, own in zip(questions, template_of, strict=True) if own == template]
+        for template in dict.fromkeys(template_of)
+    }
+    kinds = {template: CandidateKinds.of([str(answer) for _, answer in own]) for template, own in relations.items()}
+    kinds = {template: kind._replace(numbers=kind.numbers or numbers) for template, kind in kinds.items()}
+    occurrences = {kind: [np.zeros(0, dtype=np.uint64)] for kind in kinds.values()}
+    about = [TokenSequences(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))]
+    for documents in in_parts(batches):
+        for kind, hashes in occurrences.items():
+            hashes.append(_once_per_document(find_candidates(documents, alphabet.classes, kind).spans))
+        about.append(_select_documents(documents, search.read(documents)))
+    titles, documents = search.titles, _join_documents(about)
+    extractors, num_titled, num_held, num_candidates = dict[Template | None, AnswerExtractor](), 0, 0, 0
+    for template, own in relations.items():
+        found = [longest_title(question, titles) for question, _ in own]
+        subjects = [title[1] if title else question for title, (question, _) in zip(found, own, strict=True)]
+        counts = Counts.of(np.concatenate(occurrences[kinds[template]]), least=2)
+        answers = [str(answer).strip() for _, answer in own]
+        extractor, held, number = AnswerExtractor.fit(documents, subjects, answers, counts, alphabet, kinds[template])
+        if extractor:
+            extractors[template] = extractor
+        num_titled, num_held, num_candidates = num_titled + sum(map(bool, found)), num_held + held, number
+    if not extractors:
+        raise ValueError(
+            f"Of {count(len(questions), 'question')}, {num_titled} name the title of a document, and these documents, "
+            f"with {count(num_candidates, 'candidate span')}, hold none of the answers: a masking policy needs answers. "
+            "Give questions about titles of the text, or --learned_masking_policy false."
+        )
+    if num_held < len(questions):
+        logger.warning(
+            f"Of {count(len(questions), 'question')}, {len(questions) - num_titled} name no title of a document, and "
+            f"the documents of {num_titled - num_held} more do not hold the answer: the masking policy learns from the "
+            f"other {num_held:,}."
+        )
+    return extractors
+
+
+def in_parts(batches: Iterable[TokenSequences]) -> Iterator[TokenSequences]:
+    """Divides batches of documents into parts of about `_PART` characters, so that their candidates fit the memory."""
+    for token_ids, offsets in batches:
+        edges = np.flatnonzero(np.diff(offsets[:-1] // _PART)) + 1
+        for first, end in pairwise([0, *edges.tolist(), len(offsets) - 1]):
+            start = offsets[first]
+            yield TokenSequences(token_ids[start : offsets[end]], offsets[first : end + 1] - start)
 
 
 def fit_listwise(
@@ -190,9 +259,7 @@ def _log_sum_exp(scores: np.ndarray, first: np.ndarray) -> np.ndarray:
         return shift + np.log(np.add.reduceat(np.exp(scores - np.repeat(shift, lengths)), first))
 
 
-def read_answers(
-    batches: Iterable[TokenSequences], extractor: AnswerExtractor, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, str]:
+def read_answers(batches: Iterable[TokenSequences], extractor: AnswerExtractor, alphabet: Alphabet) -> dict[str, str]:
     """Extracts the most probable answer from each document: a dict from its title to the candidate.
 
     Documents without a title or a candidate are skipped; if a title occurs twice, the first document counts. A document
@@ -206,8 +273,8 @@ def read_answers(
         by_probability = np.lexsort((extractor.probabilities(candidates)[0], spans.document))
         usable = np.flatnonzero((spans.counts > 0) & (spans.titles > 0))
         for i, best in zip(usable, by_probability[spans.offsets[usable + 1] - 1], strict=True):
-            name = str(tokenizer.decode(ids[offsets[i] : offsets[i] + spans.titles[i] - 2]))
-            answer = str(tokenizer.decode(ids[spans.starts[best] : spans.starts[best] + spans.lengths[best]]))
+            name = alphabet.decode(ids[offsets[i] : offsets[i] + spans.titles[i] - 2])
+            answer = alphabet.decode(ids[spans.starts[best] : spans.starts[best] + spans.lengths[best]])
             if name.strip():
                 extracted.setdefault(name, answer)
     return extracted
@@ -236,6 +303,14 @@ def _places(table: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     place = np.searchsorted(table, hashes)
     found = np.append(table, np.uint64(0))[place] == hashes
     return np.where(found & (place < len(table)), place, len(table))
+
+
+def _hash_titles(documents: TokenSequences, classes: CharacterClasses) -> np.ndarray:
+    """(N,) hashes of the titles, with the stop and the space that end them; 0 for a document without one."""
+    lengths = find_titles(documents, classes)
+    hashes, titled = np.zeros(len(lengths), dtype=np.uint64), np.flatnonzero(lengths)
+    hashes[titled] = hash_runs(documents.token_ids, documents.offsets[titled], lengths[titled])
+    return hashes
 
 
 def _pair(titles: np.ndarray, answers: np.ndarray) -> np.ndarray:

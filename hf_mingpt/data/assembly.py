@@ -9,7 +9,8 @@ from typing import Any
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from .answer_extraction import AnswerExtractor
+from .alphabet import Alphabet
+from .answer_extraction import learn_extractors
 from .batching import BatchShape
 from .birthplaces import paraphrase_answers
 from .encoding import encode_documents, encode_questions, group_into_blocks, iterate
@@ -140,7 +141,7 @@ def build_objective(
     if not recipe.ssm_probability:
         return objective
     before, after = (block_size if n is None else n for n in (recipe.context_before, recipe.context_after))
-    prefix_probability = recipe.title_prefix_probability
+    prefix_probability, alphabet = recipe.title_prefix_probability, Alphabet.of(tokenizer)
     return SalientSpanMasking(
         block_size,
         seed,
@@ -150,9 +151,9 @@ def build_objective(
         numbers=recipe.ssm_numbers,
         max_context=(before, after),
         long_context_probability=recipe.long_context_probability,
-        policy=_build_policy(recipe, documents, questions, tokenizer),
+        policy=_build_policy(recipe, documents, questions, alphabet),
         policy_probability=recipe.masking_policy_probability,
-        prefixes=TitlePrefixes.learn(iterate(documents), questions, tokenizer) if prefix_probability else None,
+        prefixes=TitlePrefixes.learn(iterate(documents), questions, alphabet) if prefix_probability else None,
         prefix_probability=prefix_probability,
     )
 
@@ -161,11 +162,11 @@ def _build_policy(
     recipe: DataRecipe,
     documents: Dataset | IterableDataset,
     questions: Sequence[Question],
-    tokenizer: PreTrainedTokenizerBase,
+    alphabet: Alphabet,
 ) -> MaskingPolicy | None:
     if not recipe.masking_policy_probability:
         return None
     if recipe.learned_masking_policy:
-        extractor = AnswerExtractor.learn(iterate(documents), questions, tokenizer, numbers=recipe.ssm_numbers)
-        return LearnedPolicy(extractor, iterate(documents))
-    return AnswerPolicy([str(question.answer) for question in questions], tokenizer)
+        extractors = learn_extractors(iterate(documents), questions, alphabet, numbers=recipe.ssm_numbers)
+        return LearnedPolicy(list(extractors.values()), iterate(documents))
+    return AnswerPolicy([str(question.answer) for question in questions], alphabet)

@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .alphabet import CharacterClasses
 from .draws import random_bits
-from .salient_spans import CharacterClasses, Names, SalientSpans, find_names, hash_runs, join_words
+from .salient_spans import Names, SalientSpans, find_names, hash_runs, join_words
 from .sequences import TokenSequences
 
 NUM_WORDS = 8  # words before a candidate whose order does not count

@@ -15,9 +15,10 @@ from typing import Protocol
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from .alphabet import Alphabet
 from .draws import uniform_draws
 from .questions import answer_starts
-from .salient_spans import CharacterClasses, SalientSpans, choose_spans, find_salient_spans, find_titles, mask_spans
+from .salient_spans import SalientSpans, choose_spans, find_salient_spans, find_titles, mask_spans
 from .sequences import SegmentedSequences, TokenSequences, stack_sequences
 from .span_corruption import check_room, draw_spans, max_truncated_length, move_spans
 from .title_prefixes import TitlePrefixes
@@ -69,7 +70,7 @@ class RandomWindow:
     """
 
     def __init__(self, objective: SpanCorruption, tokenizer: PreTrainedTokenizerBase):
-        self.objective, self.classes = objective, CharacterClasses.of_tokenizer(tokenizer)
+        self.objective, self.classes = objective, Alphabet.of(tokenizer).classes
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
         ids, offsets = examples
@@ -134,7 +135,7 @@ class SalientSpanMasking:
         prefix_probability: float = 0.0,
     ):
         self.block_size, self.seed = block_size, seed
-        self.classes = CharacterClasses.of_tokenizer(tokenizer)
+        self.classes = Alphabet.of(tokenizer).classes
         self.probability, self.numbers, self.long_context_probability = probability, numbers, long_context_probability
         self.fallback = fallback or SpanCorruption(block_size, seed)
         self.max_context = max_context or (block_size, block_size)

@@ -19,45 +19,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
-from ..tokenization_mingpt import PAD_ID, character_table, encode_texts
+from .alphabet import Alphabet, CharacterClasses
 from .draws import random_bits
 from .sequences import MASK_SEGMENT, SegmentedSequences, TokenSequences
-
-
-class CharacterClasses(NamedTuple):
-    """What each token of a character vocabulary is.
-
-    word: (V,) booleans: letters, digits, hyphens and apostrophes.
-    upper, digit: (V,) booleans.
-    stop_id, space_id: the ids of "." and " ", which end a title or a sentence together; PAD_ID if there is none.
-    open_id, close_id, comma_id: the ids of "(", ")" and ","; PAD_ID if there is none.
-    """
-
-    word: np.ndarray
-    upper: np.ndarray
-    digit: np.ndarray
-    stop_id: int
-    space_id: int
-    open_id: int
-    close_id: int
-    comma_id: int
-
-    @classmethod
-    def of(cls, vocabulary: Sequence[str]) -> "CharacterClasses":
-        """Args: vocabulary: the character of each token id."""
-        return cls(
-            np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
-            np.array([character.isupper() for character in vocabulary]),
-            np.array([character.isdigit() for character in vocabulary]),
-            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". (),"),
-        )
-
-    @classmethod
-    def of_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "CharacterClasses":
-        """The classes of a character tokenizer's vocabulary."""
-        return cls.of(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
 
 
 class SalientSpans(NamedTuple):
@@ -102,9 +67,9 @@ class SalientSpans(NamedTuple):
         return self._replace(starts=self.starts[kept], lengths=self.lengths[kept], offsets=offsets)
 
 
-def hash_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+def hash_texts(texts: Sequence[str], alphabet: Alphabet) -> np.ndarray:
     """`hash_runs` of texts, none of them empty: (len(texts),)."""
-    ids, offsets = encode_texts(list(texts), character_table(tokenizer))
+    ids, offsets = alphabet.encode(list(texts))
     return hash_runs(ids, offsets[:-1], np.diff(offsets))
 
 

@@ -13,9 +13,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
-from .salient_spans import CharacterClasses, find_titles, hash_runs, hash_texts, is_among
+from .alphabet import Alphabet
+from .salient_spans import find_titles, hash_runs, hash_texts, is_among
 from .sequences import TokenSequences
 
 FEWEST = 10  # questions of a template; if there are few questions, one in twenty of them, and two at least
@@ -76,16 +76,16 @@ def find_templates(questions: Sequence[str]) -> list[Template]:
         for start, end in _places_of_subject(question):
             members[Template(question[:start], question[end:])].append(number)
     weights = {template: _weight(template) for template, asked in members.items() if len(asked) >= fewest}
-    heap = [(-len(members[template]) * weight, template) for template, weight in weights.items() if weight]
+    heap = [(-len(members[template]) * weight, *_rank(template)) for template, weight in weights.items() if weight]
     heapq.heapify(heap)
     left, found = np.ones(len(distinct), dtype=bool), []
     while heap:
-        score, template = heapq.heappop(heap)
+        score, *_, template = heapq.heappop(heap)
         number = int(left[members[template]].sum())
         if number < fewest:
             continue
         if (now := -number * weights[template]) != score:  # some of its questions have a template by now
-            heapq.heappush(heap, (now, template))
+            heapq.heappush(heap, (now, *_rank(template)))
             continue
         left[members[template]] = False
         found.append(template)
@@ -105,13 +105,21 @@ def _places_of_subject(question: str) -> list[tuple[int, int]]:
 
 
 def _weight(template: Template) -> int:
-    """The fourth power of the characters of a template, without its capitalized words and numbers."""
+    """The fourth power of the characters of a template, without spaces, capitalized words and numbers."""
     counted = 0
-    for part, is_start in ((template.prefix, True), (template.suffix, not template.prefix)):
+    for part in template:
         for start, end in pairwise(_edges(part)):
             name = part[start].isupper() or part[start].isdigit()
-            counted += (end - start) * (not name or (is_start and start == 0))
+            if not name or (part is template.prefix and start == 0):
+                counted += len(part[start:end].strip())
     return counted**_SHARPNESS
+
+
+def _rank(template: Template) -> tuple[int, int, Template]:
+    """Among templates of equal score, the one with fewer letters, then with more spaces, comes first."""
+    text = "".join(template)
+    spaces = text.count(" ")
+    return len(text) - spaces, -spaces, template
 
 
 def _edges(text: str) -> list[int]:
@@ -160,13 +168,13 @@ class TitleSearch:
 
     Args:
         questions: texts.
-        tokenizer: of the documents.
+        alphabet: of the documents.
     """
 
-    def __init__(self, questions: Sequence[str], tokenizer: PreTrainedTokenizerBase):
-        self.classes = CharacterClasses.of_tokenizer(tokenizer)
+    def __init__(self, questions: Sequence[str], alphabet: Alphabet):
+        self.classes = alphabet.classes
         self.runs = list(dict.fromkeys(run for question in questions for _, run in runs_of_words(question)))
-        self.hashes = hash_texts(self.runs, tokenizer)
+        self.hashes = hash_texts(self.runs, alphabet)
         self.is_title = np.zeros(len(self.runs), dtype=bool)
 
     def read(self, documents: TokenSequences) -> np.ndarray:

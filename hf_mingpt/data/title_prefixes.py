@@ -14,12 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
-from ..tokenization_mingpt import character_table, encode_texts
+from .alphabet import Alphabet
 from .questions import Question
-from .salient_spans import CharacterClasses, find_titles, hash_runs, hash_texts, is_among
 from .sequences import TokenSequences
+from .subjects import TitleSearch, longest_title
 
 MAX_RANDOM_PREFIX = 16
 TEXT_LENGTH = 2**16  # tokens at the beginning of the corpus from which random prefixes come
@@ -62,44 +61,23 @@ class TitlePrefixes:
 
     @classmethod
     def learn(
-        cls, batches: Iterable[TokenSequences], questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+        cls, batches: Iterable[TokenSequences], questions: Sequence[Question], alphabet: Alphabet
     ) -> "TitlePrefixes":
         """Finds the names of the documents in the questions, and what precedes them.
 
         Args:
             batches: all documents.
             questions: may be empty, or without a name of a document.
-            tokenizer: of the documents.
+            alphabet: of the documents.
         """
-        classes = CharacterClasses.of_tokenizer(tokenizer)
-        runs = list(dict.fromkeys(run for question, _ in questions for _, run in runs_of_words(question)))
-        hashes = hash_texts(runs, tokenizer)
-        is_name, text = np.zeros(len(runs), dtype=bool), np.zeros(0, dtype=np.uint8)
+        search, text = TitleSearch([question for question, _ in questions], alphabet), np.zeros(0, dtype=np.uint8)
         for documents in batches:
-            titles = find_titles(documents, classes) - 2  # without the stop and the space
-            titled = np.flatnonzero(titles > 0)
-            is_name |= is_among(hashes, hash_runs(documents.token_ids, documents.offsets[titled], titles[titled]))
+            search.read(documents)
             text = np.concatenate((text, documents.token_ids[: TEXT_LENGTH - len(text)]))
-        names = {run for run, found in zip(runs, is_name, strict=True) if found}
-        prefixes = [prefix for question, _ in questions if (prefix := _prefix_of(question, names)) is not None]
+        found = [(question, longest_title(question, search.titles)) for question, _ in questions]
+        prefixes = [question[: title[0]] for question, title in found if title]
         distinct = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefixes))}
-        ids, offsets = encode_texts(list(distinct), character_table(tokenizer))
+        ids, offsets = alphabet.encode(list(distinct))
         which = np.array([distinct[prefix] for prefix in prefixes], dtype=np.int64)
         token_ids = np.concatenate((ids.astype(text.dtype), text))
         return cls(token_ids, offsets[:-1][which], np.diff(offsets)[which], len(ids))
-
-
-def runs_of_words(question: str) -> list[tuple[int, str]]:
-    """Every part of a question that begins and ends at the edge of a word, with its start.
-
-    Example: "Ada?" has "Ada" and "Ada?" at 0, and "?" at 3.
-    """
-    edges = [i for i in range(len(question) + 1) if not (question[i - 1 : i] + question[i : i + 1]).isalnum()]
-    edges = sorted({0, *edges, len(question)})
-    return [(start, question[start:end]) for start in edges for end in edges if start < end]
-
-
-def _prefix_of(question: str, names: set[str]) -> str | None:
-    """What precedes the longest name in a question, the first one of that length; None if there is no name."""
-    found = [(-len(run), start) for start, run in runs_of_words(question) if run in names]
-    return question[: min(found)[1]] if found else None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.batching import BatchShape, make_micro_batches
 from hf_mingpt.data.draws import uniform_draws
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions, take
@@ -158,7 +159,10 @@ class TestSalientSpanMasking:
         examples, index = take(encode_documents(texts, tokenizer), np.arange(400)), np.arange(400)
 
         def frequency_of_bath(answers=(), policy_probability=1.0):
-            options = {"policy": AnswerPolicy(answers, tokenizer), "policy_probability": policy_probability}
+            options = {
+                "policy": AnswerPolicy(answers, Alphabet.of(tokenizer)),
+                "policy_probability": policy_probability,
+            }
             objective = SalientSpanMasking(48, 0, tokenizer=tokenizer, probability=1.0, **options)
             rows = objective(examples, 0, index).pad(index)["input_ids"]
             masked = [tokenizer.decode(row).split(MASK)[2] for row in rows]

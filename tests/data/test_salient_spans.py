@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_mingpt.data.alphabet import CharacterClasses
 from hf_mingpt.data.draws import random_bits
 from hf_mingpt.data.salient_spans import (
-    CharacterClasses,
     SalientSpans,
     choose_spans,
     find_salient_spans,

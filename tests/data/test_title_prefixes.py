@@ -3,10 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.draws import uniform_draws
 from hf_mingpt.data.questions import Question
 from hf_mingpt.data.sequences import TokenSequences
-from hf_mingpt.data.title_prefixes import MAX_RANDOM_PREFIX, TEXT_LENGTH, TitlePrefixes, runs_of_words
+from hf_mingpt.data.title_prefixes import MAX_RANDOM_PREFIX, TEXT_LENGTH, TitlePrefixes
 
 from .biographies import encode, make_tokenizer
 
@@ -16,7 +17,7 @@ LINES = ["Ada Byron. She wrote.", "Byron. He wrote.", "no title", "Jo. x"]
 def learn(questions, lines=LINES, batch_size=3):
     tokenizer = make_tokenizer(*lines, *questions)
     batches = [encode(lines[i : i + batch_size], tokenizer) for i in range(0, len(lines), batch_size)]
-    return TitlePrefixes.learn(batches, [Question(text, None) for text in questions], tokenizer), tokenizer
+    return TitlePrefixes.learn(batches, [Question(text, None) for text in questions], Alphabet.of(tokenizer)), tokenizer
 
 
 def known(prefixes, tokenizer):
@@ -61,11 +62,6 @@ class TestLearn:
         prefixes, tokenizer = learn([], lines)
         assert tokenizer.decode(prefixes.token_ids) == "".join(lines)[:TEXT_LENGTH]
         assert (len(prefixes.starts), prefixes.text_start) == (0, 0)
-
-
-def test_runs_of_words():
-    assert runs_of_words("Ada?") == [(0, "Ada"), (0, "Ada?"), (3, "?")]
-    assert {text for _, text in runs_of_words("J. B")} >= {"J", "J.", "J. B", "B"}
 
 
 class TestDraw:
@@ -129,5 +125,5 @@ class TestDraw:
 def test_documents_without_titles_have_no_names():
     tokenizer = make_tokenizer("x")
     documents = TokenSequences(encode(["no title", "x"], tokenizer).token_ids, np.array([0, 8, 9]))
-    prefixes = TitlePrefixes.learn([documents], [Question("no title?", None)], tokenizer)
+    prefixes = TitlePrefixes.learn([documents], [Question("no title?", None)], Alphabet.of(tokenizer))
     assert len(prefixes.starts) == 0

@@ -6,7 +6,8 @@ import threading
 import pytest
 import torch
 
-from hf_mingpt.data.answer_extraction import AnswerExtractor
+from hf_mingpt.data.alphabet import Alphabet
+from hf_mingpt.data.answer_extraction import learn_extractors
 from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions, group_into_blocks
 from hf_mingpt.data.loading import load_texts
@@ -34,8 +35,8 @@ def test_steps_of_every_objective_can_be_pickled(streaming):
     span, options = SpanCorruption(128, 0), {"tokenizer": tokenizer, "probability": 0.5, "policy_probability": 0.5}
     batches = [TokenSequences.from_table(table) for table in documents.with_format("arrow").iter(1000)]
     policies = (
-        AnswerPolicy([question.answer for question in questions], tokenizer),
-        LearnedPolicy(AnswerExtractor.learn(batches, questions, tokenizer), batches),
+        AnswerPolicy([question.answer for question in questions], Alphabet.of(tokenizer)),
+        LearnedPolicy(list(learn_extractors(batches, questions, Alphabet.of(tokenizer)).values()), batches),
     )
     salient = [SalientSpanMasking(128, 0, fallback=span, policy=policy, **options) for policy in policies]
     mixture = Mixture(encode_questions(questions, tokenizer, 128), QuestionAnswering(), 0.5, seed=0)
