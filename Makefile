@@ -53,7 +53,7 @@ test-hf: $(VENV)/ready
 
 # the tools of docs/compatibility.md that need packages of their own, in an environment beside the main one
 test-tools: $(VENV)-tools/ready
-	$(VENV)-tools/bin/python -m pytest -o addopts= --quiet -m tools tests/tools
+	$(VENV)-tools/bin/python -m pytest -o addopts= --quiet -m tools tests/tools tests/hub/test_spaces.py
 
 $(VENV)-tools/ready: pyproject.toml constraints.txt $(VENV)/ready
 	$(call beside,$(VENV)-tools)

@@ -56,6 +56,7 @@ PASSED_ON = {
     "the attention function": {"is_causal", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"},
     "generate, for stop strings": {"tokenizer"},
     "continuous batching": {"read_index", "write_index", "block_table", "logits_indices", "logits_processor_args"},
+    "vLLM's attention function": {"attention_instances"},
 }
 
 
@@ -173,7 +174,8 @@ class MinGPTAttention(nn.Module):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         kwargs = {**kwargs, "scaling": self.scaling, "dropout": self.attention_dropout if self.training else 0.0}
         output, weights = attention(self, query, key, value, attention_mask, **kwargs)  # (B, T, nh, hs)
-        return self.o_proj(output.flatten(-2)), weights  # (B, T, C)
+        # vLLM's function returns (T, C), and under tensor parallelism there are fewer heads
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights  # (B, T, C)
 
 
 class MinGPTDotProductAttention(MinGPTAttention):
@@ -208,6 +210,10 @@ class MinGPTSynthesizerAttention(MinGPTAttention):
         self.score_bias = nn.Parameter(torch.empty(config.max_position_embeddings))  # b2
 
     def project(self, hidden_states, position_embeddings, cache, kwargs):
+        if "attention_instances" in kwargs:
+            raise ValueError(
+                "vLLM needs keys with the dimension of the values, and those of the synthesizer are larger."
+            )
         query = self.split_heads(self.q_proj(hidden_states).relu()).transpose(1, 2)  # (B, nh, T, hs)
         value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)  # (B, nh, T, hs)
         # + 0 copies the length, which a static cache updates in place

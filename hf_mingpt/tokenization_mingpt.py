@@ -1,14 +1,18 @@
-"""The character tokenizer: one token per character.
+"""Tokenizers: the character tokenizer, one token per character, and what the data format needs of any other.
 
-It is a `TokenizersBackend` around a BPE model without merges, so `AutoTokenizer` loads it without code of this package.
+The character tokenizer is a `TokenizersBackend` around a BPE model without merges, so `AutoTokenizer` loads it without
+code of this package.
 
 The vocabulary is that of the assignment: PAD has id 0, MASK has id 1, and the sorted characters of the corpus follow,
 newline included. A character that is not in the vocabulary becomes PAD, which the model never learns to predict; use
 `find_bad_character` to find such characters before training.
+
+Any other tokenizer brings its own pad and mask token, or gets them from `add_special_tokens`.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +25,72 @@ PAD = "\u25a1"  # white square
 MASK = "\u2047"  # double question mark
 PAD_ID, MASK_ID = 0, 1
 _CODE_POINTS = 0x110000
+
+
+class SpecialTokens(NamedTuple):
+    """The ids of PAD and MASK; the defaults are those of a character tokenizer."""
+
+    pad_id: int = PAD_ID
+    mask_id: int = MASK_ID
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "SpecialTokens":
+        """The ids of a tokenizer's pad and mask token.
+
+        Raises:
+            ValueError: If it lacks one of them, or they are the same token.
+        """
+        pad_id, mask_id = tokenizer.pad_token_id, tokenizer.mask_token_id
+        for name, token_id in (("pad", pad_id), ("mask", mask_id)):
+            if token_id is None:
+                raise ValueError(f"The tokenizer has no {name} token: finetune the model first, which adds it.")
+        if pad_id == mask_id:
+            raise ValueError(
+                f"The tokenizer has {tokenizer.mask_token!r} as pad token and as mask token: give it a pad token of "
+                "its own."
+            )
+        return cls(int(pad_id), int(mask_id))  # type: ignore[arg-type]
+
+
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """Adds PAD and MASK to a tokenizer, unless it has a pad and a mask token of its own.
+
+    Raises:
+        ValueError: If the tokenizer cannot add tokens, or its pad and mask token are the same.
+    """
+    missing: dict[str, Any] = {}
+    if tokenizer.pad_token_id is None:
+        missing["pad_token"] = PAD
+    if tokenizer.mask_token_id is None:
+        missing["mask_token"] = MASK
+    if missing:
+        try:
+            tokenizer.add_special_tokens(missing)
+        except Exception as error:  # tokenizers that cannot add tokens raise errors of many classes
+            raise ValueError(
+                f"The tokenizer, a {type(tokenizer).__name__}, has no {' and no '.join(missing)}, and none can be "
+                "added: use a tokenizer that has them, or one that can add tokens."
+            ) from error
+    return SpecialTokens.of(tokenizer)
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The embeddings that a model needs: the largest token id, plus one."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **options: Any) -> dict[str, list]:
+    """Tokenizes N texts, each as it is: without the special tokens that some tokenizers add at both ends.
+
+    Args:
+        options: Options of the tokenizer, such as `return_offsets_mapping`.
+
+    Returns:
+        A dict of lists of length N: the token ids of each text as "input_ids", and what `options` ask for.
+    """
+    if not texts:
+        return {"input_ids": [], "offset_mapping": []}
+    return dict(tokenizer(list(texts), add_special_tokens=False, verbose=False, **options))
 
 
 def check_marks(text: str, name: str | Path) -> None:
@@ -183,3 +253,41 @@ def find_bad_character(texts: Sequence[str], table: np.ndarray) -> tuple[int, st
     character = texts[index][place]
     problem = "is a mark of the data format" if character in (PAD, MASK) else "is not in the vocabulary"
     return index, f"character {place + 1}, {character!r} (U+{ord(character):04X}), {problem}"
+
+
+def find_bad_text(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[int, str] | None:
+    """Finds the first text that a tokenizer cannot encode: `find_bad_character`, with any tokenizer.
+
+    Returns:
+        The index of the text and a description of the problem: it has no tokens, or one is PAD or MASK. None if there
+        is no such text.
+    """
+    if is_character_tokenizer(tokenizer):
+        return find_bad_character(texts, character_table(tokenizer))
+    special_tokens = SpecialTokens.of(tokenizer)
+    encoded = tokenize(texts, tokenizer, return_offsets_mapping=tokenizer.is_fast)
+    for index, ids in enumerate(encoded["input_ids"]):
+        if not ids:
+            return index, "it has no tokens with this tokenizer"
+        if len(bad := find_reserved(np.array(ids), special_tokens, tokenizer.eos_token_id)):
+            spans = encoded["offset_mapping"][index] if tokenizer.is_fast else None
+            token = str(tokenizer.convert_ids_to_tokens(ids[bad[0]]))
+            return index, describe_reserved(texts[index], token, spans, bad[0])
+    return None
+
+
+def find_reserved(ids: np.ndarray, special_tokens: SpecialTokens, eos_id: int | None) -> np.ndarray:
+    """The positions of PAD and MASK among token ids. A PAD that ends texts as well is allowed."""
+    reserved = ids == special_tokens.mask_id
+    if special_tokens.pad_id != eos_id:
+        reserved |= ids == special_tokens.pad_id
+    return np.flatnonzero(reserved)
+
+
+def describe_reserved(text: str, token: str, spans: Sequence[tuple[int, int]] | None, position: int) -> str:
+    """Describes PAD or MASK among the tokens of a text: it stands there, or an unknown character becomes PAD."""
+    if spans is None:
+        return f"its token {token!r} is a mark of the data format"
+    start, end = spans[position]
+    problem = "is a mark of the data format" if text[start:end].strip() == token else "is not in the vocabulary"
+    return f"character {start + 1}, {text[start:end]!r}, {problem}"

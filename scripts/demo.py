@@ -5,7 +5,7 @@
 
 The run (a folder or a Hub name) needs a calibration.json (scripts/calibrate.py). With --train_file, the page shows the
 line about the person. With --questions_file, it offers examples that the model answers correctly and wrongly, beside
-invented names. The page is on 127.0.0.1 and loads nothing from other hosts.
+invented names. The page is on 127.0.0.1 and loads nothing from other hosts; scripts/push_to_hub.py makes a Space of it.
 """
 
 import os
@@ -74,7 +74,8 @@ def main() -> None:
         "font_mono": ["monospace"],
     }  # the default ones come from another host
     theme = import_module("gradio").themes.Default(**fonts)
-    page.launch(server_name="127.0.0.1", server_port=recipe.port, theme=theme, ssr_mode=False, footer_links=[])
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")  # a Space sets it
+    page.launch(server_name=host, server_port=recipe.port, theme=theme, ssr_mode=False, footer_links=[])
 
 
 def choose_examples(

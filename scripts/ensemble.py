@@ -67,8 +67,8 @@ def main() -> None:
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_questions_file, answers=True) if recipe.train_questions_file else None
         runs = [load_run(name) for name in recipe.runs]
-        for model, _ in runs:
-            check_questions(questions, model.config.max_position_embeddings)
+        for model, tokenizer in runs:
+            check_questions(questions, tokenizer, model.config.max_position_embeddings)
         for unknown in dict.fromkeys(describe_unknown_characters(questions, tokenizer) for _, tokenizer in runs):
             if unknown:  # once if the runs have one vocabulary
                 warn(unknown)

@@ -79,8 +79,8 @@ def main() -> None:
         train = read_questions(recipe.train_questions_file, answers=True) if recipe.train_questions_file else None
         names = [recipe.model_name_or_path] + [recipe.without_pretraining] * bool(recipe.without_pretraining)
         runs = [load_run(name, recipe.revision if name == recipe.model_name_or_path else None) for name in names]
-        for model, _ in runs:
-            check_questions(questions, model.config.max_position_embeddings)
+        for model, tokenizer in runs:
+            check_questions(questions, tokenizer, model.config.max_position_embeddings)
         if unknown := describe_unknown_characters(questions, runs[0][1]):
             warn(unknown)
         documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else None

@@ -19,6 +19,7 @@ from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
 from hf_mingpt.hub.saving import finish_run
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.tokenization_mingpt import add_special_tokens, vocabulary_size
 from hf_mingpt.training.batch_size import find_batch_size
 from hf_mingpt.training.loop import train
 from hf_mingpt.training.presets import FINETUNE_PRESETS
@@ -34,6 +35,7 @@ def main() -> None:
         questions = read_questions(recipe.questions_file, answers=True)
         dropout = dict.fromkeys(("embedding_dropout", "attention_dropout", "hidden_dropout"), recipe.dropout)
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision, **dropout)
+        add_special_tokens(tokenizer)
         accelerator = build_accelerator(recipe)
         block_size = model.config.max_position_embeddings
         shape = batch_shape(recipe, accelerator, block_size)
@@ -43,6 +45,8 @@ def main() -> None:
         if recipe.resume_from_checkpoint:
             checkpoint_to_resume(recipe, steps)
         set_seed(recipe.seed)
+        if (size := vocabulary_size(tokenizer)) > model.config.vocab_size:  # PAD and MASK are new
+            model.resize_token_embeddings(size)
         if recipe.from_scratch:
             model = MinGPTForCausalLM(model.config)
         check_training(model, steps, recipe, accelerator)

@@ -24,9 +24,10 @@ from hf_mingpt.data.questions import read_questions
 from hf_mingpt.hub.run_folders import check_destination, sole_writer, start_run
 from hf_mingpt.hub.saving import finish_run
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
+from hf_mingpt.tokenization_mingpt import SpecialTokens, add_special_tokens, is_character_tokenizer, vocabulary_size
 from hf_mingpt.training.batch_size import find_batch_size
 from hf_mingpt.training.loop import train
-from hf_mingpt.training.presets import PRETRAIN_PRESETS
+from hf_mingpt.training.presets import MODEL_PRESETS, PRETRAIN_PRESETS
 from hf_mingpt.training.recipes import PretrainRecipe, build_config
 from hf_mingpt.training.resuming import checkpoint_to_resume
 from hf_mingpt.training.setup import batch_shape, build_accelerator, check_training
@@ -42,10 +43,14 @@ def main() -> None:
             texts = load_corpus(recipe, questions)
             if recipe.tokenizer_name:
                 tokenizer = load_tokenizer(recipe.tokenizer_name)
+                add_special_tokens(tokenizer)
             else:
                 block_size = MinGPTConfig.max_position_embeddings
                 tokenizer = build_corpus_tokenizer(texts, block_size, recipe.vocabulary_file)
-            config = build_config(recipe, len(tokenizer))
+            vocab_size = vocabulary_size(tokenizer)
+            if not is_character_tokenizer(tokenizer):
+                vocab_size = max(vocab_size, MODEL_PRESETS[recipe.model_preset].get("vocab_size", 0))
+            config = build_config(recipe, vocab_size, SpecialTokens.of(tokenizer).pad_id)
             steps = build_steps(
                 recipe,
                 texts,

@@ -1,4 +1,4 @@
-"""Continues a prompt with a trained minGPT, character by character.
+"""Continues a prompt with a trained minGPT, token by token.
 
 python scripts/sample.py --model_name_or_path runs/book --prompt "It was " --max_new_tokens 300 --temperature 0.8
 python scripts/sample.py --model_name_or_path runs/rope-answers --prompt "Where was Ada Byron born?⁇" --greedy
@@ -18,11 +18,11 @@ from hf_mingpt.system.fields import check_least, flag, required
 class SampleRecipe:
     model_name_or_path: str = required("Run folder or Hub name.")
     prompt: str = flag("\n", "Text to continue.")
-    max_new_tokens: int = flag(200, "Characters to generate.")
+    max_new_tokens: int = flag(200, "Tokens to generate.")
     num_samples: int = flag(1, "Continuations to generate.")
     temperature: float = flag(1.0, "Temperature of the softmax: under 1 sharpens the distribution, over 1 flattens it.")
-    top_k: int | None = flag(None, "Draw from the k most probable characters. None: from all.")
-    greedy: bool = flag(False, "Take the most probable character every time.")
+    top_k: int | None = flag(None, "Draw from the k most probable tokens. None: from all.")
+    greedy: bool = flag(False, "Take the most probable token every time.")
     seed: int = flag(0, "Seed of the draws.")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
 

@@ -187,7 +187,8 @@ def learn_extractors(
 
 def in_parts(batches: Iterable[TokenSequences]) -> Iterator[TokenSequences]:
     """Divides batches of documents into parts of about `_PART` characters, so that their candidates fit the memory."""
-    for token_ids, offsets in batches:
+    for documents in batches:
+        token_ids, offsets = documents.token_ids, documents.offsets
         edges = np.flatnonzero(np.diff(offsets[:-1] // _PART)) + 1
         for first, end in pairwise([0, *edges.tolist(), len(offsets) - 1]):
             start = offsets[first]
@@ -267,7 +268,7 @@ def read_answers(batches: Iterable[TokenSequences], extractor: AnswerExtractor, 
     """
     extracted: dict[str, str] = {}
     for documents in batches:
-        ids, offsets = documents
+        ids, offsets = documents.token_ids, documents.offsets
         candidates = extractor.find(documents)
         spans = candidates.spans
         by_probability = np.lexsort((extractor.probabilities(candidates)[0], spans.document))

@@ -4,16 +4,16 @@ Scripts, benchmarks and notebooks call these functions, so that the same recipe 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from ..tokenization_mingpt import SpecialTokens
 from .alphabet import Alphabet
 from .answer_extraction import learn_extractors
 from .batching import BatchShape
 from .birthplaces import paraphrase_answers
-from .encoding import encode_documents, encode_questions, group_into_blocks, iterate
+from .encoding import encode_documents, encode_questions, group_into_blocks, iterate, separator_ids
 from .loading import load_texts
 from .masking_policy import AnswerPolicy, LearnedPolicy
 from .objectives import (
@@ -76,12 +76,13 @@ def build_steps(
     Raises:
         ValueError: if a text or a question cannot be encoded, or a masking policy cannot be learned.
     """
+    shape = shape._replace(special_tokens=SpecialTokens.of(tokenizer))
     documents = encode_corpus(recipe, texts, tokenizer, block_size=block_size)
     objective = build_objective(recipe, documents, questions, tokenizer, block_size=block_size, seed=seed)
     mixture = None
     if questions:
         examples = encode_questions(questions, tokenizer, block_size)
-        mixture = Mixture(examples, QuestionAnswering(), recipe.questions_ratio, seed=seed)
+        mixture = Mixture(examples, QuestionAnswering(shape.special_tokens.mask_id), recipe.questions_ratio, seed=seed)
     if isinstance(documents, IterableDataset):
         return StreamedSteps(documents, objective, shape, mixture=mixture)
     return TrainingSteps(documents, objective, shape, seed=seed, shuffle=shuffle, mixture=mixture)
@@ -109,18 +110,18 @@ def build_question_steps(
     Raises:
         ValueError: if a question cannot be encoded.
     """
+    shape = shape._replace(special_tokens=SpecialTokens.of(tokenizer))
     examples = encode_questions(questions, tokenizer, block_size)
-    return TrainingSteps(examples, QuestionAnswering(), shape, seed=seed, shuffle=shuffle)
+    return TrainingSteps(examples, QuestionAnswering(shape.special_tokens.mask_id), shape, seed=seed, shuffle=shuffle)
 
 
 def encode_corpus(
     recipe: DataRecipe, texts: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, *, block_size: int
 ) -> Dataset | IterableDataset:
     """Encodes the text as the objective of the recipe needs it: as documents, or as blocks of `block_size` tokens."""
-    documents = encode_documents(texts, tokenizer)
+    documents = encode_documents(texts, tokenizer, aligned=bool(recipe.ssm_probability) or recipe.document_windows)
     if recipe.objective == "causal":
-        newline_id: Any = tokenizer.convert_tokens_to_ids("\n")
-        return group_into_blocks(documents, block_size, newline_id)
+        return group_into_blocks(documents, block_size, separator_ids(tokenizer))
     return documents
 
 
@@ -141,7 +142,7 @@ def build_objective(
     if not recipe.ssm_probability:
         return objective
     before, after = (block_size if n is None else n for n in (recipe.context_before, recipe.context_after))
-    prefix_probability, alphabet = recipe.title_prefix_probability, Alphabet.of(tokenizer)
+    prefix_probability = recipe.title_prefix_probability
     return SalientSpanMasking(
         block_size,
         seed,
@@ -151,9 +152,9 @@ def build_objective(
         numbers=recipe.ssm_numbers,
         max_context=(before, after),
         long_context_probability=recipe.long_context_probability,
-        policy=_build_policy(recipe, documents, questions, alphabet),
+        policy=_build_policy(recipe, documents, questions, Alphabet.of(tokenizer)),
         policy_probability=recipe.masking_policy_probability,
-        prefixes=TitlePrefixes.learn(iterate(documents), questions, alphabet) if prefix_probability else None,
+        prefixes=TitlePrefixes.learn(iterate(documents), questions, tokenizer) if prefix_probability else None,
         prefix_probability=prefix_probability,
     )
 
@@ -167,6 +168,8 @@ def _build_policy(
     if not recipe.masking_policy_probability:
         return None
     if recipe.learned_masking_policy:
-        extractors = learn_extractors(iterate(documents), questions, alphabet, numbers=recipe.ssm_numbers)
-        return LearnedPolicy(list(extractors.values()), iterate(documents))
+        extractors = learn_extractors(
+            (batch.characters for batch in iterate(documents)), questions, alphabet, numbers=recipe.ssm_numbers
+        )
+        return LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
     return AnswerPolicy([str(question.answer) for question in questions], alphabet)

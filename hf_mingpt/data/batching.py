@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .sequences import IGNORE_ID, SegmentedSequences
+from ..tokenization_mingpt import SpecialTokens
+from .sequences import CHARACTER_MARKS, IGNORE_ID, SegmentedSequences
 
 
 class BatchShape(NamedTuple):
@@ -22,6 +23,7 @@ class BatchShape(NamedTuple):
     padding_free: put the sequences of a micro-batch into one.
     overhead: fixed cost of a micro-batch, in tokens. If it is given, micro-batches get as many sequences as make the
         step cheapest, but no more tokens than `per_device_batch_size` of the longest sequences.
+    special_tokens: PAD and MASK of the tokenizer.
     """
 
     per_device_batch_size: int
@@ -31,6 +33,7 @@ class BatchShape(NamedTuple):
     pad_to_multiple_of: int = 1
     padding_free: bool = False
     overhead: int | None = None
+    special_tokens: SpecialTokens = CHARACTER_MARKS
 
     @property
     def total(self) -> int:
@@ -103,7 +106,8 @@ def make_micro_batches(sequences: SegmentedSequences, shape: BatchShape) -> list
     batches = []
     for start, end in itertools.pairwise((0, *ends)):
         shard = by_length[start:end][shape.process_index :: num_processes]
-        batch = collate(shard if len(shard) else by_length[start : start + 1], shape.pad_to_multiple_of)
+        order = shard if len(shard) else by_length[start : start + 1]
+        batch = collate(order, shape.pad_to_multiple_of, shape.special_tokens)
         if not len(shard):
             batch["labels"][:] = IGNORE_ID
         batch |= select_labels(batch["labels"], shape.pad_to_multiple_of)

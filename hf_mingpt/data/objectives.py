@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from ..tokenization_mingpt import MASK_ID
 from .alphabet import Alphabet
 from .draws import uniform_draws
 from .questions import answer_starts
@@ -73,8 +74,8 @@ class RandomWindow:
         self.objective, self.classes = objective, Alphabet.of(tokenizer).classes
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
-        ids, offsets = examples
-        titles = find_titles(examples, self.classes)
+        ids, offsets = examples.token_ids, examples.offsets
+        titles = examples.count_covered(find_titles(examples.characters, self.classes))
         longest = np.maximum(max_truncated_length(self.objective.block_size), titles)
         draws = uniform_draws(self.objective.seed + 2, epoch, index, 1)[:, 0]
         skipped = (draws * (np.maximum(examples.lengths - longest, 0) + 1)).astype(np.int64)
@@ -112,7 +113,7 @@ class SalientSpanMasking:
         numbers: whether numbers are salient spans.
         max_context: most tokens to keep before and after the masked span. None: any number.
         long_context_probability: of keeping up to `LONG_CONTEXT` tokens instead.
-        policy: says which spans to mask more often. None: all spans are equal.
+        policy: says which spans to mask more often, in characters. None: all spans are equal.
         policy_probability: of masking one of those, if the document has any.
         prefixes: of titles. None: nothing precedes a title.
         prefix_probability: of a prefix, where there is room for it.
@@ -143,11 +144,13 @@ class SalientSpanMasking:
         self.prefixes, self.prefix_probability = prefixes, prefix_probability
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
-        spans = find_salient_spans(examples, self.classes, numbers=self.numbers)
+        spans = find_salient_spans(examples.characters, self.classes, numbers=self.numbers)
         none = spans.select(np.zeros(len(spans.starts), dtype=bool))
         answer_like = self.policy(spans, index) if self.policy else none
         draws = uniform_draws(self.seed + 1, epoch, index, 8)  # independent of the draws of span corruption
         chosen = choose_spans(spans, answer_like, draws[:, 1], policy_probability=self.policy_probability)
+        chosen = examples.cover(*chosen)
+        spans = spans._replace(documents=examples, titles=examples.count_covered(spans.titles))
         max_context = np.where(draws[:, 4:5] < self.long_context_probability, LONG_CONTEXT, self.max_context)
         masked, possible = mask_spans(spans, chosen, draws[:, 2:4], block_size=self.block_size, max_context=max_context)
         if self.prefixes:
@@ -163,14 +166,16 @@ class NextTokenPrediction:
     """Plain language modeling: every token has a label."""
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
-        ids, offsets = examples
-        starts, lengths = offsets[:-1, None], examples.lengths[:, None]
-        return SegmentedSequences(ids, starts, lengths, np.zeros_like(examples.lengths))
+        starts, lengths = examples.offsets[:-1, None], examples.lengths[:, None]
+        return SegmentedSequences(examples.token_ids, starts, lengths, np.zeros_like(examples.lengths))
 
 
 class QuestionAnswering(NextTokenPrediction):
     """Finetuning on `question MASK answer MASK`: only the tokens from the first MASK on have a label."""
 
+    def __init__(self, mask_id: int = MASK_ID):
+        self.mask_id = mask_id
+
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
         sequences = super().__call__(examples, epoch, index)
-        return sequences._replace(first_label=answer_starts(examples))
+        return sequences._replace(first_label=answer_starts(examples, self.mask_id))

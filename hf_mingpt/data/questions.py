@@ -110,19 +110,14 @@ def split_folds(
     ]
 
 
-def join_questions(questions: Sequence[Question], mask: str) -> list[str]:
-    """Writes each pair as `question MASK answer MASK`."""
-    return [f"{question}{mask}{answer}{mask}" for question, answer in questions]
-
-
-def answer_starts(examples: TokenSequences) -> np.ndarray:
+def answer_starts(examples: TokenSequences, mask_id: int = MASK_ID) -> np.ndarray:
     """The position of the first MASK in each example `question MASK answer MASK`, where the labels begin: (N,).
 
     Example: in `[q, q, MASK, a, MASK]` it is 2.
     """
-    token_ids, offsets = examples
-    masks = np.flatnonzero(token_ids == MASK_ID)
-    return masks[np.searchsorted(masks, offsets[:-1])] - offsets[:-1]
+    starts = examples.offsets[:-1]
+    masks = np.flatnonzero(examples.token_ids == mask_id)
+    return masks[np.searchsorted(masks, starts)] - starts
 
 
 def extract_prediction(text: str, mask: str) -> str:

@@ -19,7 +19,7 @@ class DataRecipe:
     text_column: str = flag("text", "Column of the documents.")
     streaming: bool = flag(False, "Read documents while training, in file order. Needs max_steps and tokenizer_name.")
     tokenizer_name: str | None = flag(
-        None, "Folder or Hub name of a character tokenizer. None: built from the characters of the text."
+        None, "Folder or Hub name of a tokenizer of any class. None: a character tokenizer, built from the text."
     )
     vocabulary_file: str | None = flag(
         None, "File whose characters join the vocabulary, such as the questions for a later finetuning."
@@ -29,7 +29,7 @@ class DataRecipe:
     paraphrases_per_answer: int = flag(
         0, "Documents to add for each answer of questions_file, in different words.", formerly="phrasings_per_answer"
     )
-    block_size: int | None = flag(None, "Longest example, in characters. None: the context length of the model.")
+    block_size: int | None = flag(None, "Longest example, in tokens. None: the context length of the model.")
 
     objective: str = flag("span_corruption", "'span_corruption' or 'causal'.", topic="Objective")
     num_spans: int = flag(1, "Spans that span corruption masks in a document.")
@@ -42,17 +42,17 @@ class DataRecipe:
         formerly="salient_share",
     )
     ssm_numbers: bool = flag(True, "SSM masks numbers too, not only names.", formerly="salient_numbers")
-    context_before: int | None = flag(None, "SSM: characters to keep before the masked span. None: all.")
-    context_after: int | None = flag(None, "SSM: characters to keep after the masked span. None: all.")
+    context_before: int | None = flag(None, "SSM: tokens to keep before the masked span. None: all.")
+    context_after: int | None = flag(None, "SSM: tokens to keep after the masked span. None: all.")
     long_context_probability: float = flag(
         0.0,
-        "SSM: probability of keeping 24 characters before and 4 after instead.",
+        "SSM: probability of keeping 24 tokens before and 4 after instead.",
         formerly="long_context_share",
     )
     title_prefix_probability: float = flag(
         0.0,
         "SSM: probability that something precedes the title: what precedes a name in questions_file, or up to 16 "
-        "characters of the text.",
+        "tokens of the text.",
     )
     masking_policy_probability: float = flag(
         0.0,

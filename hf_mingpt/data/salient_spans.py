@@ -94,7 +94,7 @@ def find_titles(documents: TokenSequences, classes: CharacterClasses) -> np.ndar
 
     The stop of an initial ends no title: in "J. R. Tolkien. He wrote." the title is the whole name.
     """
-    token_ids, offsets = documents
+    token_ids, offsets = documents.token_ids, documents.offsets
     starts = offsets[:-1]
     stops = np.flatnonzero((token_ids[:-1] == classes.stop_id) & (token_ids[1:] == classes.space_id))
     one_character = np.isin(stops - 1, starts) | ~classes.word[token_ids[stops - 2]]
@@ -120,7 +120,7 @@ class Words(NamedTuple):
 
 def find_words(documents: TokenSequences, classes: CharacterClasses) -> Words:
     """Finds the words of the documents."""
-    token_ids, offsets = documents
+    token_ids, offsets = documents.token_ids, documents.offsets
     is_word = classes.word[token_ids]
     before, after = np.append(False, is_word[:-1]), np.append(is_word[1:], False)
     before[offsets[:-1]] = after[offsets[1:] - 1] = False  # a word ends with its document
@@ -159,7 +159,7 @@ def find_names(
     documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True, lower: bool = False
 ) -> Names:
     """Finds the names of `find_salient_spans`; with `lower`, the runs of lower-case words between them too."""
-    token_ids, offsets = documents
+    token_ids, offsets = documents.token_ids, documents.offsets
     titles, words = find_titles(documents, classes), find_words(documents, classes)
     starts, ends, document, follows = words
     upper, digit = classes.upper[token_ids[starts]], classes.digit[token_ids[starts]]
@@ -267,8 +267,8 @@ def mask_spans(
         The sequences, and (N,) booleans: whether a document has a chosen span, and room for its sequence. The other
         sequences are meaningless.
     """
-    (token_ids, offsets), titles = spans.documents, spans.titles
-    start, end = offsets[:-1], offsets[1:]
+    documents, titles = spans.documents, spans.titles
+    start, end = documents.offsets[:-1], documents.offsets[1:]
     span_start, length = chosen
     room = block_size - titles - length - 3
     possible = (length > 0) & (room >= 0)
@@ -279,7 +279,7 @@ def mask_spans(
     after = (draws[:, 1] * (most_after + 1)).astype(np.int64)
     mask, one = np.full_like(start, MASK_SEGMENT), np.ones_like(start)
     sequences = SegmentedSequences(
-        token_ids,
+        documents.token_ids,
         np.stack((start, span_start - before, mask, span_start + length, mask, span_start, mask), axis=1),
         np.stack((titles, before, one, after, one, length, one), axis=1),
         titles + before + 1 + after,

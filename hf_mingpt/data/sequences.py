@@ -6,17 +6,22 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ..tokenization_mingpt import MASK_ID, PAD_ID
+from ..tokenization_mingpt import SpecialTokens, code_points
 
 IGNORE_ID = -100  # labels without loss, as everywhere in transformers
 MASK_SEGMENT = -1
+CHARACTER_MARKS = SpecialTokens()
 
 
 class TokenSequences(NamedTuple):
-    """N sequences of token ids: sequence i is `token_ids[offsets[i]:offsets[i + 1]]`; offsets has shape (N + 1,)."""
+    """N sequences of token ids: sequence i is `token_ids[offsets[i]:offsets[i + 1]]`; offsets has shape (N + 1,).
+
+    `alignment` says which characters each token covers; without it, each token is one character.
+    """
 
     token_ids: np.ndarray
     offsets: np.ndarray
+    alignment: "Alignment | None" = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -24,14 +29,82 @@ class TokenSequences(NamedTuple):
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "TokenSequences":
-        """Reads the column "input_ids"."""
-        column = table["input_ids"].combine_chunks()
-        offsets = column.offsets.to_numpy().astype(np.int64)
-        return cls(column.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])
+        """Reads the column "input_ids" and, if there is an alignment, the columns that `align` adds."""
+        token_ids, offsets = _read_lists(table, "input_ids")
+        if "characters" not in table.column_names:
+            return cls(token_ids, offsets)
+        characters = cls(*code_points(table["characters"].combine_chunks()))
+        first = np.repeat(characters.offsets[:-1], np.diff(offsets))
+        starts, ends = (_read_lists(table, name)[0] + first for name in ("token_starts", "token_ends"))
+        return cls(token_ids, offsets, Alignment(characters, starts, ends))
 
     def to_table(self) -> pa.Table:
         """Makes the column "input_ids"."""
         return pa.table({"input_ids": pa.LargeListArray.from_arrays(self.offsets, pa.array(self.token_ids))})
+
+    @property
+    def characters(self) -> "TokenSequences":
+        """The same sequences as ids of characters (`alphabet.py`)."""
+        return self.alignment.characters if self.alignment else self
+
+    def count_covered(self, lengths: np.ndarray) -> np.ndarray:
+        """(N,) how many tokens lie within the first `lengths` (N,) characters of each sequence."""
+        if not self.alignment:
+            return lengths
+        ends = self.alignment.characters.offsets[:-1] + lengths
+        return np.searchsorted(self.alignment.ends, ends, side="right") - self.offsets[:-1]
+
+    def cover(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Maps M spans of characters to the fewest tokens that cover them; an empty span stays empty.
+
+        Args:
+            starts, lengths: (M,) where each span starts in the flat array of characters, and its characters.
+
+        Returns:
+            (M,) where each span starts in the flat array of token ids, and (M,) its tokens.
+        """
+        if not self.alignment:
+            return starts, lengths
+        first = np.searchsorted(self.alignment.ends, starts, side="right")
+        last = np.searchsorted(self.alignment.starts, starts + lengths, side="left")
+        return first, np.where(lengths > 0, np.maximum(last - first, 0), 0)
+
+
+class Alignment(NamedTuple):
+    """Which characters of N sequences each of their T tokens covers.
+
+    characters: the sequences as code points.
+    starts, ends: (T,) where each token starts and ends in the flat array of code points; neither ever decreases.
+    """
+
+    characters: TokenSequences
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+def align(table: pa.Table, texts: pa.Array, spans: np.ndarray) -> pa.Table:
+    """Adds an alignment to the column "input_ids" of N texts.
+
+    Args:
+        table: from `TokenSequences.to_table`.
+        texts: the N texts.
+        spans: (T, 2) where each token starts and ends in its text.
+    """
+    lists = table["input_ids"].combine_chunks()
+    # some tokenizers say that a token without characters is at 0
+    base = np.repeat(np.arange(len(texts)) << 32, np.diff(lists.offsets.to_numpy()))[:, None]
+    spans = np.maximum.accumulate(spans + base, axis=0) - base
+    columns = {"input_ids": lists, "characters": texts}
+    for name, places in zip(("token_starts", "token_ends"), spans.T.astype(np.uint32), strict=True):
+        columns[name] = pa.LargeListArray.from_arrays(lists.offsets, pa.array(places))
+    return pa.table(columns)
+
+
+def _read_lists(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The flat array of a column of lists, and its offsets."""
+    column = table[name].combine_chunks()
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    return column.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
 class SegmentedSequences(NamedTuple):
@@ -73,7 +146,9 @@ class SegmentedSequences(NamedTuple):
             self.first_label + lengths,
         )
 
-    def pad(self, order: np.ndarray, pad_to_multiple_of: int = 1) -> dict[str, np.ndarray]:
+    def pad(
+        self, order: np.ndarray, pad_to_multiple_of: int = 1, special_tokens: SpecialTokens = CHARACTER_MARKS
+    ) -> dict[str, np.ndarray]:
         """`input_ids` and `labels` of the sequences `order`: (len(order), T) int64, padded on the right.
 
         T is the length of the longest, rounded up to a multiple of `pad_to_multiple_of`.
@@ -86,22 +161,25 @@ class SegmentedSequences(NamedTuple):
         lengths = chosen.lengths
         width = -(-lengths.max() // pad_to_multiple_of) * pad_to_multiple_of
         position = np.arange(width)
-        ids = np.full((len(lengths), width), PAD_ID, dtype=np.int64)
-        ids[position < lengths[:, None]] = np.where(source == MASK_SEGMENT, MASK_ID, self.token_ids[source])
-        has_label = (position >= chosen.first_label[:, None]) & (ids != PAD_ID)
+        inside = position < lengths[:, None]
+        ids = np.full((len(lengths), width), special_tokens.pad_id, dtype=np.int64)
+        ids[inside] = np.where(source == MASK_SEGMENT, special_tokens.mask_id, self.token_ids[source])
+        has_label = inside & (position >= chosen.first_label[:, None])
         return {"input_ids": ids, "labels": np.where(has_label, ids, IGNORE_ID)}
 
-    def flatten(self, order: np.ndarray, pad_to_multiple_of: int = 1) -> dict[str, np.ndarray]:
+    def flatten(
+        self, order: np.ndarray, pad_to_multiple_of: int = 1, special_tokens: SpecialTokens = CHARACTER_MARKS
+    ) -> dict[str, np.ndarray]:
         """The same as one long sequence, (1, T), without padding between them; `position_ids` restart at each.
 
         If T is rounded up, the padding at the end is one more sequence.
         """
-        batch = self.pad(order)
-        inside = batch["input_ids"] != PAD_ID
+        batch = self.pad(order, special_tokens=special_tokens)
+        inside = np.arange(batch["input_ids"].shape[1]) < self.lengths[order][:, None]
         batch["labels"][:, 0] = IGNORE_ID  # no token before it predicts it
         batch["position_ids"] = np.broadcast_to(np.arange(inside.shape[1]), inside.shape)
         padding = np.arange(-inside.sum() % pad_to_multiple_of)
-        ends = {"input_ids": np.full_like(padding, PAD_ID), "labels": np.full_like(padding, IGNORE_ID)}
+        ends = {"input_ids": np.full_like(padding, special_tokens.pad_id), "labels": np.full_like(padding, IGNORE_ID)}
         ends["position_ids"] = padding
         return {name: np.concatenate((array[inside], ends[name]))[None] for name, array in batch.items()}
 

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from .alphabet import Alphabet
+from .encoding import encode_texts_aligned
 from .questions import Question
 from .sequences import TokenSequences
 from .subjects import TitleSearch, longest_title
@@ -61,23 +63,29 @@ class TitlePrefixes:
 
     @classmethod
     def learn(
-        cls, batches: Iterable[TokenSequences], questions: Sequence[Question], alphabet: Alphabet
+        cls, batches: Iterable[TokenSequences], questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
     ) -> "TitlePrefixes":
         """Finds the names of the documents in the questions, and what precedes them.
 
         Args:
             batches: all documents.
             questions: may be empty, or without a name of a document.
-            alphabet: of the documents.
+            tokenizer: of the documents.
         """
+        alphabet = Alphabet.of(tokenizer)
         search, text = TitleSearch([question for question, _ in questions], alphabet), np.zeros(0, dtype=np.uint8)
         for documents in batches:
-            search.read(documents)
+            search.read(documents.characters)
             text = np.concatenate((text, documents.token_ids[: TEXT_LENGTH - len(text)]))
-        found = [(question, longest_title(question, search.titles)) for question, _ in questions]
-        prefixes = [question[: title[0]] for question, title in found if title]
-        distinct = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefixes))}
-        ids, offsets = alphabet.encode(list(distinct))
-        which = np.array([distinct[prefix] for prefix in prefixes], dtype=np.int64)
+        titles = search.titles
+        titled = [(asked, title) for asked, _ in questions if (title := longest_title(asked, titles))]
+        found = [(asked[:start], asked) for asked, (start, _) in titled]
+        example = dict(reversed(found))  # the first question with each prefix
+        distinct = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefix for prefix, _ in found))}
+        encoded = encode_texts_aligned([example[prefix] for prefix in distinct], tokenizer)
+        lengths = encoded.count_covered(np.array(list(map(len, distinct)), dtype=np.int64))
+        place = np.arange(len(encoded.token_ids)) - np.repeat(encoded.offsets[:-1], encoded.lengths)
+        ids = encoded.token_ids[place < np.repeat(lengths, encoded.lengths)]
+        which = np.array([distinct[prefix] for prefix, _ in found], dtype=np.int64)
         token_ids = np.concatenate((ids.astype(text.dtype), text))
-        return cls(token_ids, offsets[:-1][which], np.diff(offsets)[which], len(ids))
+        return cls(token_ids, (np.cumsum(lengths) - lengths)[which], lengths[which], len(ids))

@@ -1,6 +1,6 @@
 """Generation: answers to questions, and continuations of prompts.
 
-A prediction is the text between the first two MASKs of a greedy decoding of at most 32 characters.
+A prediction is the text between the first two MASKs of a greedy decoding of at most 32 tokens.
 
 Reference: CS224n, assignment 5, `evaluate`.
 """
@@ -16,35 +16,68 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..data.birthplaces import question_about
-from ..data.questions import MAX_ANSWER_TOKENS, Question, extract_prediction
+from ..data.questions import MAX_ANSWER_TOKENS, Question
 from ..system.wording import count
 from ..system.writing import write_text
-from ..tokenization_mingpt import MASK, MASK_ID, PAD, PAD_ID, character_table, find_bad_character
+from ..tokenization_mingpt import (
+    MASK,
+    SpecialTokens,
+    character_table,
+    find_bad_character,
+    find_bad_text,
+    is_character_tokenizer,
+    tokenize,
+)
 
 MAX_LISTED = 10  # characters in a message
 
 
-def check_questions(questions: Sequence[Question], context_length: int) -> None:
-    """Checks that each question leaves room for an answer in the context.
+def check_questions(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, context_length: int
+) -> list[list[int]]:
+    """Checks that each question leaves room for an answer in the context, and returns its tokens.
 
     Raises:
-        ValueError: if a question and two MASKs are longer than `context_length`.
+        ValueError: if a question and two MASKs are longer than `context_length`, or a question has no tokens.
     """
-    for number, (question, _) in enumerate(questions, start=1):
-        if len(question) + 2 > context_length:
+    encoded = tokenize([question for question, _ in questions], tokenizer)["input_ids"]
+    for number, ((question, _), ids) in enumerate(zip(questions, encoded, strict=True), start=1):
+        if not ids:
+            raise ValueError(f"Question {number}, {question!r}, has no tokens with this tokenizer: rewrite it.")
+        if len(ids) + 2 > context_length:
             raise ValueError(
-                f"Question {number}, {question!r}, has {len(question)} characters, which leaves no room for an answer "
-                f"in the context of {context_length}: shorten it or use a model with a longer context."
+                f"Question {number}, {question!r}, has {len(ids)} tokens, which leaves no room for an answer in the "
+                f"context of {context_length}: shorten it or use a model with a longer context."
             )
+    return encoded
+
+
+def pad_left(encoded: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` of N token sequences, padded on the left: (N, T) int64."""
+    width = max(map(len, encoded))
+    ids = [[pad_id] * (width - len(sequence)) + list(sequence) for sequence in encoded]
+    inside = [[0] * (width - len(sequence)) + [1] * len(sequence) for sequence in encoded]
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(inside)}
 
 
 def describe_unknown_characters(questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Says which characters of the questions are not in the vocabulary, and how many questions have one.
 
-    `answer_questions` reads them as PAD. None if there are none.
+    The model reads the token for unknown text in their place, which is PAD for a character tokenizer. None if there are
+    none, as always with a byte-level tokenizer.
     """
-    table = character_table(tokenizer)
-    unknown = [sorted({character for character in text if table[ord(character)] < 0}) for text, _ in questions]
+    texts = [question for question, _ in questions]
+    if is_character_tokenizer(tokenizer):
+        table, unknown_token = character_table(tokenizer), "PAD"
+        unknown = [sorted({character for character in text if table[ord(character)] < 0}) for text in texts]
+    elif tokenizer.unk_token_id is None or not tokenizer.is_fast:
+        return None
+    else:
+        encoded, unknown_token = tokenize(texts, tokenizer, return_offsets_mapping=True), str(tokenizer.unk_token)
+        unknown = [
+            sorted({c for i, (a, b) in zip(ids, spans, strict=True) if i == tokenizer.unk_token_id for c in text[a:b]})
+            for text, ids, spans in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        ]
     if not any(unknown):
         return None
     number = Counter(character for characters in unknown for character in characters)
@@ -53,7 +86,7 @@ def describe_unknown_characters(questions: Sequence[Question], tokenizer: PreTra
         listed.append(f"and {len(number) - MAX_LISTED} more")
     return (
         f"Of {count(len(questions), 'question')}, {sum(map(bool, unknown))} with characters that are not in the "
-        f"vocabulary: {', '.join(listed)}. The model reads PAD in their place."
+        f"vocabulary: {', '.join(listed)}. The model reads {unknown_token} in their place."
     )
 
 
@@ -64,7 +97,7 @@ def questions_about(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) ->
         ValueError: if a name is empty or has a character that is not in the vocabulary.
     """
     questions = [question_about(name) for name in names]
-    if problem := find_bad_character(questions, character_table(tokenizer)):
+    if problem := find_bad_text(questions, tokenizer):
         raise ValueError(f"{names[problem[0]]!r}: {problem[1]}: write the name with other letters.")
     return questions
 
@@ -82,7 +115,7 @@ def answer_questions(
 
     Args:
         model: a causal language model whose context is at least two tokens longer than the longest question.
-        tokenizer: the tokenizer of the model, which pads on the left.
+        tokenizer: the tokenizer of the model.
         questions: N questions; their answers are ignored.
         batch_size: the number of questions in a batch. The predictions do not depend on it.
         progress: whether to show a progress bar.
@@ -91,27 +124,41 @@ def answer_questions(
         N predictions, in the order of the questions. A prediction may be empty.
 
     Raises:
-        ValueError: if a question leaves no room for an answer.
+        ValueError: if a question leaves no room for an answer, or the tokenizer has no pad or mask token.
     """
+    pad_id, mask_id = SpecialTokens.of(tokenizer)
     context_length = model.config.max_position_embeddings
-    check_questions(questions, context_length)
+    prompts = [[*ids, mask_id] for ids in check_questions(questions, tokenizer, context_length)]
+    strips = not is_character_tokenizer(tokenizer)  # the space before a word is a part of its token
     predictions = [""] * len(questions)
     with tqdm(total=len(questions), unit="question", disable=not progress) as bar:
-        for indices in _batches([len(question) + 1 for question, _ in questions], context_length, batch_size):
-            prompts = [questions[i].question + MASK for i in indices]
-            batch = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
+        for indices in _batches(list(map(len, prompts)), context_length, batch_size):
+            batch = {name: x.to(model.device) for name, x in pad_left([prompts[i] for i in indices], pad_id).items()}
             width = batch["input_ids"].shape[1]
             generated = model.generate(
                 **batch,
                 max_new_tokens=min(MAX_ANSWER_TOKENS, context_length - width),
                 do_sample=False,
-                eos_token_id=MASK_ID,
-                pad_token_id=PAD_ID,
+                eos_token_id=mask_id,
+                pad_token_id=pad_id,
             )
-            for i, prompt, ids in zip(indices, prompts, generated[:, width:], strict=True):
-                predictions[i] = extract_prediction(prompt + str(tokenizer.decode(ids)).rstrip(PAD), MASK)
+            for i, ids in zip(indices, generated[:, width:].tolist(), strict=True):
+                text = str(tokenizer.decode(cut_answer(ids, pad_id, mask_id)))
+                predictions[i] = text.strip() if strips else text
             bar.update(len(indices))
     return predictions
+
+
+def cut_answer(ids: list[int], pad_id: int, mask_id: int) -> list[int]:
+    """What precedes the first MASK in generated tokens; without a MASK, all but PAD at the end.
+
+    Example: `[5, 6, MASK, PAD]` gives `[5, 6]`.
+    """
+    if mask_id in ids:
+        return ids[: ids.index(mask_id)]
+    while ids and ids[-1] == pad_id:
+        ids = ids[:-1]
+    return ids
 
 
 def _batches(lengths: list[int], context_length: int, batch_size: int) -> Iterator[list[int]]:
@@ -134,7 +181,7 @@ def continue_prompt(
     """Continues a prompt with a sliding window, so the text may be longer than the context.
 
     Args:
-        max_new_tokens: the number of characters to generate.
+        max_new_tokens: the number of tokens to generate.
         options: options of `generate`, such as do_sample, temperature, top_k or num_beams.
 
     Returns:
@@ -145,12 +192,16 @@ def continue_prompt(
     """
     if not prompt:
         raise ValueError("The prompt is empty: give at least one character.")
-    table = character_table(tokenizer)
-    table[ord(MASK)] = table.max()  # a prompt may be a question, so MASK is allowed
-    if problem := find_bad_character([prompt], table):
-        raise ValueError(f"The prompt's {problem[1]}: replace it.")
+    if is_character_tokenizer(tokenizer):
+        table = character_table(tokenizer)
+        table[ord(MASK)] = table.max()  # a prompt may be a question, so MASK is allowed
+        if problem := find_bad_character([prompt], table):
+            raise ValueError(f"The prompt's {problem[1]}: replace it.")
     context_length = model.config.max_position_embeddings
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+    (encoded,) = tokenize([prompt], tokenizer)["input_ids"]
+    if not encoded:
+        raise ValueError(f"The prompt {prompt!r} has no tokens with this tokenizer: give another.")
+    ids = torch.tensor([encoded], device=model.device)
     end = ids.shape[1] + max_new_tokens
     while (missing := end - ids.shape[1]) > 0:
         window = ids[:, -(context_length // 2) :]  # half of the context is read, the other half is generated
@@ -160,7 +211,8 @@ def continue_prompt(
         ids = torch.cat((ids, generated[:, window.shape[1] :]), dim=1)
         if generated.shape[1] < window.shape[1] + room:
             break  # the model has ended the text
-    return str(tokenizer.decode(ids[0]))
+    text = str(tokenizer.decode(ids[0]))
+    return text if prompt.startswith(" ") else text.removeprefix(" ")  # that of `add_prefix_space`
 
 
 def write_predictions(path: Path, predictions: Sequence[str]) -> None:

@@ -178,8 +178,8 @@ def calibrate(
     unknown_names, invented_names = new_names[:num_unknown_names], new_names[num_unknown_names:]
     candidates = sorted({str(question.answer).strip() for question in train})
     run = run or held_out_run
-    for model, _ in (held_out_run, run):
-        check_questions(questions, model.config.max_position_embeddings)
+    for model, tokenizer in (held_out_run, run):
+        check_questions(questions, tokenizer, model.config.max_position_embeddings)
 
     predictions = answer_questions(*held_out_run, questions, progress=progress)
     correct = np.array(exact_matches(predictions, [question.answer for question in questions]))

@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from ..data.birthplaces import question_about
 from ..data.questions import Question
-from ..tokenization_mingpt import MASK, PAD_ID
+from ..tokenization_mingpt import SpecialTokens, tokenize
 from .answering import check_questions
 
 _ANSWERS_PER_BATCH = 64
@@ -47,20 +47,22 @@ def score_answers(
         ValueError: if a question and an answer together do not fit the context.
     """
     context_length, device = model.config.max_position_embeddings, model.device
-    encoded = tokenizer([f"{answer}{MASK}" for answer in answers])["input_ids"]
+    pad_id, mask_id = SpecialTokens.of(tokenizer)
+    encoded = [[*ids, mask_id] for ids in tokenize(answers, tokenizer)["input_ids"]]
     lengths = np.array([len(tokens) for tokens in encoded])
-    check_questions([Question(question, None) for question in questions], context_length - lengths.max() + 1)
+    asked = [Question(question, None) for question in questions]
+    prompts = [[*ids, mask_id] for ids in check_questions(asked, tokenizer, context_length - lengths.max() + 1)]
     by_length = np.argsort(lengths, kind="stable")
     groups = [by_length[start : start + _ANSWERS_PER_BATCH] for start in range(0, len(by_length), _ANSWERS_PER_BATCH)]
     padded = []  # of each group: ids (k, L), and the mask of the tokens that are not padding
     for group in groups:
         inside = torch.arange(lengths[group].max()) < torch.from_numpy(lengths[group])[:, None]
-        ids = torch.full(inside.shape, PAD_ID)
+        ids = torch.full(inside.shape, pad_id)
         ids[inside] = torch.tensor([token for k in group for token in encoded[k]])
         padded.append((ids.to(device), inside.to(device)))
     scores = np.empty((len(questions), len(encoded)))
-    for i, question in enumerate(tqdm(questions, unit="question", disable=not progress)):
-        prompt = tokenizer(question + MASK, return_tensors="pt")["input_ids"].to(device)
+    for i, ids_of_prompt in enumerate(tqdm(prompts, unit="question", disable=not progress)):
+        prompt = torch.tensor([ids_of_prompt], device=device)
         cache = DynamicCache(config=model.config)
         first = model(prompt, cache=cache, use_cache=True, logits_to_keep=1)
         for group, (ids, inside) in zip(groups, padded, strict=True):
@@ -97,6 +99,15 @@ class Confidence(NamedTuple):
     candidate_probabilities: np.ndarray
 
 
+def find_scorable(
+    model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], answers: Sequence[str]
+) -> set[str]:
+    """The answers that have tokens, and fit the context of a model together with every question."""
+    asked, encoded = (tokenize(texts, tokenizer)["input_ids"] for texts in (questions, answers))
+    room = model.config.max_position_embeddings - 2 - max(map(len, asked))
+    return {answer for answer, ids in zip(answers, encoded, strict=True) if 0 < len(ids) <= room}
+
+
 def compute_confidence(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -120,8 +131,7 @@ def compute_confidence(
         progress: whether to show a progress bar.
     """
     unknown = [question_about(name) for name in unknown_names]
-    room = model.config.max_position_embeddings - 2 - max(map(len, [*questions, *unknown]))
-    scorable = sorted({prediction for prediction in predictions if 0 < len(prediction) <= room})
+    scorable = sorted(find_scorable(model, tokenizer, [*questions, *unknown], predictions))
     answers = [*candidates, *(prediction for prediction in scorable if prediction not in candidates)]
     scores = score_answers(model, tokenizer, questions, answers, progress=progress)
     of_candidates = scores[:, : len(candidates)]

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .confidence import score_answers
+from .confidence import find_scorable, score_answers
 
 
 def ensemble_answers(
@@ -37,8 +37,8 @@ def ensemble_answers(
     chosen = []
     for i, question in enumerate(tqdm(questions, unit="question", disable=not progress)):
         distinct = list(dict.fromkeys(answers[i] for answers in predictions))
-        room = min(model.config.max_position_embeddings for model, _ in runs) - 2 - len(question)
-        candidates = [answer for answer in distinct if 0 < len(answer) <= room]
+        fitting = set.intersection(*(find_scorable(*run, [question], distinct) for run in runs))
+        candidates = [answer for answer in distinct if answer in fitting]
         if len(candidates) > 1:
             scores = [score_answers(model, tokenizer, [question], candidates)[0] for model, tokenizer in runs]
             chosen.append(candidates[int(np.exp(scores).sum(axis=0).argmax())])

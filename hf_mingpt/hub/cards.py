@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from ..evaluation.markup import code_span, escape_markdown
 from ..evaluation.report import PICTURE, PICTURE_LINE, format_metrics, format_table
@@ -14,6 +14,7 @@ from ..system.fields import with_present_names
 from ..system.wording import count
 from ..system.writing import written_aside
 from ..training.recipes import FinetuneRecipe, PretrainRecipe
+from .metadata import describe_run
 from .run_folders import strip_folders
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,9 @@ def read_public(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
+def write_card(
+    folder: str | Path, repo_id: str | None = None, *, dataset: str | None = None, language: str | None = None
+) -> ModelCard:
     """Renders the model card of a run, with the metadata of the Hub, and writes it as README.md.
 
     Names and texts from other sources are escaped.
@@ -40,6 +43,8 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
     Args:
         folder: a run folder with recipe.json, run.json and config.json; with report.json, the card has results.
         repo_id: the name on the Hub; None: the name of the folder.
+        dataset: the run's data on the Hub, if it was pushed there after the training.
+        language: codes of ISO 639, separated by commas. None: English if the training questions are, else unknown.
     """
     folder = Path(folder)
     recipe, run, config = (read_public(folder / name) for name in ("recipe.json", "run.json", "config.json"))
@@ -47,14 +52,7 @@ def write_card(folder: str | Path, repo_id: str | None = None) -> ModelCard:
     report_path = folder / "report.json"
     report = read_public(report_path) if report_path.exists() else None
     name = repo_id or folder.resolve().name
-    data = ModelCardData(
-        license="mit",
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["mingpt", "character-level", "span-corruption", "closed-book-question-answering"],
-        model_name=name,
-        eval_results=_eval_results(report) if report else None,
-    )
+    data = describe_run(folder, name, recipe, report, dataset=dataset, language=language)
     card = ModelCard.from_template(
         data,
         template_path=str(CARD_TEMPLATE),
@@ -90,17 +88,3 @@ def _format_calibration(report: dict[str, Any]) -> str | None:
         if key in report:
             return f"{PICTURE_LINE.replace(PICTURE, f'{key}.png')}\n\n{format_metrics(report[key])}"
     return None
-
-
-def _eval_results(report: dict[str, Any]) -> list[EvalResult]:
-    return [
-        EvalResult(
-            task_type="question-answering",
-            task_name="Closed-book birthplace questions",
-            dataset_type="birthplaces",
-            dataset_name=report["questions"]["file"],
-            metric_type="exact_match",
-            metric_name="accuracy",
-            metric_value=round(report["results"]["model"]["accuracy"], 4),
-        )
-    ]

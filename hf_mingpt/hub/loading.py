@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from ..data.encoding import load_tokenizer
 from ..evaluation.calibration import Calibration
 from ..system.files import check_source, describe_failure, name_apart, parse_json, read_text
+from ..tokenization_mingpt import vocabulary_size
 from ..training.metrics_log import read_log
 from .run_folders import CALIBRATION_FILE, check_finished
 
@@ -33,15 +34,16 @@ def load_run(
     Raises:
         OSError: if there is no such run.
         ValueError: if the run is unfinished or needs its own code, if weights, configuration and vocabulary do not
-            match, or if the weights are damaged or not finite.
+            match, or if the weights are damaged or not finite. A model may have more embeddings than the tokenizer has
+            tokens.
     """
     check_finished(name_or_path)
     check_source(name_or_path, "run folder", has_owner=True)
     model = load_model(name_or_path, revision, dtype=torch.float32, **config)
     tokenizer = load_tokenizer(name_or_path, revision)
-    if len(tokenizer) != model.config.vocab_size:
+    if (size := vocabulary_size(tokenizer)) > model.config.vocab_size:  # a model may have more, for its speed
         raise ValueError(
-            f"{name_or_path}: the vocabulary has {len(tokenizer)} tokens, the model {model.config.vocab_size}: "
+            f"{name_or_path}: the vocabulary has {size} tokens, the model {model.config.vocab_size}: "
             "use the tokenizer that was saved with the model."
         )
     return model, tokenizer

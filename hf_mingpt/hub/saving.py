@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.questions import MAX_ANSWER_TOKENS
 from ..system.command_line import user_errors
 from ..system.writing import one_writer, write_json
-from ..tokenization_mingpt import MASK, MASK_ID, PAD_ID
+from ..tokenization_mingpt import SpecialTokens
 from ..training.folders import last_checkpoint, run_folder
 from ..training.recipes import TrainingRecipe
 from .cards import try_card
@@ -99,11 +99,15 @@ def save_run(
         record: the content of run.json.
         stop_at_mask: whether generation stops at MASK, as after the answer to a question.
     """
+    special_tokens = SpecialTokens.of(tokenizer)
+    if tokenizer.eos_token in (None, tokenizer.mask_token):  # it has no end-of-text token of its own
+        tokenizer.eos_token = tokenizer.mask_token if stop_at_mask else None
     model.generation_config = GenerationConfig(
-        max_new_tokens=MAX_ANSWER_TOKENS, pad_token_id=PAD_ID, eos_token_id=MASK_ID if stop_at_mask else None
+        max_new_tokens=MAX_ANSWER_TOKENS,
+        pad_token_id=special_tokens.pad_id,
+        eos_token_id=special_tokens.mask_id if stop_at_mask else tokenizer.eos_token_id,
     )
     model.save_pretrained(folder)  # and its code
-    tokenizer.eos_token = MASK if stop_at_mask else None
     tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", record)
     try_card(folder)

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from ..data.batching import MicroBatch
 from ..data.steps import StreamedSteps, TrainingSteps, step_loader
 from ..system.stopping import StopSignal
-from ..tokenization_mingpt import PAD_ID
 from .checkpoints import Checkpointer
 from .metrics_log import MetricsLog
 from .optimization import build_optimizers, build_scheduler, count_steps, keep_average
@@ -76,7 +75,7 @@ def train(
             # dropout is a function of seed, step and process
             torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
             for i, batch in enumerate(batches, start=1):
-                log.tokens += count_tokens(batch)
+                log.tokens += count_tokens(batch, steps.shape.special_tokens.pad_id)
                 stepper.accumulate(batch, last=i == len(batches))
             stepper.update()
             for scheduler in schedulers:
@@ -109,9 +108,9 @@ def bf16_residual_stream(model: PreTrainedModel) -> Iterator[None]:
         handle.remove()
 
 
-def count_tokens(batch: MicroBatch) -> int:
+def count_tokens(batch: MicroBatch, pad_id: int) -> int:
     """The number of tokens that are not padding."""
-    return int((batch["input_ids"] != PAD_ID).sum())
+    return int((batch["input_ids"] != pad_id).sum())
 
 
 def unwrap(model: PreTrainedModel) -> PreTrainedModel:

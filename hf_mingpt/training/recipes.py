@@ -147,13 +147,13 @@ class FinetuneRecipe(TrainingRecipe):
     from_scratch: bool = flag(False, "Take the architecture and the vocabulary of that model, but new weights.")
 
 
-def build_config(recipe: PretrainRecipe, vocab_size: int) -> MinGPTConfig:
+def build_config(recipe: PretrainRecipe, vocab_size: int, pad_token_id: int = PAD_ID) -> MinGPTConfig:
     """The configuration of a new model.
 
     Raises:
         ValueError: if `block_size` is longer than the context of the model, or fields contradict each other.
     """
-    values = MODEL_PRESETS[recipe.model_preset] | {"vocab_size": vocab_size, "pad_token_id": PAD_ID}
+    values = MODEL_PRESETS[recipe.model_preset] | {"vocab_size": vocab_size, "pad_token_id": pad_token_id}
     for name in ("attention_type", "position_embedding_type", "max_position_embeddings"):
         if (value := getattr(recipe, name)) is not None:
             values |= {name: value}

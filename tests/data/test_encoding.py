@@ -8,6 +8,7 @@ from hf_mingpt.data.encoding import (
     encode_questions,
     group_into_blocks,
     iterate,
+    separator_ids,
     take,
 )
 from hf_mingpt.data.questions import Question
@@ -53,7 +54,7 @@ class TestEncoding:
             encode_questions([Question("Where was X born?", "London")], tokenizer, 48)
 
     def test_blocks_hold_the_whole_text(self, documents, tokenizer):
-        blocks = group_into_blocks(documents, 48, tokenizer.convert_tokens_to_ids("\n"))["input_ids"]
+        blocks = group_into_blocks(documents, 48, separator_ids(tokenizer))["input_ids"]
         assert {len(block) for block in blocks[:-1]} == {48}
         assert tokenizer.decode([i for block in blocks for i in block]) == "".join(f"{line}\n" for line in LINES)
 
@@ -69,11 +70,11 @@ class TestEncoding:
         ],
     )
     def test_blocks(self, texts, block_size, blocks):
-        grouped = group_into_blocks(encoded(texts), block_size, ord("\n"))["input_ids"]
+        grouped = group_into_blocks(encoded(texts), block_size, [ord("\n")])["input_ids"]
         assert ["".join(map(chr, block)) for block in grouped] == blocks
 
     def test_take_in_any_order(self):
-        ids, offsets = take(encoded(["ab", "", "c", "def"]), np.array([3, 0, 1, 3]))
+        ids, offsets, _ = take(encoded(["ab", "", "c", "def"]), np.array([3, 0, 1, 3]))
         assert "".join(map(chr, ids)) == "defabdef"
         assert offsets.tolist() == [0, 3, 5, 5, 8]
 

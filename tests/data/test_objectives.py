@@ -302,7 +302,7 @@ class TestReference:
             block_size, seed = self.BLOCK, self.SEED
 
             def __call__(self, examples, epoch, index):
-                ids, offsets = examples
+                ids, offsets, _ = examples
                 return [tokenizer.decode(ids[a:b]) for a, b in pairwise(offsets.tolist())], epoch, index
 
         alphabet = "abcdefghijklmnopqrstuvwxyz"

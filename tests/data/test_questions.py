@@ -7,7 +7,6 @@ from hf_mingpt.data.questions import (
     add_pseudo_labels,
     answer_starts,
     extract_prediction,
-    join_questions,
     read_questions,
     split_folds,
     write_questions,
@@ -94,10 +93,6 @@ def test_write_then_read(tmp_path):
     questions = [Question("Where was Zoë born?", "Ålesund"), Question("Where was Bo born?", "New York")]
     write_questions(tmp_path / "q.tsv", questions)
     assert read_questions(tmp_path / "q.tsv") == questions
-
-
-def test_format():
-    assert join_questions([Question("Q?", "Rome")], "⁇") == ["Q?⁇Rome⁇"]
 
 
 @pytest.mark.parametrize(

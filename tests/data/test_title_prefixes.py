@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.draws import uniform_draws
 from hf_mingpt.data.questions import Question
 from hf_mingpt.data.sequences import TokenSequences
@@ -17,7 +16,7 @@ LINES = ["Ada Byron. She wrote.", "Byron. He wrote.", "no title", "Jo. x"]
 def learn(questions, lines=LINES, batch_size=3):
     tokenizer = make_tokenizer(*lines, *questions)
     batches = [encode(lines[i : i + batch_size], tokenizer) for i in range(0, len(lines), batch_size)]
-    return TitlePrefixes.learn(batches, [Question(text, None) for text in questions], Alphabet.of(tokenizer)), tokenizer
+    return TitlePrefixes.learn(batches, [Question(text, None) for text in questions], tokenizer), tokenizer
 
 
 def known(prefixes, tokenizer):
@@ -125,5 +124,5 @@ class TestDraw:
 def test_documents_without_titles_have_no_names():
     tokenizer = make_tokenizer("x")
     documents = TokenSequences(encode(["no title", "x"], tokenizer).token_ids, np.array([0, 8, 9]))
-    prefixes = TitlePrefixes.learn([documents], [Question("no title?", None)], Alphabet.of(tokenizer))
+    prefixes = TitlePrefixes.learn([documents], [Question("no title?", None)], tokenizer)
     assert len(prefixes.starts) == 0

@@ -9,7 +9,13 @@ import torch
 from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.answer_extraction import learn_extractors
 from hf_mingpt.data.batching import BatchShape
-from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, encode_questions, group_into_blocks
+from hf_mingpt.data.encoding import (
+    build_corpus_tokenizer,
+    encode_documents,
+    encode_questions,
+    group_into_blocks,
+    separator_ids,
+)
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy
 from hf_mingpt.data.objectives import (
@@ -45,7 +51,7 @@ def test_steps_of_every_objective_can_be_pickled(streaming):
     for objective in (span, RandomWindow(span, tokenizer), NextTokenPrediction(), *salient):
         examples = documents
         if isinstance(objective, NextTokenPrediction):
-            examples = group_into_blocks(documents, 128, tokenizer.convert_tokens_to_ids("."))
+            examples = group_into_blocks(documents, 128, separator_ids(tokenizer))
         if streaming:
             made = StreamedSteps(examples, objective, BatchShape(8), mixture=mixture)
         else:

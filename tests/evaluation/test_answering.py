@@ -37,7 +37,7 @@ def test_batched_cached_answers_equal_the_assignments(variant, tokenizer):
 
 
 def test_a_question_longer_than_the_context_is_an_error(tokenizer):
-    with pytest.raises(ValueError, match=r"Question 1, .* has 50 characters"):
+    with pytest.raises(ValueError, match=r"Question 1, .* has 50 tokens"):
         answer_questions(small_model("rope", vocab_size=len(tokenizer)), tokenizer, [Question("a" * 50, None)])
 
 
@@ -135,10 +135,10 @@ def test_prompts_share_a_batch_if_they_leave_the_same_room():
     assert [batch for batch in _batches(lengths, 48, 2) if 0 in batch or 7 in batch] == [[0, 4], [7]]
 
 
-def test_room_for_a_question():
-    check_questions([Question("a" * 46, None)], 48)
-    with pytest.raises(ValueError, match=r"Question 2, .* has 47 characters"):
-        check_questions([Question("a", None), Question("a" * 47, None)], 48)
+def test_room_for_a_question(tokenizer):
+    assert check_questions([Question("a" * 46, None)], tokenizer, 48) == [tokenizer("a" * 46)["input_ids"]]
+    with pytest.raises(ValueError, match=r"Question 2, .* has 47 tokens"):
+        check_questions([Question("a", None), Question("a" * 47, None)], tokenizer, 48)
 
 
 def test_a_name_with_unknown_characters_is_an_error(tokenizer):

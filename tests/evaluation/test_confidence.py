@@ -11,6 +11,7 @@ from hf_mingpt.evaluation.confidence import Confidence, compute_confidence, log_
 from hf_mingpt.tokenization_mingpt import MASK
 
 from ..conftest import small_model
+from ..data.texts import by_code_point
 
 QUESTIONS = ["Where was Ada born?", "Where was Zoë Quist born?"]
 CANDIDATES = ["London", "Bonn", "A", "Ada Byron"]
@@ -92,7 +93,7 @@ class TestByHand:
     def confidence(self, predictions, unknown_names=("Xu", "Yi")) -> Confidence:
         model = small_model("learned")
         options = {"candidates": ["Rome", "Oslo", "Lima"], "unknown_names": unknown_names}
-        return compute_confidence(model, None, self.known, predictions, **options)
+        return compute_confidence(model, by_code_point, self.known, predictions, **options)
 
     def test_definitions(self, table):
         """Over unknown names, the mean probability of Rome is (0.2 + 0.4) / 2, and of Kiel (0.1 + 0.3) / 2."""
@@ -132,7 +133,7 @@ class TestByHand:
         monkeypatch.setitem(self.TABLE, self.known[0], {"Rome": 1.0, "Oslo": 1e-320, "Lima": 1e-320})
         features, _ = compute_confidence(
             small_model("learned"),
-            None,
+            by_code_point,
             self.known[:1],
             ["Rome"],
             candidates=["Rome", "Oslo", "Lima"],

@@ -10,6 +10,7 @@ from hf_mingpt.evaluation.confidence import score_answers
 from hf_mingpt.evaluation.ensemble import ensemble_answers
 
 from ..conftest import small_model
+from ..data.texts import by_code_point
 
 QUESTIONS = ["Where was Ada born?", "Where was Zoë Quist born?"]
 
@@ -61,7 +62,7 @@ class TestByHand:
 
     def models(self, *tables, sizes=(48, 48)):
         return [
-            (SimpleNamespace(table=table, config=SimpleNamespace(max_position_embeddings=size)), None)
+            (SimpleNamespace(table=table, config=SimpleNamespace(max_position_embeddings=size)), by_code_point)
             for table, size in zip(tables, sizes, strict=False)
         ]
 

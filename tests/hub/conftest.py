@@ -1,13 +1,22 @@
-"""Run folders of a few steps: finished ones, and ones whose training was killed."""
+"""Run folders: of a few steps, finished or killed, and one to push. A Hub on loopback, and a client of it."""
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from hf_mingpt.hub.saving import save_run
+from hf_mingpt.system.writing import write_json
 from hf_mingpt.training import metrics_log
 
+from ..conftest import small_model
+from ..processes import run_python
+from .hub_server import TOKEN, Hub, serve
 from .runs import PEOPLE, Killed, script
+
+RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -80,5 +89,43 @@ def pretrain_until(pretrain, monkeypatch):
             patch.setattr(metrics_log.MetricsLog, "end_step", end_step)
             with pytest.raises(Killed):
                 pretrain(folder, *more)
+
+    return run
+
+
+@pytest.fixture
+def hub(tmp_path_factory):
+    hub = Hub(tmp_path_factory.mktemp("store"))
+    with serve(hub) as hub.address:
+        yield hub
+
+
+@pytest.fixture
+def run_folder(tmp_path, tokenizer):
+    folder = tmp_path / "ada"
+    folder.mkdir()
+    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "questions_file": "t.tsv"})
+    model = small_model("rope", vocab_size=len(tokenizer))
+    save_run(folder, model, tokenizer, {**RECORD, "command": "finetune.py"}, stop_at_mask=True)
+    for checkpoint in ("checkpoint-1", "checkpoints/step-00000001", "unfinished-checkpoint-2"):
+        (folder / checkpoint).mkdir(parents=True)
+        (folder / checkpoint / "training.pt").write_bytes(b"large")
+    return folder
+
+
+@pytest.fixture
+def storage() -> str:
+    return "lfs"
+
+
+@pytest.fixture
+def client(hub, tmp_path, storage):
+    """Runs Python as a user of that Hub, with the user's token."""
+
+    def run(*command, token: str | None = TOKEN) -> subprocess.CompletedProcess:
+        env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+        env |= {"HF_HUB_DISABLE_XET": "0" if storage == "xet" else "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
+        env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "false"}
+        return run_python(*command, clean=True, env=env, cwd=tmp_path)
 
     return run

@@ -1,8 +1,8 @@
 """A Hugging Face Hub on loopback: as much of its protocol as the unmodified client needs to push and to load.
 
-Repositories of models and datasets with commits, branches and private ones; small text goes into commits, all else by
-Git LFS, into memory, or by Xet, into a folder, which the client's hf_xet takes for its storage server. Protocol:
-huggingface_hub 2.4, https://huggingface.co/docs/hub/api, https://huggingface.co/docs/xet.
+Repositories of models, datasets and Spaces with commits, branches and private ones; small text goes into commits, all
+else by Git LFS, into memory, or by Xet, into a folder, which the client's hf_xet takes for its storage server.
+Protocol: huggingface_hub 2.4, https://huggingface.co/docs/hub/api, https://huggingface.co/docs/xet.
 """
 
 import base64
@@ -198,6 +198,8 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, name) in self.hub.repositories:
             self.answer(address, 409, {"X-Error-Message": "You already created this repo"})
             return
+        if kind == "space" and not wish.get("sdk"):
+            raise Refusal(400, "a Space needs an sdk")
         private = wish.get("private") is True or wish.get("visibility") == "private"
         self.hub.repositories[kind, name] = Repository(name, private)
         self.answer(address)
@@ -321,8 +323,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"errors": [], "warnings": []})
 
 
-_REPO = r"/api/(?P<kind>model|dataset)s/(?P<name>[^/]+/[^/]+)"
-_PLAIN = r"/(?P<kind>datasets/)?(?P<name>[^/]+/[^/]+)"
+_REPO = r"/api/(?P<kind>model|dataset|space)s/(?P<name>[^/]+/[^/]+)"
+_PLAIN = r"/(?P<kind>datasets/|spaces/)?(?P<name>[^/]+/[^/]+)"
 ROUTES: list[tuple[set[str], str, Callable[..., None]]] = [
     ({"GET"}, r"/api/whoami-v2", Handler.whoami),
     ({"POST"}, r"/api/repos/create", Handler.create),

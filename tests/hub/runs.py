@@ -3,9 +3,13 @@
 import json
 import runpy
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from accelerate.state import AcceleratorState
+
+from hf_mingpt.evaluation.calibration import Calibration
+from hf_mingpt.system.writing import write_json
 
 from ..conftest import SCRIPTS
 
@@ -33,3 +37,16 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def losses(folder: Path) -> list[tuple[int, float]]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [(line["step"], line["loss"]) for line in lines]
+
+
+def calibrate_by_hand(folder: Path) -> None:
+    """Writes a calibration with a weight for one feature."""
+    weights = {"log_odds": 1.0, "entropy": 0.0, "contrast": 0.0}
+    names = {"candidates": ["London", "Bonn"], "unknown_names": ["Bo"]}
+    calibration = Calibration(weights=weights, bias=0.0, threshold=0.5, fitted_on=9, **names)
+    write_json(folder / "calibration.json", asdict(calibration))
+
+
+def push(*flags) -> tuple:
+    """The command line of a push."""
+    return (SCRIPTS / "push_to_hub.py", *flags)

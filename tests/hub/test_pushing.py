@@ -2,71 +2,21 @@
 
 import hashlib
 import json
-import os
 import re
 import socket
-import subprocess
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
+import yaml
+from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 
-from hf_mingpt.evaluation.calibration import Calibration
-from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json
 
-from ..conftest import small_model
-from ..processes import run_python
-from .hub_server import TOKEN, Hub, serve
+from ..conftest import ROOT, small_model
+from .hub_server import TOKEN, File, Repository, serve
+from .runs import calibrate_by_hand, push
 
-ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "data" / "generated" / "biographies.txt"
-RECORD = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
-
-
-@pytest.fixture
-def hub(tmp_path_factory):
-    hub = Hub(tmp_path_factory.mktemp("store"))
-    with serve(hub) as hub.address:
-        yield hub
-
-
-@pytest.fixture
-def run_folder(tmp_path, tokenizer):
-    folder = tmp_path / "ada"
-    folder.mkdir()
-    write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", "model_name_or_path": "-", "questions_file": "t.tsv"})
-    model = small_model("rope", vocab_size=len(tokenizer))
-    save_run(folder, model, tokenizer, {**RECORD, "command": "finetune.py"}, stop_at_mask=True)
-    for checkpoint in ("checkpoint-1", "checkpoints/step-00000001", "unfinished-checkpoint-2"):
-        (folder / checkpoint).mkdir(parents=True)
-        (folder / checkpoint / "training.pt").write_bytes(b"large")
-    return folder
-
-
-@pytest.fixture
-def storage() -> str:
-    return "lfs"
-
-
 both_storages = pytest.mark.parametrize("storage", ["lfs", "xet"])
-
-
-@pytest.fixture
-def client(hub, tmp_path, storage):
-    """Runs Python as a user of that Hub, with the user's token."""
-
-    def run(*command, token: str | None = TOKEN) -> subprocess.CompletedProcess:
-        env = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
-        env |= {"HF_HUB_DISABLE_XET": "0" if storage == "xet" else "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
-        env |= {"HF_HUB_DISABLE_TELEMETRY": "1"}
-        return run_python(*command, clean=True, env=env, cwd=tmp_path)
-
-    return run
-
-
-def push(*flags):
-    return (ROOT / "scripts" / "push_to_hub.py", *flags)
 
 
 LOAD = """
@@ -148,10 +98,7 @@ def test_ask_works_with_a_calibrated_run_on_the_hub(client, run_folder):
     refused = client(*ask)
     assert (refused.returncode, "tester/ada has no calibration.json" in refused.stderr) == (2, True), refused.stderr
 
-    weights = {"log_odds": 1.0, "entropy": 0.0, "contrast": 0.0}
-    names = {"candidates": ["London", "Bonn"], "unknown_names": ["Bo"]}
-    calibration = Calibration(weights=weights, bias=0.0, threshold=0.5, fitted_on=9, **names)
-    write_json(run_folder / "calibration.json", asdict(calibration))
+    calibrate_by_hand(run_folder)
     assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
     done = client(*ask)
     assert done.returncode == 0, done.stderr
@@ -242,11 +189,34 @@ print({split: len(rows) for split, rows in questions.items()}, questions["dev"][
 
 
 def test_generated_data_is_pushed_and_loaded(hub, client, tmp_path):
-    refused = client(*push("--data", tmp_path, "--hub_dataset_id", "lives"))
-    assert (refused.returncode, "has no README.md" in refused.stderr) == (2, True)
+    """Also over the TSV files of an earlier version, which the viewer would show beside the Parquet files."""
     folder = CORPUS.parent
+    hub.repositories["dataset", "tester/lives"] = repository = Repository("tester/lives", private=False)
+    earlier = {path.name: File(path.read_bytes(), path.stat().st_size) for path in folder.iterdir()}
+    repository.commit("main", {**earlier, "notes.md": earlier["README.md"]})
     pushed = client(*push("--data", folder, "--hub_dataset_id", "lives"))
     assert pushed.returncode == 0, pushed.stderr
+    assert f"{hub.address}/datasets/tester/lives" in pushed.stdout
+    files = repository.commits[repository.resolve("main")]
+    parquet = {f"questions/{split}-00000-of-00001.parquet" for split in ("train", "dev", "test")}
+    parquet.add("biographies/train-00000-of-00001.parquet")
+    assert set(files) - {".gitattributes"} == {*parquet, "README.md", "eval.yaml", "notes.md"}
+
+    card = DatasetCard(files["README.md"].content.decode())
+    where = {c["config_name"]: {f["split"]: f["path"] for f in c["data_files"]} for c in card.data.configs}
+    assert where["questions"] == {split: f"questions/{split}-*" for split in ("train", "dev", "test")}
+    described = {
+        info["config_name"]: [column["name"] for column in info["features"]] for info in card.data.dataset_info
+    }
+    assert described == {"questions": ["question", "answer"], "biographies": ["text"]}
+    assert (card.data.license, card.data.language) == ("mit", "en")
+    assert "| documents | 660 |" in card.text
+    tasks = yaml.safe_load(files["eval.yaml"].content)["tasks"]
+    assert {task["id"]: where[task["config"]][task["split"]] for task in tasks} == {
+        "birth_dev": "questions/dev-*",
+        "birth_test": "questions/test-*",
+    }
+
     (tmp_path / "read.py").write_text(READ_DATA, encoding="utf-8")
     done = client(tmp_path / "read.py")
     assert done.returncode == 0, done.stderr
@@ -257,6 +227,40 @@ def test_generated_data_is_pushed_and_loaded(hub, client, tmp_path):
     assert (
         questions == f"{{'train': 100, 'dev': 60, 'test': 40}} {dict(zip(('question', 'answer'), first, strict=True))}"
     )
+
+
+def test_the_card_of_an_evaluated_run_names_its_data(hub, client, run_folder):
+    """Metadata, and `.eval_results` as the Hub's client reads it; a run without a report loses its old results."""
+    questions = CORPUS.parent / "birth_places_train.tsv"
+    recipe = {"kind": "FinetuneRecipe", "model_name_or_path": "tester/base", "questions_file": str(questions)}
+    write_json(run_folder / "recipe.json", recipe)
+    row = {"accuracy": 0.51234, "correct": 1, "total": 2, "interval_95": [0.1, 0.9]}
+    dev = {"file": "birth_dev.tsv", "bytes": 1, "sha256": "0" * 64}
+    report = {"results": {"model": row}, "questions": dev, "command": "c", "date": "2026-01-02"}
+    write_json(run_folder / "report.json", report)
+    flags = push("--run", run_folder, "--hub_model_id", "tester/ada", "--hub_dataset_id", "tester/lives")
+    refused = client(*flags)
+    assert (refused.returncode, "There is no dataset tester/lives on the Hub" in refused.stderr) == (2, True)
+    hub.repositories["dataset", "tester/lives"] = Repository("tester/lives", private=False)
+    done = client(*flags)
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["model", "tester/ada"]
+    files = repository.commits[repository.resolve("main")]
+    data = ModelCard(files["README.md"].content.decode()).data
+    assert (data.base_model, data.datasets, data.language) == ("tester/base", ["tester/lives"], "en")
+    asked = [line.split("\t")[0] for line in questions.read_text(encoding="utf-8").splitlines()[:3]]
+    assert data.widget == [{"text": f"{question}⁇"} for question in asked]
+    (result,) = data.eval_results
+    assert (result.dataset_type, result.metric_value) == ("tester/lives", 0.5123)
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/hf_mingpt.yaml"].content))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("tester/lives", "birth_dev", 0.5123)
+    assert (entry.date, entry.source_url) == ("2026-01-02", f"{hub.address}/tester/ada/blob/main/report.json")
+
+    (run_folder / "report.json").unlink()
+    assert client(*flags).returncode == 0
+    files = repository.commits[repository.resolve("main")]
+    assert not {".eval_results/hf_mingpt.yaml", "report.json"} & set(files)
+    assert ModelCard(files["README.md"].content.decode()).data.eval_results is None
 
 
 def test_pushed_files_name_no_folder_host_or_user(hub, client, tmp_path):

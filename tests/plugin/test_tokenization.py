@@ -21,6 +21,7 @@ from hf_mingpt.tokenization_mingpt import (
     code_points,
     encode_texts,
     find_bad_character,
+    is_character_tokenizer,
 )
 
 from ..conftest import TEXT
@@ -95,7 +96,7 @@ def test_word_ids():
 
 
 class TestOtherTokenizers:
-    """A tokenizer that is not a character tokenizer of this package is refused in one sentence."""
+    """A tokenizer that is not a character tokenizer of this package is taken as any other."""
 
     def saved(self, tokenizer, folder, change):
         tokenizer.save_pretrained(folder)
@@ -107,15 +108,22 @@ class TestOtherTokenizers:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda ids: ids.update(a=ids["b"]), "has 'a' and 'b' as the same id|has 'b' and 'a' as the same id"),
             (lambda ids: ids.update(ab=ids.pop("a")), "the token 'ab', which is not a single character"),
             (lambda ids: ids.update(a=500), "has 39 tokens and the id 500"),
             (lambda ids: ids.update({PAD: MASK_ID, MASK: PAD_ID}), "as ids 1 and 0, not as 0 and 1"),
         ],
     )
-    def test_are_refused(self, tokenizer, tmp_path, change, said):
+    def test_have_no_table(self, tokenizer, tmp_path, change, said):
+        assert is_character_tokenizer(tokenizer)
+        other = load_tokenizer(self.saved(tokenizer, tmp_path, change))
+        assert not is_character_tokenizer(other)
         with pytest.raises(ValueError, match=said):
-            load_tokenizer(self.saved(tokenizer, tmp_path, change))
+            character_table(other)
+
+    def test_equal_ids_are_refused(self, tokenizer, tmp_path):
+        folder = self.saved(tokenizer, tmp_path, lambda ids: ids.update(a=ids["b"]))
+        with pytest.raises(ValueError, match=r"the tokens '[ab]' and '[ab]' have the same id"):
+            load_tokenizer(folder)
 
     @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, "9" * 5_000])
     def test_damaged_files_are_reported(self, tokenizer, tmp_path, content):

@@ -31,11 +31,11 @@ FAILS = """
 import os, runpy, sys
 from hf_mingpt.training import loop
 real, calls = loop.count_tokens, []
-def count_tokens(batch):
+def count_tokens(*batch):
     calls.append(batch)
     if os.environ["RANK"] == "1" and len(calls) == 3:
         raise RuntimeError("the second process has failed")
-    return real(batch)
+    return real(*batch)
 loop.count_tokens = count_tokens
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,12 +1,11 @@
 """Exact-match accuracy of birthplace answers, as a metric of the `evaluate` library.
 
-It loads offline: `evaluate.load(hf_mingpt.METRIC_FOLDER)`.
+It loads offline: `evaluate.load(hf_mingpt.METRIC_FOLDER)`. It does not import this package, so that it also loads from
+a Space on the Hub where the package is not installed.
 """
 
 import datasets
 import evaluate
-
-from hf_mingpt.evaluation.scoring import exact_matches
 
 _DESCRIPTION = "Fraction of predictions that equal the reference after stripping surrounding white space."
 _CITATION = "CS224n: Natural Language Processing with Deep Learning, assignment 5, Stanford University."
@@ -40,5 +39,10 @@ class BirthplaceAccuracy(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        correct = exact_matches(predictions, references)
-        return {"accuracy": sum(correct) / len(correct), "correct": sum(correct), "total": len(correct)}
+        if not predictions:
+            raise ValueError("There are no answers to compare: give at least one prediction and its reference.")
+        for name, texts in (("Prediction", predictions), ("Reference", references)):
+            if None in texts:
+                raise ValueError(f"{name} {texts.index(None) + 1} is None: give text.")
+        correct = sum(p.strip() == r.strip() for p, r in zip(predictions, references, strict=True))
+        return {"accuracy": correct / len(predictions), "correct": correct, "total": len(predictions)}

@@ -1,0 +1,118 @@
+"""What the Hub reads about a run: the metadata of its model card, and the results of its evaluation.
+
+Results stand in two places. `model-index` in the card belongs to the model alone. A file in `.eval_results` names a
+dataset on the Hub and a task of its eval.yaml, and appears on the leaderboard of that dataset.
+
+References: https://huggingface.co/docs/hub/model-cards, https://huggingface.co/docs/hub/eval-results.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, constants, eval_result_entries_to_yaml
+
+from ..data.questions import Question, read_questions
+from ..system.files import is_path
+from ..tokenization_mingpt import MASK
+
+RESULTS_FILE = ".eval_results/hf_mingpt.yaml"
+NUM_WIDGET_EXAMPLES = 3
+_ENGLISH = re.compile(r"(In which|Who|What|Where|When|Which|How) ")
+
+
+def describe_run(
+    folder: Path,
+    name: str,
+    recipe: Mapping[str, Any],
+    report: Mapping[str, Any] | None,
+    *,
+    dataset: str | None = None,
+    language: str | None = None,
+) -> ModelCardData:
+    """Collects the metadata of a run's model card.
+
+    Args:
+        folder: the run folder.
+        name: the name of the model.
+        recipe: recipe.json, prepared for publication.
+        report: report.json, prepared for publication; None: the run has not been evaluated.
+        dataset: the run's data on the Hub, if it was pushed there after the training.
+        language: codes of ISO 639, separated by commas. None: English if the training questions are, else unknown.
+    """
+    questions = _training_questions(folder)
+    if language is None and questions and all(_ENGLISH.match(question) for question, _ in questions):
+        language = "en"
+    base = None if recipe.get("from_scratch") else _hub_name(recipe.get("model_name_or_path"))
+    sources = [dataset, *(_hub_name(recipe.get(flag)) for flag in ("train_file", "questions_file"))]
+    return ModelCardData(
+        license="mit",
+        language=language.split(",") if language and "," in language else language,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["mingpt", "character-level", "span-corruption", "closed-book-question-answering"],
+        base_model=base,
+        datasets=list(dict.fromkeys(source for source in sources if source)) or None,
+        metrics=["exact_match"] if report else None,
+        widget=[{"text": f"{question}{MASK}"} for question, _ in questions[:NUM_WIDGET_EXAMPLES]] or None,
+        model_name=name,
+        eval_results=[_result(report, dataset)] if report else None,
+    )
+
+
+def format_results(report: Mapping[str, Any], dataset: str, repo_id: str) -> str:
+    """The content of a file in `.eval_results`: the accuracy, its dataset, and report.json as the source.
+
+    Args:
+        report: report.json, prepared for publication.
+        dataset: the dataset on the Hub with the questions. Its eval.yaml has a task with the name of their file.
+        repo_id: the run on the Hub.
+    """
+    entry = EvalResultEntry(
+        dataset_id=dataset,
+        task_id=_task(report),
+        value=_accuracy(report),
+        date=report["date"],
+        source_url=f"{constants.ENDPOINT}/{repo_id}/blob/main/report.json",
+        source_name="report.json",
+        notes=f"exact match, closed book, {report['results']['model']['total']} questions",
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
+
+
+def _result(report: Mapping[str, Any], dataset: str | None) -> EvalResult:
+    return EvalResult(
+        task_type="question-answering",
+        task_name="Closed-book birthplace questions",
+        dataset_type=dataset or "birthplaces",
+        dataset_name=report["questions"]["file"],
+        metric_type="exact_match",
+        metric_name="accuracy",
+        metric_value=_accuracy(report),
+    )
+
+
+def _task(report: Mapping[str, Any]) -> str:
+    return Path(report["questions"]["file"]).stem
+
+
+def _accuracy(report: Mapping[str, Any]) -> float:
+    return round(report["results"]["model"]["accuracy"], 4)
+
+
+def _hub_name(source: str | None) -> str | None:
+    return source if source and "/" in source and not is_path(source) else None
+
+
+def _training_questions(folder: Path) -> list[Question]:
+    """The training questions of a run, if their file is still there."""
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    earlier = "train_file" if recipe["kind"] == "FinetuneRecipe" else None  # as earlier versions called it
+    source = recipe.get("questions_file") or recipe.get(earlier)
+    try:
+        return read_questions(source, answers=True) if source else []
+    except (OSError, ValueError):
+        return []
