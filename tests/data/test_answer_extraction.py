@@ -228,10 +228,11 @@ class TestRelations:
 def test_parts(monkeypatch, size, tokenizer):
     monkeypatch.setattr("hf_mingpt.data.answer_extraction._PART", size)
     parts = list(in_parts(encode_batches(LINES, tokenizer, 7)))
-    texts = [Alphabet.of(tokenizer).decode(ids[a:b]) for ids, offsets in parts for a, b in pairwise(offsets)]
+    decode = Alphabet.of(tokenizer).decode
+    texts = [decode(part.token_ids[a:b]) for part in parts for a, b in pairwise(part.offsets)]
     assert texts == LINES
     assert len(parts) == {1: 20, 1 << 20: 3}.get(size, len(parts))
-    assert all(offsets[0] == 0 for _, offsets in parts)
+    assert all(part.offsets[0] == 0 for part in parts)
 
 
 class TestKnownAnswers:
