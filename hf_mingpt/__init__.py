@@ -9,6 +9,9 @@ import importlib
 import wrapt
 
 _MODULE_OF = {
+    "DataCollatorForQuestionAnswering": "data.collators",
+    "DataCollatorForSalientSpans": "data.collators",
+    "DataCollatorForSpanCorruption": "data.collators",
     "MinGPTConfig": "configuration_mingpt",
     "MinGPTForCausalLM": "modeling_mingpt",
     "MinGPTForSequenceClassification": "modeling_mingpt",
@@ -17,6 +20,7 @@ _MODULE_OF = {
     "MinGPTPreTrainedModel": "modeling_mingpt",
     "MODEL_PRESETS": "training.presets",
     "METRIC_FOLDER": "evaluation.scoring",
+    "add_index": "data.collators",
     "answer_questions": "evaluation.answering",
     "ask": "evaluation.calibration",
     "load_calibration": "hub.loading",
