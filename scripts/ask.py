@@ -31,7 +31,9 @@ class AskRecipe:
 
     def __post_init__(self):
         if not self.questions:
-            raise ValueError('No question: give one or a name, as in `ask.py "Ada Byron" --model_name_or_path runs/fast`.')
+            raise ValueError(
+                'No question: give one or a name, as in `ask.py "Ada Byron" --model_name_or_path runs/fast`.'
+            )
 
 
 def main() -> None:

@@ -115,11 +115,6 @@ def main() -> None:
                 write_questions(aside(FILES.get((relation, split), f"{relation}_{split}.tsv")), pairs)
             if len(questions) > 1:
                 write_questions(aside(f"{split}.tsv"), [pair for pairs in questions.values() for pair in pairs])
-
-        write_text(aside("biographies.txt"), "".join(f"{line}\n" for line in corpus.documents))
-        write_questions(aside("birth_places_train.tsv"), corpus.train)
-        write_questions(aside("birth_dev.tsv"), corpus.dev)
-        write_questions(aside("birth_test.tsv"), corpus.test)
         write_text(aside("eval.yaml"), TASKS)
         write_text(aside("README.md"), CARD + "\n".join(rows) + "\n")
     people = count(recipe.num_people, "person", "people")

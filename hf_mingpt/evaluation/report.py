@@ -132,9 +132,7 @@ def build_report(
         "intervals_95": bootstrap_intervals(probability, correct, threshold),
         "invented_names": len(invented_probability),
         "false_answers_on_invented_names": float((invented_probability >= threshold).mean()),
-        "accuracy_by": split_accuracy(
-            questions, correct, train=train, found=found, context_length=context_length
-        ),
+        "accuracy_by": split_accuracy(questions, correct, train=train, found=found, context_length=context_length),
         "reliability": calibration_error(probability, correct)[1],
         "risk_by_coverage": risk_by_coverage(probability, correct).round(4).tolist(),
         "probabilities": {

@@ -21,7 +21,13 @@ from .flag_parser import build_parser, parse_flags
 from .launching import launcher_settings
 from .yaml_flags import read_yaml
 
-_TEXTS = ("prompt", "question", "questions", "name", "names")  # fields of text; in all others a leading tilde is the home folder
+_TEXTS = (
+    "prompt",
+    "question",
+    "questions",
+    "name",
+    "names",
+)  # fields of text; in all others a leading tilde is the home folder
 
 Recipe = TypeVar("Recipe")
 

@@ -8,7 +8,14 @@ from scipy.optimize import check_grad
 from sklearn.linear_model import LogisticRegression
 
 from hf_mingpt.data.alphabet import Alphabet
-from hf_mingpt.data.answer_extraction import Counts, ListwiseLoss, fit_listwise, in_parts, learn_extractors, read_answers
+from hf_mingpt.data.answer_extraction import (
+    Counts,
+    ListwiseLoss,
+    fit_listwise,
+    in_parts,
+    learn_extractors,
+    read_answers,
+)
 from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.candidate_spans import CandidateKinds
 from hf_mingpt.data.questions import Question
@@ -151,17 +158,23 @@ class TestWhatIsLearned:
         assert names_only.kinds == CandidateKinds()
 
     def test_nothing_to_learn_from_is_an_error(self, tokenizer):
-        with pytest.raises(ValueError, match=r"Of 1 question, 0 name the title of a document, .* 0 candidate spans, hold none"):
+        with pytest.raises(
+            ValueError, match=r"Of 1 question, 0 name the title of a document, .* 0 candidate spans, hold none"
+        ):
             learn(LINES, [Question(question_about("Ada"), "Rome")], tokenizer)
         with pytest.raises(ValueError, match="Of 20 questions, 0 name the title of a document, .* 0 candidate spans"):
             learn([], QUESTIONS, tokenizer)
-        with pytest.raises(ValueError, match=r"1 name the title .* 2 candidate spans, hold none .* --learned_masking_policy false"):
+        with pytest.raises(
+            ValueError, match=r"1 name the title .* 2 candidate spans, hold none .* --learned_masking_policy false"
+        ):
             learn([*LINES, "Ada. at Rome, Oslo"], [Question(question_about("Ada"), "Elm")], tokenizer)
 
     def test_what_cannot_be_learned_from_is_counted(self, tokenizer, caplog):
         learn(LINES, QUESTIONS, tokenizer)
         assert not caplog.text
-        learn(LINES, [*QUESTIONS, Question(question_about("Elm"), "Rome"), QUESTIONS[0]._replace(answer="Elm")], tokenizer)
+        learn(
+            LINES, [*QUESTIONS, Question(question_about("Elm"), "Rome"), QUESTIONS[0]._replace(answer="Elm")], tokenizer
+        )
         assert "Of 22 questions, 1 name no title of a document, and the documents of 1 more do not hold" in caplog.text
         assert "from the other 20" in caplog.text
 

@@ -206,7 +206,10 @@ class TestCalibrationFile:
             ({"templates": []}, r"templates are \[\], not a list"),
             ({"templates": [["Where", 1]]}, "templates are .*, not a list"),
             ({"templates": "Where?"}, "templates are 'Where.', not a list"),
-            ({"templates": [["Where was ", "?"], ["Who is ", "?"]]}, "1 unknown names are not as many for each of its 2"),
+            (
+                {"templates": [["Where was ", "?"], ["Who is ", "?"]]},
+                "1 unknown names are not as many for each of its 2",
+            ),
             ({"fitted_on": 2.5}, r"fitted_on is 2\.5"),
         ],
     )

@@ -28,7 +28,11 @@ class TestReport:
     def test_accuracy_is_split_by_place_and_biography(self):
         correct = np.array([True, False, True, False])
         split = split_accuracy(
-            ASKED, correct, train=TRAIN, found=find_documents([question for question, _ in ASKED], TEXTS), context_length=64
+            ASKED,
+            correct,
+            train=TRAIN,
+            found=find_documents([question for question, _ in ASKED], TEXTS),
+            context_length=64,
         )
         assert split["the answer"] == {
             "frequent": {"correct": 1, "total": 2},
@@ -82,9 +86,7 @@ class TestSplitsByHand:
     def test_the_context_is_read_up_to_seven_eighths(self):
         """42 of 48 characters: a place that ends with the 42nd is read, one that ends later is not."""
         texts = ["x" * 38 + "Rome", "x" * 39 + "Rome", "Rome" + "x" * 60 + "Rome", None]
-        split = split_accuracy(
-            [Question("", "Rome")] * 4, np.ones(4, bool), train=None, found=texts, context_length=48
-        )
+        split = split_accuracy([Question("", "Rome")] * 4, np.ones(4, bool), train=None, found=texts, context_length=48)
         assert {part: counts["total"] for part, counts in split["the document"].items()} == {
             "does not say it": 1,
             "says it within the context": 2,

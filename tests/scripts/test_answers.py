@@ -42,7 +42,9 @@ def test_questions_without_answers_get_predictions(home, tmp_path):
 def test_a_reply_names_the_threshold_and_is_never_certain():
     describe = runpy.run_path(str(SCRIPTS / "ask.py"))["describe"]
     sure, unsure = Answer("Ada?", "Rome", 0.9996, True, [("Bo", 0.0002)]), Answer("Ada?", "Rome", 0.914, False, [])
-    assert describe(sure, None, 0.5, "Ada") == "Ada: Rome (over 99% likely to be correct)\n    alternatives: Bo under 1%"
+    assert (
+        describe(sure, None, 0.5, "Ada") == "Ada: Rome (over 99% likely to be correct)\n    alternatives: Bo under 1%"
+    )
     said = describe(unsure, "Ada. A line.", 0.97258, "Ada")
     assert said.startswith("Ada: I don't know (Rome is 91% likely to be correct, below the threshold of 97.26%)\n")
     assert said.endswith("text: Ada. A line.")

@@ -38,7 +38,14 @@ class TestPeople:
         for path in (tmp_path / "plain").glob("*.t*"):
             assert path.read_bytes() == (data / path.name).read_bytes()
         assert not (tmp_path / "plain/train.tsv").exists()
-        refused("relations is 'age'", "generate_biographies.py", "--output_dir", tmp_path / "x", "--relations", "age")
+        refused(
+            "relations 'age' is unknown: choose one of birthplace, birth_year",
+            "generate_biographies.py",
+            "--output_dir",
+            tmp_path / "x",
+            "--relations",
+            "age",
+        )
 
     def test_answers_are_read_out_of_the_text(self, people, tmp_path):
         data = people / "data"
@@ -59,21 +66,21 @@ class TestPeople:
         held_out.write_text("".join(f"{pair[0]}\t{pair[1]}\n" for pair in zip(asked, answers, strict=True)))
         numbers = ["--num_unknown_names", 3, "--num_invented_names", 6, "--overwrite_output_dir"]
         train = ["--train_questions_file", data / "train.tsv"]
-        if any(answer != "Elsewhere" for answer in answers):
-            works("calibrate.py", *model, "--questions_file", held_out, *train, *numbers)
-            calibration = json.loads((run / "calibration.json").read_text())
-            assert [prefix for prefix, _ in calibration["templates"]] == [
-                "What is the occupation of ", "In which year was ", "Where was ",
-            ]  # fmt: skip
-            assert len(set(calibration["unknown_names"])) == 9
-            said = works("ask.py", "Ada Byron", *model, "--train_file", data / "biographies.txt")
-            for question in ("What is the occupation of Ada Byron?", "Where was Ada Byron born?"):
-                assert f"{question}: " in said
-            page = ["--output_file", tmp_path / "page.html"]
-            refused("is a name that 3 questions can be about", "explain_answer.py", run, "Ada Byron", *page)
-            evaluate = ["--questions_file", data / "birth_year_dev.tsv", "--num_invented_names", 4]
-            works("evaluate_birthplaces.py", *model, *evaluate, *train, "--overwrite_output_dir")
-            assert json.loads((run / "report.json").read_text())["calibration"]["invented_names"] == 6
+        assert 0 < sum(answer != "Elsewhere" for answer in answers) < len(answers)
+        works("calibrate.py", *model, "--questions_file", held_out, *train, *numbers)
+        calibration = json.loads((run / "calibration.json").read_text())
+        assert [prefix for prefix, _ in calibration["templates"]] == [
+            "What is the occupation of ", "In which year was ", "Where was ",
+        ]  # fmt: skip
+        assert len(set(calibration["unknown_names"])) == 9
+        said = works("ask.py", "Ada Byron", *model, "--train_file", data / "biographies.txt")
+        for question in ("What is the occupation of Ada Byron?", "Where was Ada Byron born?"):
+            assert f"{question}: " in said
+        page = ["--output_file", tmp_path / "page.html"]
+        refused("is a name that 3 questions can be about", "explain_answer.py", run, "Ada Byron", *page)
+        evaluate = ["--questions_file", data / "birth_year_dev.tsv", "--num_invented_names", 4]
+        works("evaluate_birthplaces.py", *model, *evaluate, *train, "--overwrite_output_dir")
+        assert json.loads((run / "report.json").read_text())["calibration"]["invented_names"] == 6
 
     def test_questions_that_nothing_in_the_text_answers_are_refused(self, people, tmp_path):
         data, questions = people / "data", tmp_path / "q.tsv"
