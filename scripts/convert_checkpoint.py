@@ -24,7 +24,7 @@ from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.files import check_source, describe_failure, first_line, read_text
 from hf_mingpt.system.writing import one_writer
-from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks
+from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks, vocabulary_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,11 @@ def main() -> None:
             model = to_gpt2(source) if recipe.to == "gpt2" else from_gpt2(source)
             model.generation_config = source.generation_config
             tokenizer = load_any_tokenizer(recipe.checkpoint)
+        if (size := vocabulary_size(tokenizer)) > model.config.vocab_size:
+            raise ValueError(
+                f"The vocabulary has {size} tokens, the checkpoint {model.config.vocab_size}: give the text or the "
+                "tokenizer that the model was trained with."
+            )
     folder = Path(recipe.output_dir)
     with accidents(), one_writer(folder), written_whole(folder, folder.resolve().name) as aside:
         model.save_pretrained(aside)
@@ -101,11 +106,6 @@ def read_file(recipe: ConversionRecipe):
         text = read_text(recipe.vocabulary_file)
         check_marks(text, recipe.vocabulary_file)
         tokenizer = build_tokenizer(build_vocabulary([[text]]), model.config.max_position_embeddings)
-    if len(tokenizer) != model.config.vocab_size:
-        raise ValueError(
-            f"The vocabulary has {len(tokenizer)} tokens, the checkpoint {model.config.vocab_size}: give the text or "
-            "the tokenizer that the model was trained with."
-        )
     return model, tokenizer
 
 

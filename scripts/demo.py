@@ -4,8 +4,9 @@
     python scripts/demo.py runs/fast --train_file wiki.txt --questions_file birth_dev.tsv
 
 The run (a folder or a Hub name) needs a calibration.json (scripts/calibrate.py). With --train_file, the page shows the
-line that a question is about. With --questions_file, it offers examples that the model answers correctly and wrongly, beside
-invented names. The page is on 127.0.0.1 and loads nothing from other hosts; scripts/push_to_hub.py makes a Space of it.
+line that a question is about. With --questions_file, it offers examples that the model answers correctly and wrongly,
+beside invented names. The page is on 127.0.0.1 and loads nothing from other hosts; scripts/push_to_hub.py makes a Space
+of it.
 """
 
 import os
@@ -124,10 +125,9 @@ def build_page(
             attention,
         )
 
+    kinds = [escape_markdown(str(template)) for template in calibration.templates]
     with gradio.Blocks(title="Ask a minGPT") as page:
-        gradio.Markdown(
-            f"# {' '.join(escape_markdown(str(template)) for template in calibration.templates)}\nA small Transformer answers from its weights, without access to a text."
-        )
+        gradio.Markdown(f"# {' '.join(kinds)}\nA small Transformer answers from its weights, without access to a text.")
         with gradio.Row():
             name = gradio.Textbox(label="Question or name", scale=4, elem_id="name")
             button = gradio.Button("Ask", variant="primary", scale=1, elem_id="ask")

@@ -46,17 +46,17 @@ svg {{ max-width: 100%; height: auto; }}
 </style>
 <h1>{question} {answer}</h1>
 <p>Answer of <code>{run}</code>, with a probability of {probability}. All figures share one color scale. ⁇ is the MASK
-token, which ends the question and the answer; a box marks it as one character.</p>
+token, which ends the question and the answer; a box marks it as one token.</p>
 <h2>Logit lens</h2>
 <p>The final norm and the output head are applied to the hidden states of each layer. A cell shows the most probable
-character, and its shade the probability of the answer's own character. The last column, ⁇, ends the answer.</p>
+token, and its shade the probability of the answer's own token. The last column, ⁇, ends the answer.</p>
 {logit_lens}
 <h2>Attention maps of the answer</h2>
-<p>The weights with which each character of the answer attends to the characters before it. The dotted line separates
+<p>The weights with which each token of the answer attends to the tokens before it. The dotted line separates
 the question from the answer.</p>
 {attention}
 <h2>Attention maps of all heads</h2>
-<p>The weights between all characters of the question and the answer.</p>
+<p>The weights between all tokens of the question and the answer.</p>
 {heads}
 </html>
 """
@@ -72,7 +72,7 @@ def main() -> None:
         explanation = explain(model.eval(), tokenizer, recipe.question, find_question_templates(recipe))
     with accidents():
         write_text(output, render(explanation, recipe.model_name_or_path))
-    print(f"{explanation.text[: explanation.answer_start - 1]} {explanation.answer}\nWrote {output}.")
+    print(f"{explanation.question} {explanation.answer}\nWrote {output}.")
 
 
 def find_question_templates(recipe: ExplainRecipe) -> list[Template]:
@@ -85,7 +85,7 @@ def find_question_templates(recipe: ExplainRecipe) -> list[Template]:
 def render(explanation: Explanation, run: str) -> str:
     """Renders the page."""
     return PAGE.format(
-        question=escape_html(explanation.text[: explanation.answer_start - 1]),
+        question=escape_html(explanation.question),
         answer=escape_html(explanation.answer),
         run=escape_html(name_apart([run])[0]),
         probability=percent(explanation.probabilities[-1].prod(), 1),

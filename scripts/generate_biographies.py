@@ -4,7 +4,7 @@ python scripts/generate_biographies.py --output_dir data/generated
 python scripts/generate_biographies.py --output_dir data/one-phrasing --phrasings_per_person 1 --seed 3
 python scripts/generate_biographies.py --output_dir data/three-relations --relations birthplace,birth_year,occupation
 
-With several relations, there are files of questions for each of them, and `train.tsv`, `dev.tsv` and `test.tsv` have all.
+With several relations, each has files of questions, and `train.tsv`, `dev.tsv` and `test.tsv` have all of them.
 """
 
 from contextlib import ExitStack

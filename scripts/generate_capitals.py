@@ -1,4 +1,4 @@
-"""Writes sentences about the capitals of a table, and questions about them: an example of a text and questions of your own.
+"""Writes sentences about the capitals of a table, and questions about them: an example of data of your own.
 
 python scripts/generate_capitals.py --table data/capitals/capitals.tsv --output_dir runs/capitals/data
 """
@@ -50,8 +50,8 @@ def main() -> None:
                 raise ValueError(f"{recipe.table}, line {number}: write `country TAB capital TAB region`.")
         if recipe.num_dev_countries >= len(rows):
             raise ValueError(
-                f"num_dev_countries is {recipe.num_dev_countries}: with {count(len(rows), 'country', 'countries')}, use "
-                f"1 to {len(rows) - 1}."
+                f"num_dev_countries is {recipe.num_dev_countries}: with {count(len(rows), 'country', 'countries')}, "
+                f"use 1 to {len(rows) - 1}."
             )
     rng = Random(0)
     rng.shuffle(rows)

@@ -1,11 +1,11 @@
-"""Draws training runs: loss and learning rate from metrics.jsonl, accuracies from report.json.
+"""Draws training runs: losses, learning rate and held-out accuracy from metrics.jsonl, accuracies from report.json.
 
 python scripts/plot_run.py --runs runs/rope,runs/rope-answers --output_file runs/rope.png
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_mingpt.evaluation.figures import FIGURE_STYLE
 from hf_mingpt.hub.loading import read_metrics
@@ -76,28 +76,43 @@ def draw(metrics: dict[str, list[dict]], accuracies: dict[str, dict], output: Pa
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    columns = 3 if accuracies else 2
+    evaluated = any("eval_accuracy" in record for records in metrics.values() for record in records)
+    columns = 2 + evaluated + bool(accuracies)
     with matplotlib.rc_context(FIGURE_STYLE):
         figure = Figure(figsize=(4.7 * columns, 4 + 0.2 * max(0, len(metrics) - 4)))
         axes = figure.subplots(1, columns)
         for name, records in metrics.items():
-            marker = {"marker": "o"} if len(records) == 1 else {}  # a line of one point would not be seen
-            for axis, column in zip(axes, ("loss", "learning_rate"), strict=False):
-                points = [record["step"] for record in records], [record[column] for record in records]
-                axis.plot(*points, label=name, linewidth=1.8, **marker)
-        axes[0].set(title="Training loss", ylabel="nats per character", yscale="log")
+            color = axes[0].plot([], label=name, linewidth=1.8)[0].get_color()
+            _draw_line(axes[0], records, "loss", color=color)
+            _draw_line(axes[0], records, "eval_loss", color=color, linestyle="--")
+            _draw_line(axes[1], records, "learning_rate", color=color)
+            if evaluated:
+                _draw_line(axes[2], records, "eval_accuracy", color=color, linestyle="--")
+        held_out = any("eval_loss" in record for records in metrics.values() for record in records)
+        title = "Training loss (solid), held-out loss (dashed)" if held_out else "Training loss"
+        axes[0].set(title=title, ylabel="nats per token", yscale="log")
         axes[1].set(title="Learning rate", ylabel="learning rate")
-        for axis in axes[:2]:
+        if evaluated:
+            axes[2].set(title="Accuracy of held-out questions", ylabel="exact match", ylim=(0, 1))
+            axes[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        for axis in axes[: 2 + evaluated]:
             axis.set_xlabel("step (optimizer updates)")
             axis.set_xlim(left=0)
             axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         if accuracies:
-            _draw_accuracies(axes[2], accuracies)
-            axes[2].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            _draw_accuracies(axes[-1], accuracies)
+            axes[-1].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower left", ncols=min(3, len(labels)), title="runs", fontsize=9)
         figure.savefig(output)
     return figure
+
+
+def _draw_line(axis: "Axes", records: list[dict], column: str, **style: Any) -> None:
+    points = [(record["step"], record[column]) for record in records if column in record]
+    if points:
+        marker = {"marker": "o"} if len(points) == 1 else {}  # a line of one point would not be seen
+        axis.plot(*zip(*points, strict=True), linewidth=1.8, **marker, **style)
 
 
 def _draw_accuracies(axis: "Axes", accuracies: dict[str, dict]) -> None:

@@ -51,14 +51,15 @@ def main() -> None:
     options = {"block_size": recipe.block_size, "seed": recipe.seed}
     with user_errors():
         texts = load_corpus(DataRecipe(train_file=recipe.train_file), [])
-        tokenizer = build_corpus_tokenizer(texts, recipe.block_size, recipe.vocabulary_file)
+        questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
+        more = [f"{question}{answer}" for question, answer in questions]
+        tokenizer = build_corpus_tokenizer(texts, recipe.block_size, recipe.vocabulary_file, more=more)
         shown = {}
         for name, fields in OBJECTIVES.items():
             data_recipe = DataRecipe(train_file=recipe.train_file, **fields)
             documents = encode_corpus(data_recipe, texts, tokenizer, block_size=recipe.block_size)
             shown[name] = documents, build_objective(data_recipe, documents, [], tokenizer, **options)
-        if recipe.questions_file:
-            questions = read_questions(recipe.questions_file, answers=True)
+        if questions:
             shown["question answering"] = encode_questions(questions, tokenizer, recipe.block_size), QuestionAnswering()
     for name, (dataset, objective) in shown.items():
         print(f"\n{name}")

@@ -29,6 +29,7 @@ from .questions import Question
 from .recipe import DataRecipe
 from .steps import Mixture, StreamedSteps, TrainingSteps
 from .title_prefixes import TitlePrefixes
+from .validation import VALIDATION_SEED
 
 
 def load_corpus(recipe: DataRecipe, questions: Sequence[Question]) -> Dataset | IterableDataset:
@@ -115,6 +116,46 @@ def build_question_steps(
     return TrainingSteps(examples, QuestionAnswering(shape.special_tokens.mask_id), shape, seed=seed, shuffle=shuffle)
 
 
+def build_validation_steps(
+    recipe: DataRecipe,
+    texts: Dataset,
+    held_out: Dataset,
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerBase,
+    shape: BatchShape,
+    *,
+    block_size: int,
+) -> TrainingSteps:
+    """Builds an epoch over held-out documents, with the objective of the recipe and the same draws in every run.
+
+    Args:
+        recipe: what is learned from the text.
+        texts: the training documents, which a masking policy is learned from.
+        held_out: the documents to evaluate on.
+        questions: the training questions; may be empty.
+        tokenizer: of the model.
+        shape: of a training step.
+        block_size: context length: the longest example, in tokens.
+
+    Raises:
+        ValueError: if a document cannot be encoded.
+    """
+    shape = shape._replace(special_tokens=SpecialTokens.of(tokenizer))
+    documents, learn_from = (
+        encode_corpus(recipe, dataset, tokenizer, block_size=block_size) for dataset in (held_out, texts)
+    )
+    objective = build_objective(
+        recipe,
+        documents,
+        questions,
+        tokenizer,
+        block_size=block_size,
+        seed=VALIDATION_SEED,
+        learn_from=learn_from,
+    )
+    return TrainingSteps(documents, objective, shape, seed=VALIDATION_SEED, shuffle=False)
+
+
 def encode_corpus(
     recipe: DataRecipe, texts: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, *, block_size: int
 ) -> Dataset | IterableDataset:
@@ -133,8 +174,13 @@ def build_objective(
     *,
     block_size: int,
     seed: int,
+    learn_from: Dataset | IterableDataset | None = None,
 ) -> Objective:
-    """Builds the objective of a recipe; a masking policy is learned from the encoded `documents`."""
+    """Builds the objective of a recipe for encoded `documents`.
+
+    A masking policy and title prefixes are learned from `learn_from`, which are the documents themselves if None.
+    """
+    learn_from = documents if learn_from is None else learn_from
     if recipe.objective == "causal":
         return NextTokenPrediction()
     corruption = SpanCorruption(block_size, seed, num_spans=recipe.num_spans)
@@ -152,9 +198,9 @@ def build_objective(
         numbers=recipe.ssm_numbers,
         max_context=(before, after),
         long_context_probability=recipe.long_context_probability,
-        policy=_build_policy(recipe, documents, questions, Alphabet.of(tokenizer)),
+        policy=_build_policy(recipe, documents, questions, Alphabet.of(tokenizer), learn_from),
         policy_probability=recipe.masking_policy_probability,
-        prefixes=TitlePrefixes.learn(iterate(documents), questions, tokenizer) if prefix_probability else None,
+        prefixes=TitlePrefixes.learn(iterate(learn_from), questions, tokenizer) if prefix_probability else None,
         prefix_probability=prefix_probability,
     )
 
@@ -164,12 +210,13 @@ def _build_policy(
     documents: Dataset | IterableDataset,
     questions: Sequence[Question],
     alphabet: Alphabet,
+    learn_from: Dataset | IterableDataset,
 ) -> MaskingPolicy | None:
     if not recipe.masking_policy_probability:
         return None
     if recipe.learned_masking_policy:
         extractors = learn_extractors(
-            (batch.characters for batch in iterate(documents)), questions, alphabet, numbers=recipe.ssm_numbers
+            (batch.characters for batch in iterate(learn_from)), questions, alphabet, numbers=recipe.ssm_numbers
         )
         return LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
     return AnswerPolicy([str(question.answer) for question in questions], alphabet)

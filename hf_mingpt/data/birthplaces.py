@@ -14,7 +14,6 @@ from ..system.wording import count
 from .questions import Question
 from .subjects import Template
 
-
 BIRTHPLACE = Template("Where was ", " born?")
 
 

@@ -1,7 +1,7 @@
 """Encoding: texts and questions to token ids, by a cached `.map` of `datasets`."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -48,7 +48,11 @@ def _texts_of(batch: pa.Table, first: int) -> pa.Array:
 
 
 def build_corpus_tokenizer(
-    texts: Dataset | IterableDataset, block_size: int, vocabulary_file: str | None = None
+    texts: Dataset | IterableDataset,
+    block_size: int,
+    vocabulary_file: str | None = None,
+    *,
+    more: Iterable[str] = (),
 ) -> PreTrainedTokenizerBase:
     """Builds the tokenizer of a corpus, whose vocabulary is the characters of its column "text".
 
@@ -56,18 +60,28 @@ def build_corpus_tokenizer(
         texts: the corpus.
         block_size: context length of the model.
         vocabulary_file: a text whose characters join the vocabulary.
+        more: texts whose characters join it, such as questions and the `corpus_characters` of held-out documents.
 
     Raises:
         OSError: if `vocabulary_file` cannot be read.
         ValueError: if it is not UTF-8, or a text contains a reserved character (PAD or MASK).
     """
-    batches = enumerate(texts.with_format("arrow").iter(_BATCH))
-    corpus = (_texts_of(batch, number * _BATCH) for number, batch in batches)
-    extra = []
+    extra = ["".join(corpus_characters(texts)), *more]
     if vocabulary_file:
-        extra = [[read_text(vocabulary_file)]]
-        check_marks(extra[0][0], vocabulary_file)
-    return build_tokenizer(build_vocabulary(itertools.chain(corpus, extra)), block_size)
+        extra.append(read_text(vocabulary_file))
+        check_marks(extra[-1], vocabulary_file)
+    return build_tokenizer(build_vocabulary([extra]), block_size)
+
+
+def corpus_characters(texts: Dataset | IterableDataset) -> list[str]:
+    """The sorted characters of the column "text", and the newline.
+
+    Raises:
+        ValueError: if a text contains a reserved character (PAD or MASK).
+    """
+    batches = enumerate(texts.with_format("arrow").iter(_BATCH))
+    _, _, *characters = build_vocabulary(_texts_of(batch, number * _BATCH) for number, batch in batches)
+    return characters
 
 
 def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:

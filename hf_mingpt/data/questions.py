@@ -22,6 +22,7 @@ from ..tokenization_mingpt import MASK, MASK_ID, PAD, check_marks
 from .sequences import TokenSequences
 
 MAX_ANSWER_TOKENS = 32  # the assignment's limit for a generated answer
+CHAT_TEMPLATE = "{{ messages[-1]['content'] | trim }}{{ mask_token }}"  # a question stands alone: earlier turns go
 
 
 class Question(NamedTuple):

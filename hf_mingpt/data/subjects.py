@@ -7,7 +7,7 @@ for the same thing about different subjects. Templates are found from the questi
 """
 
 import heapq
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple

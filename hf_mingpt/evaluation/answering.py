@@ -39,8 +39,10 @@ def check_questions(
     """Checks that each question leaves room for an answer in the context, and returns its tokens.
 
     Raises:
-        ValueError: if a question and two MASKs are longer than `context_length`, or a question has no tokens.
+        ValueError: if a question and two MASKs are longer than `context_length`, a question has no tokens, or the
+            tokenizer has no pad or mask token.
     """
+    SpecialTokens.of(tokenizer)
     encoded = tokenize([question for question, _ in questions], tokenizer)["input_ids"]
     for number, ((question, _), ids) in enumerate(zip(questions, encoded, strict=True), start=1):
         if not ids:

@@ -138,8 +138,9 @@ def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]
     """Reads the metrics.jsonl of run folders.
 
     Returns:
-        The records of each run, by the shortest names that distinguish the folders. An incomplete last line is left
-        out.
+        The records of each run, by the shortest names that distinguish the folders: those of training, with `loss`
+        and `learning_rate`, and those of evaluations, whose metrics begin with `eval_`. An incomplete last line is
+        left out.
 
     Raises:
         FileNotFoundError: if a folder has no metrics.jsonl.
@@ -154,6 +155,7 @@ def read_metrics(folders: Sequence[str | Path]) -> dict[str, list[dict[str, Any]
             )
         metrics[label] = list(read_log(path))
         for number, record in enumerate(metrics[label], start=1):
-            if not all(isinstance(record.get(key), int | float) for key in ("loss", "learning_rate")):
+            keys = [key for key in record if key.startswith("eval_")] or ("loss", "learning_rate")
+            if not all(isinstance(record.get(key), int | float) for key in keys):
                 raise ValueError(f"{path}, line {number} has no loss and learning_rate: give the folder of a run.")
     return metrics

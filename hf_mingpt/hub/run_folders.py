@@ -7,7 +7,8 @@ A run folder holds
   not installed;
 - recipe.json (the run configuration), run.json (command, versions, commit, hardware, time) and metrics.jsonl (loss);
 - README.md, the model card;
-- checkpoint-N, the checkpoints;
+- samples.jsonl, predictions on held-out data while it trained;
+- checkpoint-N, the checkpoints, and checkpoint-best-N, the best weights;
 - after an evaluation, predictions.txt and report.json; with a calibration.json, calibration.md and calibration.png too.
 """
 
@@ -33,7 +34,9 @@ from huggingface_hub.utils import validate_repo_id
 from ..evaluation.report import PAGE, PICTURE
 from ..system.command_line import user_errors
 from ..system.writing import UNFINISHED, check_no_writer, explain, flush, one_writer, write_json
+from ..training.evaluation_schedule import BEST
 from ..training.folders import IGNORE_PATTERNS, list_checkpoints, place_beside, run_folder
+from ..training.metrics_log import SAMPLES
 from ..training.recipes import TrainingRecipe
 
 CALIBRATION_FILE = "calibration.json"
@@ -45,7 +48,7 @@ PUBLIC_FILES += ["generation_config.json", "model*.safetensors*", "*token*.json"
 PUBLIC_FILES += ["chat_template.jinja", "*_mingpt.py"]
 TRACKER_FOLDER = "hf_mingpt"  # in a run folder
 # The files that are removed when another run replaces this one. All others are the user's and stay.
-RUN_FILES = [*PUBLIC_FILES, *IGNORE_PATTERNS, TRACKER_FOLDER, "checkpoints", f"{UNFINISHED}*"]
+RUN_FILES = [*PUBLIC_FILES, SAMPLES, *IGNORE_PATTERNS, TRACKER_FOLDER, "checkpoints", f"{UNFINISHED}*"]
 REPLACED = f"{UNFINISHED}replacement"  # folder in a run folder: the run that is being replaced
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
 _PACKAGE = Path(__file__).parent.parent
@@ -186,9 +189,10 @@ def _make_folder(recipe: TrainingRecipe) -> Path:
         return folder
     beside.mkdir()
     if resumes:  # the present run keeps its checkpoints until it is replaced
-        if (folder / "metrics.jsonl").exists():
-            shutil.copy(folder / "metrics.jsonl", beside)
-        for path in (*list_checkpoints(folder), folder / TRACKER_FOLDER):
+        for name in ("metrics.jsonl", SAMPLES):
+            if (folder / name).exists():
+                shutil.copy(folder / name, beside)
+        for path in (*list_checkpoints(folder), *folder.glob(f"{BEST}*"), folder / TRACKER_FOLDER):
             if path.is_dir():
                 shutil.copytree(path, beside / path.relative_to(folder), copy_function=_link)
     return beside

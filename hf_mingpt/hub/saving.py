@@ -9,10 +9,11 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.questions import MAX_ANSWER_TOKENS
+from ..data.questions import CHAT_TEMPLATE, MAX_ANSWER_TOKENS
 from ..system.command_line import user_errors
 from ..system.writing import one_writer, write_json
 from ..tokenization_mingpt import SpecialTokens
+from ..training.evaluation_schedule import final_evaluation
 from ..training.folders import last_checkpoint, run_folder
 from ..training.recipes import TrainingRecipe
 from .cards import try_card
@@ -56,6 +57,7 @@ def finish_run(
             "mixed_precision": accelerator.mixed_precision,
             "parameters": model.num_parameters(),
             "training_seconds": round(seconds, 1),
+            **final_evaluation(recipe),
         }
         folder, written = Path(recipe.output_dir), run_folder(recipe)
         with one_writer(written) if written != folder else nullcontext():
@@ -108,6 +110,10 @@ def save_run(
         eos_token_id=special_tokens.mask_id if stop_at_mask else tokenizer.eos_token_id,
     )
     model.save_pretrained(folder)  # and its code
+    if stop_at_mask:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    elif tokenizer.chat_template == CHAT_TEMPLATE:  # of a run that answers, which this one started from
+        tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", record)
     try_card(folder)

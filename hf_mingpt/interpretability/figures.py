@@ -1,5 +1,6 @@
 """Figures of an explanation: the logit lens and attention maps, all on one color scale."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.figures import FIGURE_STYLE
@@ -18,49 +19,48 @@ MASK_NOTE = f"boxed {MASK}: the MASK token"
 
 
 def draw_logit_lens(explanation: Explanation) -> "Figure":
-    """Draws the probability of each character of the answer after each layer, and the most probable character."""
+    """Draws the probability of each token of the answer after each layer, and the most probable token."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    layers, characters = explanation.probabilities.shape
+    layers, tokens = explanation.probabilities.shape
+    widest = max(len(token) for row in (explanation.tokens, *explanation.top_tokens) for token in row)
     with rc_context(STYLE):
-        figure = Figure(figsize=(max(6.5, 2.8 + 0.5 * characters), 1.9 + 0.42 * layers))
+        figure = Figure(figsize=(max(6.5, 2.8 + (0.4 + 0.1 * widest) * tokens), 1.9 + 0.42 * layers))
         axis = figure.subplots()
         image = axis.imshow(explanation.probabilities.numpy(), aspect="auto", **_scale())
-        for layer, top_characters in enumerate(explanation.top_characters):
-            for position, character in enumerate(top_characters):
+        for layer, top_tokens in enumerate(explanation.top_tokens):
+            for position, token in enumerate(top_tokens):
                 dark = explanation.probabilities[layer, position] > DARK
-                text = axis.text(
-                    position, layer, _visible(character), ha="center", va="center", color="w" if dark else "k"
-                )
-                _box(text, character)
-        _name_characters(axis, explanation.text[explanation.answer_start :], "x")
+                text = axis.text(position, layer, _visible(token), ha="center", va="center", color="w" if dark else "k")
+                _box(text, token)
+        _name_tokens(axis, explanation.tokens[explanation.answer_start :], "x")
         axis.set_yticks(range(layers), ["embeddings", *(f"layer {number}" for number in range(1, layers))])
-        axis.set(title="Logit lens: the most probable character after each layer")
-        axis.set(xlabel=f"character of the answer ({MASK_NOTE})")
-        figure.colorbar(image, ax=axis, label="probability of the\nanswer's character", ticks=TICKS)
+        axis.set(title="Logit lens: the most probable token after each layer")
+        axis.set(xlabel=f"token of the answer ({MASK_NOTE})")
+        figure.colorbar(image, ax=axis, label="probability of the\nanswer's token", ticks=TICKS)
         _draw_once(figure)
     return figure
 
 
 def draw_attention(explanation: Explanation) -> "Figure":
-    """Draws the attention when each character of the answer is predicted: a map per layer, the mean of its heads."""
+    """Draws the attention when each token of the answer is predicted: a map per layer, the mean of its heads."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     weights = explanation.answer_attentions.mean(dim=1)  # (L, A, T)
-    layers, characters, length = weights.shape
+    layers, tokens, length = weights.shape
     with rc_context(STYLE):
-        figure = Figure(figsize=(max(7.0, 1.8 + 0.22 * length), 1.4 + layers * (0.45 + 0.17 * characters)))
-        figure.suptitle("Attention maps: the characters of the answer")
+        figure = Figure(figsize=(max(7.0, 1.8 + 0.22 * length), 1.4 + layers * (0.45 + 0.17 * tokens)))
+        figure.suptitle("Attention maps: the tokens of the answer")
         axes = figure.subplots(layers, 1, squeeze=False, sharex=True)[:, 0]
         for layer, axis in enumerate(axes):
             image = axis.imshow(weights[layer].numpy(), aspect="auto", **_scale())
             axis.axvline(explanation.answer_start - 0.5, color="0.4", linestyle=":")
             axis.set(title=f"Layer {layer + 1}, mean of the heads", ylabel="predicted")
-            _name_characters(axis, explanation.text[explanation.answer_start :], "y")
-        _name_characters(axes[-1], explanation.text, "x")
-        axes[-1].set_xlabel(f"attended character; right of the dotted line: the answer ({MASK_NOTE})")
+            _name_tokens(axis, explanation.tokens[explanation.answer_start :], "y")
+        _name_tokens(axes[-1], explanation.tokens, "x")
+        axes[-1].set_xlabel(f"attended token; right of the dotted line: the answer ({MASK_NOTE})")
         figure.colorbar(image, ax=axes, label="attention weight", ticks=TICKS, pad=0.01, aspect=40)
         _draw_once(figure)
     return figure
@@ -85,8 +85,8 @@ def draw_heads(explanation: Explanation) -> "Figure":
                 axis.set(ylabel=f"layer {layer + 1}" if not head else None)
                 axis.set_xticks([0, length - 1])
                 axis.set_yticks([0, length - 1])
-        figure.supxlabel("index of the attended character (key); right of the dotted line: the answer", fontsize=10)
-        figure.supylabel("index of the attending character (query)", fontsize=10)
+        figure.supxlabel("index of the attended token (key); right of the dotted line: the answer", fontsize=10)
+        figure.supylabel("index of the attending token (query)", fontsize=10)
         figure.colorbar(image, ax=axes, label="attention weight", ticks=TICKS, pad=0.01, aspect=40)
         _draw_once(figure)
     return figure
@@ -99,27 +99,29 @@ def _scale() -> dict[str, Any]:
     return {"cmap": "Blues", "norm": PowerNorm(0.5, vmin=0, vmax=1)}
 
 
-def _name_characters(axis: "Axes", text: str, direction: str) -> None:
-    places, labels = range(len(text)), [_visible(character) for character in text]
+def _name_tokens(axis: "Axes", tokens: Sequence[str], direction: str) -> None:
+    places, labels = range(len(tokens)), [_visible(token) for token in tokens]
+    long = max(map(len, tokens)) > 1
     if direction == "x":
-        axis.set_xticks(places, labels)
+        axis.set_xticks(places, labels, rotation=90 if long else 0)
         ticks = axis.get_xticklabels()
     else:
         axis.set_yticks(places, labels, fontsize=8)
         ticks = axis.get_yticklabels()
-    for tick, character in zip(ticks, text, strict=True):
-        _box(tick, character)
+    for tick, token in zip(ticks, tokens, strict=True):
+        _box(tick, token)
 
 
-def _box(text: Any, character: str) -> None:
-    """Frames MASK, whose glyph looks like two question marks: it is one character."""
-    if character == MASK:
+def _box(text: Any, token: str) -> None:
+    """Frames MASK, whose glyph looks like two question marks: it is one token."""
+    if token == MASK:
         text.set_bbox({"boxstyle": "round,pad=0.15", "facecolor": "w", "edgecolor": "0.3", "linewidth": 0.8})
         text.set(color="k", fontsize=8)
 
 
-def _visible(character: str) -> str:
-    return {" ": "␣", "\n": "⏎"}.get(character) or show_invisible(character) or character
+def _visible(token: str) -> str:
+    spelled = token.replace(" ", "␣").replace("\n", "⏎")
+    return show_invisible(spelled) or spelled
 
 
 def _draw_once(figure: "Figure") -> None:

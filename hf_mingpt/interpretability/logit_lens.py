@@ -1,10 +1,10 @@
-"""Logit lens and attention maps: in which layer an answer appears, and which characters the model attends to.
+"""Logit lens and attention maps: in which layer an answer appears, and which tokens the model attends to.
 
 The logit lens applies the model's own final norm and head to the hidden states of each layer. The attention maps are
 those that transformers records.
 
-Shapes: L layers, nh heads, T characters of question and answer, A characters of the answer, closing MASK included, V
-tokens of the vocabulary.
+Shapes: L layers, nh heads, T tokens of question and answer, A tokens of the answer, closing MASK included, V tokens of
+the vocabulary. The tokens of a character tokenizer are characters.
 
 Reference: nostalgebraist 2020, interpreting GPT: the logit lens.
 """
@@ -19,34 +19,45 @@ from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import Question
 from ..data.subjects import Template
 from ..evaluation.answering import answer_questions, questions_about
-from ..tokenization_mingpt import MASK
+from ..tokenization_mingpt import MASK, SpecialTokens, tokenize
 
 
 class Explanation(NamedTuple):
     """Logit lens and attention maps of one answer.
 
-    text: `question MASK answer MASK`, T characters; without the closing MASK if the answer fills the context.
-    answer_start: the index of the first character of the answer.
+    tokens: `question MASK answer MASK`, the text of T tokens; without the closing MASK if the answer fills the context.
+        MASK is "⁇" with every tokenizer.
+    answer_start: the index of the first token of the answer.
     attentions: (L, nh, T, T), the weights with which each query (dimension 2) attends to each key (dimension 3).
-    probabilities: (L + 1, A), logit lens: the probability of each character of the answer, after the embeddings and
-        after each layer.
-    top_characters: L + 1 strings of A characters, logit lens: the most probable character in each position.
+    probabilities: (L + 1, A), logit lens: the probability of each token of the answer, after the embeddings and after
+        each layer.
+    top_tokens: L + 1 sequences of A texts, logit lens: the most probable token in each position.
     """
 
-    text: str
+    tokens: Sequence[str]
     answer_start: int
     attentions: torch.Tensor
     probabilities: torch.Tensor
-    top_characters: list[str]
+    top_tokens: Sequence[Sequence[str]]
+
+    @property
+    def text(self) -> str:
+        """Question and answer, with the marks."""
+        return "".join(self.tokens)
+
+    @property
+    def question(self) -> str:
+        """The question without the MASK that ends it."""
+        return "".join(self.tokens[: self.answer_start - 1]).strip()
 
     @property
     def answer(self) -> str:
         """The answer without the closing MASK."""
-        return self.text[self.answer_start :].removesuffix(MASK)
+        return "".join(self.tokens[self.answer_start :]).removesuffix(MASK).strip()
 
     @property
     def answer_attentions(self) -> torch.Tensor:
-        """(L, nh, A, T), the weights when each character of the answer is predicted."""
+        """(L, nh, A, T), the weights when each token of the answer is predicted."""
         return self.attentions[:, :, self.answer_start - 1 : -1]
 
 
@@ -64,30 +75,35 @@ def explain(
         templates: of the questions about a bare name.
 
     Raises:
-        ValueError: if a bare name has several questions, or the text has a character that is not in the vocabulary, or is too long for the context.
+        ValueError: if a bare name has several questions, or the text has a character that is not in the vocabulary, or
+            is too long for the context.
     """
     question, *others = questions_about([text], tokenizer, templates)
     if others:
         raise ValueError(f"{text!r} is a name that {1 + len(others)} questions can be about: write {question!r}.")
     (answer,) = answer_questions(model, tokenizer, [Question(question, None)])
-    text = (question + MASK + answer + MASK)[: model.config.max_position_embeddings]
-    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(text))], device=model.device)
+    mask_id = SpecialTokens.of(tokenizer).mask_id
+    question_ids, answer_ids = tokenize([question, answer], tokenizer)["input_ids"]
+    sequence = [*question_ids, mask_id, *answer_ids, mask_id][: model.config.max_position_embeddings]
+    ids = torch.tensor([sequence], device=model.device)
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         outputs = model(ids, output_attentions=True, output_hidden_states=True, use_cache=False)
     finally:
         model.set_attn_implementation(implementation)
-    start = len(question) + 1
+    start = len(question_ids) + 1
     *layers, last = (states[0, start - 1 : -1] for states in outputs.hidden_states)  # the last ones are normalized
     normalized = torch.stack([*(model.model.norm(states) for states in layers), last])
     probabilities = model.lm_head(normalized).float().softmax(dim=-1)  # (L + 1, A, V)
-    answer_ids = ids[0, start:].expand(len(normalized), -1)
-    top_characters = ["".join(tokenizer.convert_ids_to_tokens(row)) for row in probabilities.argmax(dim=-1).tolist()]
+
+    def texts(token_ids: list[int]) -> list[str]:
+        return [MASK if i == mask_id else str(tokenizer.decode([i])) for i in token_ids]
+
     return Explanation(
-        text,
+        texts(sequence),
         start,
         torch.stack([weights[0] for weights in outputs.attentions]).float().cpu(),
-        probabilities.gather(-1, answer_ids[..., None])[..., 0].cpu(),
-        top_characters,
+        probabilities.gather(-1, ids[0, start:].expand(len(normalized), -1)[..., None])[..., 0].cpu(),
+        [texts(row) for row in probabilities.argmax(dim=-1).tolist()],
     )

@@ -65,6 +65,9 @@ def parse_recipe(
         names = {f.name for f in _fields(recipe_class)}
         if "use_cpu" in names:  # a script without this flag uses no device, so the launcher has no say
             values |= {name: value for name, value in launcher_settings().items() if name in names}
+        for name, replaced in getattr(recipe_class, "REPLACED_BY", {}).items():
+            if asked.get(name) is not None:
+                values = {key: value for key, value in values.items() if key not in replaced}
         values |= asked
         if values.pop("help", False):
             build_parser(recipe_class, presets, positionals, values | {"preset": preset}).print_help()
@@ -129,6 +132,12 @@ def warn(sentence: str) -> None:
     """Prints a warning, on the main process only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"{Path(sys.argv[0]).name}: warning: {sentence}", file=sys.stderr)
+
+
+def tell(sentence: str) -> None:
+    """Prints what a script has decided, on the main process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(sentence)
 
 
 def _prepare_terminal() -> None:

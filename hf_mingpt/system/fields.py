@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 # The groups of --help, in this order. A field without a topic has that of the field before it.
-TOPICS = ("Data", "Objective", "Model", "Optimization", "Hardware", "Checkpoints and logging", "Hub")
+TOPICS = ("Data", "Objective", "Model", "Optimization", "Evaluation", "Hardware", "Checkpoints and logging", "Hub")
 
 
 @dataclass(frozen=True)

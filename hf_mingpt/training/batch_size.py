@@ -119,9 +119,10 @@ def try_steps(model: PreTrainedModel, batch: MicroBatch, recipe: TrainingRecipe,
     """Takes three training steps of one micro-batch with a copy of the model, on this process alone.
 
     The second step has the optimizer states of the first one; on a GPU it is recorded as a CUDA graph, and the third
-    one replays it. More copies of the weights take the place of what these steps do not have: one each for DDP and for
-    averaged weights (EMA), and two for the optimizer states of fp16, whose loss scale the steps must not change. With
-    FSDP2 there are no optimizer states: whole weights and gradients are at least as large as the shards of all four.
+    one replays it. More copies of the weights take the place of what these steps do not have: one each for DDP, for
+    averaged weights (EMA) and for evaluation, and two for the optimizer states of fp16, whose loss scale the steps must
+    not change. With FSDP2 there are no optimizer states: whole weights and gradients are at least as large as the
+    shards of all four.
 
     Raises:
         RuntimeError: If the memory does not suffice.
@@ -135,7 +136,7 @@ def try_steps(model: PreTrainedModel, batch: MicroBatch, recipe: TrainingRecipe,
     trial.forward = autocast(trial.forward)  # type: ignore[method-assign]
     updates = not accelerator.is_fsdp2 and accelerator.scaler is None
     is_ddp = accelerator.distributed_type != DistributedType.NO and not accelerator.is_fsdp2
-    number = is_ddp + (recipe.ema_decay is not None) + 2 * (accelerator.scaler is not None)
+    number = is_ddp + (recipe.ema_decay is not None) + bool(recipe.metrics) + 2 * (accelerator.scaler is not None)
     copies = [torch.empty_like(parameter) for parameter in trial.parameters() for _ in range(number)]
     optimizers = build_optimizers(trial, recipe) if updates else []
     prepared = [AcceleratedOptimizer(optimizer, device_placement=False) for optimizer in optimizers]

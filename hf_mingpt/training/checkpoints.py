@@ -4,7 +4,8 @@ A checkpoint is the folder `checkpoint-N` of a run, N its step. It has four file
 
 - model.safetensors: the weights, in the layout of `MinGPTForCausalLM`.
 - training.pt: states of the optimizers, the schedulers, and the averaged weights (EMA).
-- state.json: step, recipe, hashes of the data, the loss scale of fp16, and the sums of the metrics log.
+- state.json: step, recipe, hashes of the data, the loss scale of fp16, the sums of the metrics log, and which
+  evaluation was best.
 - SHA256SUMS: checksums of the other files, in the format of the command `sha256sum`.
 
 The folder is written under another name and renamed when it is complete. Damage after that shows in the checksums.
@@ -32,6 +33,7 @@ from ..data.masking_policy import LEARNED_POLICY
 from ..data.steps import StreamedSteps, TrainingSteps
 from ..system.files import hash_folder, sha256_of
 from ..system.writing import UNFINISHED, explain, flush
+from .evaluation_schedule import EvaluationSchedule
 from .folders import last_checkpoint, list_checkpoints, run_folder, step_of
 from .metrics_log import MetricsLog
 from .recipes import TrainingRecipe
@@ -40,6 +42,7 @@ from .sharding import gather, gather_weights, spread_optimizer_state, spread_wei
 SUMS = "SHA256SUMS"
 # Flags that name data, and the files of a folder that are read.
 _DATA: dict[str, tuple[str, ...]] = {"train_file": ("**/*",), "questions_file": ("**/*",), "vocabulary_file": ("**/*",)}
+_DATA |= {"validation_file": ("**/*",), "validation_questions_file": ("**/*",)}
 _DATA |= {"tokenizer_name": ("tokenizer*.json",)}
 _DATA |= {"model_name_or_path": ("config.json", "*.safetensors", "tokenizer*.json")}
 
@@ -52,6 +55,7 @@ class Checkpointer:
         accelerator: Its `Accelerator`.
         steps: Steps of the run.
         log: The metrics log, whose sums are part of a checkpoint.
+        evaluation: The evaluations, whose best result is part of a checkpoint.
         model: The model that is trained; under FSDP2 each process has a shard of it.
         whole: A model with unsharded weights. Without FSDP2 it is `model` itself.
         optimizers: In the order of `build_optimizers`.
@@ -65,6 +69,7 @@ class Checkpointer:
         accelerator: Accelerator,
         steps: TrainingSteps | StreamedSteps,
         log: MetricsLog,
+        evaluation: EvaluationSchedule,
         model: nn.Module,
         whole: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
@@ -72,7 +77,7 @@ class Checkpointer:
         averaged: AveragedModel | None,
     ):
         self.recipe, self.accelerator, self.steps, self.log = recipe, accelerator, steps, log
-        self.model, self.whole = model, whole
+        self.evaluation, self.model, self.whole = evaluation, model, whole
         self.optimizers, self.schedulers, self.averaged = optimizers, schedulers, averaged
         self.data = hash_data(recipe)  # hashed at the start: the files may change while the run trains
         self.other_branch = list_checkpoints(run_folder(recipe))  # later than the start: neither counted nor removed
@@ -100,6 +105,7 @@ class Checkpointer:
         state = read_state(checkpoint)
         spread_weights(self.whole, self.model)
         self.log.resume(state)
+        self.evaluation.resume(state.get("evaluation"), checkpoint.parent)
         if self.accelerator.scaler and state.get("scaler"):  # the loss scale of fp16
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.accelerator.wait_for_everyone()
@@ -115,7 +121,7 @@ class Checkpointer:
         """
         state = {**self.log.state(), "learning_rate": self.schedulers[0].get_last_lr()[0], "data": self.data}
         state["scaler"] = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
-        state |= {"step": step, "examples_per_step": self.steps.shape.total}
+        state |= {"evaluation": self.evaluation.state(), "step": step, "examples_per_step": self.steps.shape.total}
         state["learned_masking_policy"] = LEARNED_POLICY if uses_learned_policy(self.recipe) else None
         state["recipe"] = dataclasses.asdict(self.recipe)
         training = {

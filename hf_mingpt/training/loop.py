@@ -17,6 +17,7 @@ from ..data.batching import MicroBatch
 from ..data.steps import StreamedSteps, TrainingSteps, step_loader
 from ..system.stopping import StopSignal
 from .checkpoints import Checkpointer
+from .evaluation_schedule import Evaluate, EvaluationSchedule
 from .metrics_log import MetricsLog
 from .optimization import build_optimizers, build_scheduler, count_steps, keep_average
 from .recipes import TrainingRecipe
@@ -27,7 +28,11 @@ from .stepping import build_stepper
 
 
 def train(
-    model: PreTrainedModel, steps: TrainingSteps | StreamedSteps, recipe: TrainingRecipe, accelerator: Accelerator
+    model: PreTrainedModel,
+    steps: TrainingSteps | StreamedSteps,
+    recipe: TrainingRecipe,
+    accelerator: Accelerator,
+    evaluate: Evaluate | None = None,
 ) -> PreTrainedModel:
     """Trains a model on one process or many.
 
@@ -40,9 +45,12 @@ def train(
         steps: The micro-batches of this process for each step.
         recipe: The run configuration.
         accelerator: From `build_accelerator`.
+        evaluate: Evaluates a model on held-out data, every `eval_steps` and at the end. It gets a copy of the model,
+            with averaged weights if `ema_decay` is set, and changes nothing that is trained.
 
     Returns:
-        The trained model in evaluation mode, with averaged weights if `ema_decay` is set.
+        The trained model in evaluation mode, with averaged weights if `ema_decay` is set, or with the weights of the
+        best evaluation if `load_best_model_at_end` is.
 
     Raises:
         FloatingPointError: If the loss or a weight is not finite.
@@ -50,6 +58,7 @@ def train(
         SystemExit: With code 143 after SIGTERM or the end of the launcher, with code 130 after SIGINT.
     """
     model.float()  # master weights: in a lower precision most updates would round to zero
+    evaluation = EvaluationSchedule(recipe, accelerator, evaluate, model)  # copies the model before it is prepared
     model.set_attn_implementation(choose_attention(model, recipe, accelerator))
     model.config.use_cache = False
     max_steps, decay_steps = count_steps(recipe, steps.steps_per_epoch)
@@ -63,14 +72,20 @@ def train(
     wrapped.train()
 
     log = MetricsLog(recipe, accelerator, steps, max_steps)
-    checkpointer = Checkpointer(recipe, accelerator, steps, log, model, whole, optimizers, schedulers, averaged)
+    checkpointer = Checkpointer(
+        recipe, accelerator, steps, log, evaluation, model, whole, optimizers, schedulers, averaged
+    )
     start = checkpointer.load(checkpoint_to_resume(recipe, steps)) if recipe.resume_from_checkpoint else 0
     on_gpu = accelerator.device.type == "cuda"
     loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start, ahead=on_gpu)
     stepper = build_stepper(recipe, wrapped, optimizers, log.loss, accelerator)
+    weights = averaged.module if averaged else model  # to evaluate and to return
     stream = bf16_residual_stream(model) if accelerator.mixed_precision == "bf16" else nullcontext()
 
     with memory_errors(recipe), StopSignal() as stop, stream, stepper.running(), log.progress:
+        evaluation.run_if_due(start, max_steps, weights, log)  # if a signal came before it
+        if evaluation.stops:
+            loader = iter(())
         for step, batches in enumerate(loader, start=start + 1):
             # dropout is a function of seed, step and process
             torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
@@ -84,12 +99,18 @@ def train(
 
             can_ask = accelerator.device.type == "cpu" or step % recipe.logging_steps == 0  # an accelerator would wait
             stop_signal = stop.received_by_any(accelerator) if can_ask else 0
+            if not stop_signal or step == max_steps:
+                evaluation.run_if_due(step, max_steps, weights, log)
             if stop_signal or (recipe.save_steps and step % recipe.save_steps == 0):
                 checkpointer.save(step)
             if stop_signal and step < max_steps:
                 log.progress.write(f"Stopped after step {step}: continue with --resume_from_checkpoint latest.")
                 raise SystemExit(128 + stop_signal)
-    gather_weights(averaged.module if averaged else model, whole)
+            if evaluation.stops and step < max_steps:
+                log.stop_early(step, float(schedulers[0].get_last_lr()[0]))
+                break
+    gather_weights(weights, whole)
+    evaluation.load_best(whole)
     return unwrap(whole)
 
 

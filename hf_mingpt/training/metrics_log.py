@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from .folders import last_checkpoint, run_folder
 from .recipes import TrainingRecipe
 
 logger = logging.getLogger(__name__)
+SAMPLES = "samples.jsonl"
 
 
 class MetricsLog:
@@ -44,6 +45,7 @@ class MetricsLog:
         self.started = time.perf_counter()
         self.step, self.seconds = 0, 0.0  # of the last line
         self.tokens = 0  # since the last line
+        self.shown: dict[str, str] = {}  # in the progress bar
 
     def end_step(self, step: int, learning_rate: float) -> None:
         """Counts a step, and every `logging_steps` writes a line.
@@ -60,13 +62,51 @@ class MetricsLog:
         due = step % self.recipe.logging_steps == 0 or step == self.max_steps
         if (due or self.loss.device.type == "cpu") and not math.isfinite(self.loss.item()):
             raise FloatingPointError(self._describe_failure(step))
-        if not due:
-            return
-        seconds = time.perf_counter() - self.started
+        if due:
+            self._write_line(step, learning_rate)
+
+    def add_evaluation(
+        self, step: int, metrics: dict[str, float], samples: Sequence[dict[str, str]], *, seconds: float
+    ) -> None:
+        """Writes a line with the metrics of an evaluation, whose names begin with `eval_`, and prints its samples.
+
+        The samples go to samples.jsonl, which is not published: they are texts of the user's.
+
+        Args:
+            step: After which the model was evaluated.
+            metrics: Of all processes.
+            samples: With `prompt`, `prediction` and `reference`.
+            seconds: That it took. They do not count for `tokens_per_second`.
+        """
+        self.seconds += seconds
+        record = {"step": step, "epoch": self._epoch(step), **metrics}
+        if self.accelerator.is_main_process:
+            self._append(self.path, json.dumps(record) + "\n")
+            lines = (json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n" for sample in samples)
+            self._append(self.path.with_name(SAMPLES), "".join(lines))
+        self._track(record)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        texts = (f"\n  {s['prompt']!r} → {s['prediction']!r} (reference: {s['reference']!r})" for s in samples)
+        self.progress.write(f"Step {step}: {shown}{''.join(texts)}")
+        names = ("eval_loss", "eval_accuracy")
+        self.shown |= {name: f"{metrics[name]:.3f}" for name in names if name in metrics}
+        self.progress.set_postfix(self.shown)
+
+    def stop_early(self, step: int, learning_rate: float) -> None:
+        """Writes the last line of a run that ends before `max_steps`."""
+        if step > self.step:
+            self._write_line(step, learning_rate)
+        self.progress.write(f"Stopped early after step {step}: the evaluations no longer get better.")
+
+    def _epoch(self, step: int) -> float | None:
         steps_per_epoch = self.steps.steps_per_epoch
+        return round(step / steps_per_epoch, 3) if steps_per_epoch else None
+
+    def _write_line(self, step: int, learning_rate: float) -> None:
+        seconds = time.perf_counter() - self.started
         record = {
             "step": step,
-            "epoch": round(step / steps_per_epoch, 3) if steps_per_epoch else None,
+            "epoch": self._epoch(step),
             "loss": self.accelerator.reduce(self.loss).item() / (step - self.step),
             "learning_rate": learning_rate,
             "tokens_per_second": round(self._count_all_tokens() / (seconds - self.seconds), 1),
@@ -75,16 +115,19 @@ class MetricsLog:
         self.loss.zero_()
         self.step, self.tokens, self.seconds = step, 0, seconds
         if self.accelerator.is_main_process:
-            self._append(json.dumps(record) + "\n")
+            self._append(self.path, json.dumps(record) + "\n")
+        self._track(record)
+        self.shown |= {"loss": f"{record['loss']:.3f}", "tok_s": f"{record['tokens_per_second']:.0f}"}
+        self.progress.set_postfix(self.shown)
+
+    def _track(self, record: dict[str, Any]) -> None:
+        step = record["step"]
         values = {name: value for name, value in record.items() if value is not None and name != "step"}
         try:
             self.accelerator.log(values, step=step)
         except Exception as error:  # trackers raise exceptions of their own, and none of them should end a run
             logger.warning(f"{self.recipe.report_to} failed and gets no more metrics ({error}); {self.path} has all.")
             self.accelerator.trackers.clear()
-        self.progress.set_postfix(loss=f"{record['loss']:.3f}", tok_s=f"{record['tokens_per_second']:.0f}")
-        if step == self.max_steps:
-            self.progress.close()
 
     def state(self) -> dict[str, Any]:
         """The sums since the last line, for a checkpoint. Every process must call it."""
@@ -103,27 +146,28 @@ class MetricsLog:
         self.tokens = tokens if rank == 0 else 0
         self.started = time.perf_counter() - state["elapsed"]
         self.progress.update(state["step"])
-        if self.accelerator.is_main_process and self.path.exists():
-            kept = []
-            with suppress(ValueError):  # a log that a power cut has damaged should not prevent the run from resuming
-                for record in read_log(self.path):
-                    kept += [record] * (record["step"] <= state["step"])
-            write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        for path in (self.path, self.path.with_name(SAMPLES)) if self.accelerator.is_main_process else ():
+            if path.exists():
+                kept = []
+                with suppress(ValueError):  # a log that a power cut has damaged should not keep the run from resuming
+                    for record in read_log(path):
+                        kept += [record] * (record["step"] <= state["step"])
+                write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def _count_all_tokens(self) -> int:
         return int(self.accelerator.reduce(torch.tensor(self.tokens, device=self.accelerator.device)).item())
 
-    def _append(self, line: str) -> None:
-        size = self.path.stat().st_size if self.path.exists() else 0
+    def _append(self, path: Path, lines: str) -> None:
+        size = path.stat().st_size if path.exists() else 0
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(lines)
         except OSError as error:
-            why = explain(error, self.path.parent)
+            why = explain(error, path.parent)
             with suppress(OSError):
-                os.truncate(self.path, size)
+                os.truncate(path, size)
             raise OSError(
-                f"{self.path} could not be written ({why}); the last checkpoint is {last_checkpoint(self.recipe)}. "
+                f"{path} could not be written ({why}); the last checkpoint is {last_checkpoint(self.recipe)}. "
                 "Fix this, then resume with --resume_from_checkpoint latest."
             ) from error
 

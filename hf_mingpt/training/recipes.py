@@ -17,6 +17,7 @@ from .presets import MODEL_PRESETS
 OPTIMIZERS = ("adamw", "muon")
 # transformers' schedules without arguments of their own, and the assignment's
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_stable_decay", "assignment")
+ROPE_TYPES = ("linear", "dynamic", "yarn")  # transformers' scalings that need no more than a factor
 TRACKERS = (None, "tensorboard", "trackio")
 MIXED_PRECISIONS = (None, *PRECISIONS)
 MAX_SEED = 2**32 - 1  # NumPy's
@@ -62,6 +63,20 @@ class TrainingRecipe:
     )
     dropout: float = flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
     seed: int = flag(0, "Seed of the weights, of the order of the examples and of all other draws.")
+
+    validation_questions_file: str | None = flag(
+        None, "TSV of questions with answers: measures accuracy and loss while training.", topic="Evaluation"
+    )
+    validation_ratio: float | None = flag(
+        None, "Ratio of questions_file to hold out for evaluation. Without questions_file: of the documents."
+    )
+    eval_steps: int | None = flag(None, "Steps between two evaluations. None: evaluate only at the end.")
+    load_best_model_at_end: bool = flag(False, "End with the weights of the best evaluation, not with the last ones.")
+    metric_for_best_model: str | None = flag(None, "Metric that says which evaluation is best. None: eval_loss.")
+    greater_is_better: bool | None = flag(None, "Whether the best value is the largest. None: not for losses.")
+    early_stopping_patience: int | None = flag(
+        None, "Stop after this many evaluations in a row that are not better than the best one."
+    )
 
     mixed_precision: str | None = flag(
         None,
@@ -109,29 +124,127 @@ class TrainingRecipe:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must be over 0 and under 1.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: it must be at least 0 and under 1.")
+        self._check_evaluation()
         if self.resume_from_checkpoint in ("true", "True"):  # TrainingArguments' spelling
             object.__setattr__(self, "resume_from_checkpoint", "latest")
+
+    @property
+    def _has_questions(self) -> bool:
+        return getattr(self, "questions_file", None) is not None
+
+    @property
+    def has_validation_text(self) -> bool:
+        """Whether documents are held out."""
+        has_file = getattr(self, "validation_file", None) is not None  # finetuning has no text
+        return has_file or (self.validation_ratio is not None and not self._has_questions)
+
+    @property
+    def has_validation_questions(self) -> bool:
+        """Whether questions are held out."""
+        return bool(self.validation_questions_file or (self.validation_ratio and self._has_questions))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of an evaluation; empty if nothing is held out."""
+        names = ["eval_loss", "eval_bits_per_character"] * (self.has_validation_text or self.has_validation_questions)
+        names += ["eval_questions_loss"] * (self.has_validation_text and self.has_validation_questions)
+        return (*names, *["eval_accuracy"] * self.has_validation_questions)
+
+    @property
+    def best_metric(self) -> str:
+        """The metric that says which evaluation is best."""
+        name = self.metric_for_best_model or "eval_loss"
+        return name if name.startswith("eval_") else f"eval_{name}"
+
+    @property
+    def greater_is_best(self) -> bool:
+        """Whether the best value of that metric is the largest."""
+        return self.best_metric == "eval_accuracy" if self.greater_is_better is None else self.greater_is_better
+
+    def _check_evaluation(self) -> None:
+        check_positive(self, "eval_steps", "early_stopping_patience")
+        if self.validation_ratio is not None and not 0 < self.validation_ratio < 1:
+            raise ValueError(f"validation_ratio is {self.validation_ratio}: it must be over 0 and under 1.")
+        file = "validation_questions_file" if self._has_questions else "validation_file"
+        if self.validation_ratio and getattr(self, file, None):
+            raise ValueError(f"validation_ratio and {file} both say what is held out: give one of them.")
+        chooses = ("load_best_model_at_end", "early_stopping_patience")
+        needs = [name for name in ("eval_steps", *chooses, "metric_for_best_model") if getattr(self, name)]
+        if needs and not self.metrics:
+            raise ValueError(
+                f"{needs[0]} needs held-out data: give a validation file (see --help) or --validation_ratio."
+            )
+        if (name := next((name for name in chooses if getattr(self, name)), None)) and not self.eval_steps:
+            raise ValueError(
+                f"{name} chooses among evaluations, but there is only the one at the end: give eval_steps."
+            )
+        if self.metrics and self.best_metric not in self.metrics:
+            raise ValueError(
+                f"metric_for_best_model {self.metric_for_best_model!r} is not a metric of this run: choose one of "
+                f"{', '.join(self.metrics)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRecipe(DataRecipe, TrainingRecipe):
     """The run configuration of pretraining: text, objective, model and optimization."""
 
-    model_preset: str = flag("assignment", f"Model size: {', '.join(MODEL_PRESETS)}.", topic="Model")
+    # architecture flags that a preset sets do not concern a model that exists
+    REPLACED_BY: ClassVar[dict[str, tuple[str, ...]]] = {
+        "model_name_or_path": ("model_preset", "attention_type", "position_embedding_type", "max_position_embeddings")
+    }
+
+    validation_file: str | None = flag(
+        None,
+        "Text of held-out documents, in the format of train_file: measures the loss while training.",
+        topic="Evaluation",
+    )
+    validation_split: str = flag("validation", "Split of a Hub dataset or a folder that validation_file names.")
+    model_name_or_path: str | None = flag(
+        None,
+        "Run folder or Hub name of a model to continue from, with its tokenizer. None: a new model.",
+        topic="Model",
+    )
+    revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
+    extend_vocabulary: bool = flag(False, "Add the characters that the vocabulary of that model lacks.")
+    model_preset: str | None = flag(
+        None, f"Size of a new model: {', '.join(MODEL_PRESETS)}. None: {next(iter(MODEL_PRESETS))}."
+    )
     attention_type: str | None = flag(None, "'dot_product' or 'synthesizer'. None: that of the model preset.")
     position_embedding_type: str | None = flag(None, "'learned' or 'rope'. None: that of the model preset.")
-    max_position_embeddings: int | None = flag(None, "Context length of the model. None: that of the model preset.")
+    max_position_embeddings: int | None = flag(
+        None, "Context length of the model, also to lengthen that of model_name_or_path. None: as it is."
+    )
+    rope_type: str | None = flag(None, f"How RoPE reaches a longer context: {', '.join(ROPE_TYPES)}. None: linear.")
 
     def __post_init__(self):
         TrainingRecipe.__post_init__(self)
         DataRecipe.__post_init__(self)
-        check_choice("model_preset", self.model_preset, MODEL_PRESETS)
         check_least(self, 1, "max_position_embeddings")
+        check_choice("rope_type", self.rope_type, (None, *ROPE_TYPES))
+        if self.model_name_or_path is None:
+            if self.model_preset is None:
+                object.__setattr__(self, "model_preset", next(iter(MODEL_PRESETS)))
+            check_choice("model_preset", self.model_preset, MODEL_PRESETS)
+        replaced = ("tokenizer_name", "vocabulary_file", "model_preset", "attention_type", "position_embedding_type")
+        for name in replaced if self.model_name_or_path else ("revision", "extend_vocabulary", "rope_type"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is for a new model, but model_name_or_path "
+                    f"{self.model_name_or_path!r} names one to continue from: give one of them."
+                    if self.model_name_or_path
+                    else f"{name} {getattr(self, name)!r} needs model_name_or_path, a model to continue from."
+                )
+        if self.rope_type and self.max_position_embeddings is None:
+            raise ValueError(f"rope_type {self.rope_type!r} needs max_position_embeddings, the longer context.")
+        if self.streaming and self.has_validation_text and self.validation_file is None:
+            raise ValueError("validation_ratio cannot hold out a part of a stream: give a validation_file.")
         if self.streaming and self.lr_scheduler_type == "assignment":
             raise ValueError(
                 "lr_scheduler_type 'assignment' decays over epochs, and a stream has no known length: choose another."
             )
-        if self.streaming and (self.max_steps is None or self.tokenizer_name is None):
+        has_vocabulary = self.tokenizer_name or self.model_name_or_path
+        if self.streaming and (self.max_steps is None or not has_vocabulary):
             raise ValueError(
                 "The length and the vocabulary of a stream are unknown: give max_steps and tokenizer_name."
             )
@@ -145,6 +258,9 @@ class FinetuneRecipe(TrainingRecipe):
     model_name_or_path: str = required("Pretrained run folder or Hub name.", topic="Model")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
     from_scratch: bool = flag(False, "Take the architecture and the vocabulary of that model, but new weights.")
+    extend_vocabulary: bool = flag(
+        False, "Add the characters of the questions that the vocabulary of that model lacks."
+    )
 
 
 def build_config(recipe: PretrainRecipe, vocab_size: int, pad_token_id: int = PAD_ID) -> MinGPTConfig:
@@ -153,16 +269,26 @@ def build_config(recipe: PretrainRecipe, vocab_size: int, pad_token_id: int = PA
     Raises:
         ValueError: if `block_size` is longer than the context of the model, or fields contradict each other.
     """
-    values = MODEL_PRESETS[recipe.model_preset] | {"vocab_size": vocab_size, "pad_token_id": pad_token_id}
+    values = MODEL_PRESETS[str(recipe.model_preset)] | {"vocab_size": vocab_size, "pad_token_id": pad_token_id}
     for name in ("attention_type", "position_embedding_type", "max_position_embeddings"):
         if (value := getattr(recipe, name)) is not None:
             values |= {name: value}
     for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):
         values |= {name: recipe.dropout}
     config = MinGPTConfig(**values)
-    if (recipe.block_size or 0) > config.max_position_embeddings:
+    check_block_size(recipe, config.max_position_embeddings)
+    return config
+
+
+def check_block_size(recipe: PretrainRecipe, context_length: int) -> int:
+    """The longest example, in tokens: `block_size`, or the context length of the model.
+
+    Raises:
+        ValueError: if `block_size` is longer than the context of the model.
+    """
+    if (recipe.block_size or 0) > context_length:
         raise ValueError(
-            f"block_size {recipe.block_size} is over the model's context length of {config.max_position_embeddings}: "
+            f"block_size {recipe.block_size} is over the model's context length of {context_length}: "
             "lower it, or raise max_position_embeddings."
         )
-    return config
+    return recipe.block_size or context_length

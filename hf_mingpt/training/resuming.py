@@ -25,7 +25,7 @@ from .recipes import TrainingRecipe
 _MAY_CHANGE = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit"}
 _MAY_CHANGE |= {"logging_steps", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"}
 _MAY_CHANGE |= {"use_cpu", "dataloader_num_workers", "per_device_train_batch_size", "gradient_accumulation_steps"}
-_MAY_CHANGE |= {"auto_find_batch_size"}
+_MAY_CHANGE |= {"auto_find_batch_size", "eval_steps", "early_stopping_patience"}
 _MAY_CHANGE |= {"num_train_epochs", "max_steps", "decay_ratio"}  # checkpoint_to_resume compares the learning rate
 
 

@@ -1,6 +1,7 @@
 import datasets
 import numpy as np
 import pytest
+from transformers import ByT5Tokenizer
 
 from hf_mingpt.data.encoding import (
     build_corpus_tokenizer,
@@ -12,9 +13,10 @@ from hf_mingpt.data.encoding import (
     take,
 )
 from hf_mingpt.data.questions import Question
-from hf_mingpt.tokenization_mingpt import MASK
+from hf_mingpt.tokenization_mingpt import MASK, PAD, PAD_ID, add_special_tokens
 
 from ..conftest import LINES
+from .other_tokenizers import KINDS, byte_bpe, word_piece
 from .texts import documents_of
 
 
@@ -101,3 +103,90 @@ class TestEncoding:
         texts = datasets.Dataset.from_dict({"text": ["a"]})
         tokenizer = build_corpus_tokenizer(texts, 48, str(tmp_path / "more.txt"))
         assert tokenizer.get_vocab() == {"□": 0, MASK: 1, "\n": 2, "a": 3, "b": 4, "c": 5}
+
+
+class TestOtherTokenizers:
+    TEXTS = ("Ada. Ada was born in London.", "", "Zoë born in Æ")
+
+    def encode(self, tokenizer, texts=TEXTS, **options):
+        return encode_documents(datasets.Dataset.from_dict({"text": list(texts)}), tokenizer, **options)
+
+    def test_literal(self):
+        tokenizer = byte_bpe()
+        documents = take(self.encode(tokenizer, ["Ada in London", "Z"], aligned=True), np.arange(2))
+        tokens = tokenizer.convert_ids_to_tokens(documents.token_ids.tolist())
+        assert tokens == ["ĠAda", "Ġin", "ĠLondon", "Ġ", "Z"]
+        assert documents.offsets.tolist() == [0, 3, 5]
+        assert documents.alignment.starts.tolist() == [0, 4, 7, 13, 13]
+        assert documents.alignment.ends.tolist() == [3, 6, 13, 13, 14]
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_equals_the_tokenizer(self, kind):
+        tokenizer = KINDS[kind]("".join(self.TEXTS))
+        expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in self.TEXTS if text]
+        for aligned in (False, True):
+            encoded = self.encode(tokenizer, aligned=aligned)
+            assert encoded["input_ids"][:] == expected
+            assert encoded.column_names == ["input_ids"] + ["characters", "token_starts", "token_ends"] * aligned
+            assert encoded.features["input_ids"].feature.dtype == ("uint8" if len(tokenizer) <= 256 else "uint16")
+
+    def test_a_stream_equals_a_loaded_dataset(self):
+        texts = datasets.Dataset.from_dict({"text": list(self.TEXTS)})
+        for aligned in (False, True):
+            streamed = encode_documents(texts.to_iterable_dataset(), byte_bpe(), aligned=aligned)
+            assert list(streamed) == list(encode_documents(texts, byte_bpe(), aligned=aligned))
+
+    def test_documents_without_tokens_are_dropped(self):
+        encoded = self.encode(word_piece("abc"), ["a", " \u200b\x07", "c"], aligned=True)
+        assert encoded["characters"][:] == ["a", "c"]
+        with pytest.raises(ValueError, match="no documents: all of its lines are empty, or have no tokens"):
+            self.encode(word_piece("abc"), ["\x07"])
+
+    @pytest.mark.parametrize(
+        ("kind", "text", "said"),
+        [
+            ("byte-level BPE", "in ⁇", "Document 2: character 4, '⁇', is a mark of the data format"),
+            ("WordPiece", "a[PAD]", r"Document 2: character 2, '\[PAD\]', is a mark of the data format"),
+            ("characters and a token", "Ad□", "Document 2: character 3, '□', is a mark of the data format"),
+            ("characters and a token", "AdX", "Document 2: character 3, 'X', is not in the vocabulary"),
+        ],
+    )
+    def test_errors_name_the_token(self, kind, text, said):
+        with pytest.raises(ValueError, match=said):
+            self.encode(KINDS[kind]("".join(self.TEXTS)), ["Ada", text])
+
+    def test_a_mark_that_ends_texts_may_stand_in_a_text(self):
+        tokenizer = byte_bpe()
+        tokenizer.eos_token = PAD
+        assert self.encode(tokenizer, ["Ada□"])["input_ids"][0][-1] == PAD_ID
+        with pytest.raises(ValueError, match="'⁇', is a mark"):
+            self.encode(tokenizer, ["Ada⁇"])
+
+    def test_a_slow_tokenizer_does_not_know_where_its_tokens_are(self):
+        tokenizer = ByT5Tokenizer()
+        add_special_tokens(tokenizer)
+        assert self.encode(tokenizer, ["Ada"])["input_ids"][:] == [[68, 103, 100]]
+        with pytest.raises(ValueError, match="a ByT5Tokenizer, does not say it: use a fast tokenizer"):
+            self.encode(tokenizer, ["Ada"], aligned=True)
+
+    def test_questions(self):
+        """A name has the same tokens in a title, in a question and as an answer."""
+        tokenizer = byte_bpe()
+        (ids,) = encode_questions([Question("born in London", "Ada")], tokenizer, 48)["input_ids"]
+        assert tokenizer.convert_ids_to_tokens(ids) == ["Ġborn", "Ġin", "ĠLondon", MASK, "ĠAda", MASK]
+        with pytest.raises(ValueError, match=r"Question 1, .* needs 6 tokens"):
+            encode_questions([Question("born in London", "Ada")], tokenizer, 5)
+        for question in (Question("Ada", "\x07"), Question("\x07", "Ada")):
+            with pytest.raises(ValueError, match=r"Question 1, .*it has no tokens with this tokenizer"):
+                encode_questions([question], word_piece("ad"), 48)
+
+    def test_blocks_end_documents_as_the_tokenizer_does(self):
+        tokenizer = byte_bpe()
+        assert tokenizer.convert_ids_to_tokens(separator_ids(tokenizer)) == ["Ġ", "Ċ"]
+        blocks = group_into_blocks(self.encode(tokenizer, ["Ada", "in"]), 3, separator_ids(tokenizer))["input_ids"]
+        assert [tokenizer.convert_ids_to_tokens(block) for block in blocks] == [["ĠAda", "Ġ", "Ċ"], ["Ġin", "Ġ", "Ċ"]]
+        assert separator_ids(word_piece("a")) == []
+        tokenizer.eos_token = MASK  # of a finetuned run
+        assert len(separator_ids(tokenizer)) == 2
+        tokenizer.add_special_tokens({"eos_token": "<end>"})
+        assert separator_ids(tokenizer) == [tokenizer.eos_token_id]

@@ -11,7 +11,6 @@ from hf_mingpt.data.salient_spans import find_salient_spans
 
 from .biographies import BORN, LINES, NAMES, PLACES, QUESTIONS, encode, encode_batches, make_tokenizer, spans_as_text
 
-
 STUDIED = [PLACES[(i + 1 + i // 6) % 6] for i in range(20)]
 
 

@@ -4,11 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mingpt.data.draws import uniform_draws
+from hf_mingpt.data.encoding import encode_texts_aligned
 from hf_mingpt.data.questions import Question
 from hf_mingpt.data.sequences import TokenSequences
 from hf_mingpt.data.title_prefixes import MAX_RANDOM_PREFIX, TEXT_LENGTH, TitlePrefixes
 
 from .biographies import encode, make_tokenizer
+from .other_tokenizers import byte_bpe
 
 LINES = ["Ada Byron. She wrote.", "Byron. He wrote.", "no title", "Jo. x"]
 
@@ -126,3 +128,17 @@ def test_documents_without_titles_have_no_names():
     documents = TokenSequences(encode(["no title", "x"], tokenizer).token_ids, np.array([0, 8, 9]))
     prefixes = TitlePrefixes.learn([documents], [Question("no title?", None)], tokenizer)
     assert len(prefixes.starts) == 0
+
+
+def test_prefixes_of_another_tokenizer():
+    """What precedes the name is cut from the tokens of the whole question."""
+    tokenizer = byte_bpe()
+    documents = [encode_texts_aligned(["Ada. in London.", "London. Ada was born."], tokenizer)]
+    questions = [Question(text, None) for text in ("born in London?", "Ada?", "in Ada?", "born in Paris?")]
+    prefixes = TitlePrefixes.learn(documents, questions, tokenizer)
+    tokens = [
+        tokenizer.convert_ids_to_tokens(prefixes.token_ids[a : a + n].tolist())
+        for a, n in zip(prefixes.starts, prefixes.lengths, strict=True)
+    ]
+    assert tokens == [["Ġborn", "Ġin"], [], ["Ġin"]]
+    assert prefixes.token_ids[prefixes.text_start :].tolist() == documents[0].token_ids.tolist()

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from hf_mingpt.data.questions import Question, extract_prediction
+from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation.answering import (
     _batches,
     answer_questions,
@@ -12,7 +13,6 @@ from hf_mingpt.evaluation.answering import (
     with_mark,
     write_predictions,
 )
-from hf_mingpt.data.subjects import Template
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID
 
 from ..conftest import TEXT, small_config, small_model

@@ -72,6 +72,9 @@ def test_the_folder_is_self_describing(run_folder):
     names = {path.name for path in run_folder.iterdir()}
     assert names >= {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "recipe.json"}
     assert names >= {"run.json", "README.md", "modeling_mingpt.py", "configuration_mingpt.py"}
+    chat = [{"role": "user", "content": "Who?"}, {"role": "user", "content": " Where was Ada born? "}]
+    asked = load_run(str(run_folder))[1].apply_chat_template(chat, tokenize=False)
+    assert asked == "Where was Ada born?⁇"
     generation = json.loads((run_folder / "generation_config.json").read_text())
     assert (generation["max_new_tokens"], generation["eos_token_id"]) == (32, 1)
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)

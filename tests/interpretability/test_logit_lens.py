@@ -8,6 +8,7 @@ from hf_mingpt.interpretability.logit_lens import Explanation, explain
 from hf_mingpt.tokenization_mingpt import MASK
 
 from ..conftest import small_model
+from ..data.other_tokenizers import byte_bpe
 
 NAME = "Ada Byron"
 
@@ -27,8 +28,8 @@ def test_the_last_layer_has_the_probabilities_of_the_model(model, tokenizer):
         probabilities = model(ids).logits[0].softmax(dim=-1)
     expected = [probabilities[place - 1, ids[0, place]] for place in range(start, ids.shape[1])]
     torch.testing.assert_close(explanation.probabilities[-1], torch.stack(expected), rtol=1e-4, atol=1e-6)
-    assert explanation.probabilities.shape[0] == len(explanation.top_characters) == 3  # embeddings and two layers
-    assert explanation.top_characters[-1].startswith(explanation.answer)
+    assert explanation.probabilities.shape[0] == len(explanation.top_tokens) == 3  # embeddings and two layers
+    assert "".join(explanation.top_tokens[-1]).startswith(explanation.answer)
     assert model.config._attn_implementation == implementation
 
 
@@ -91,7 +92,7 @@ def test_every_layer_is_read_at_the_position_before_the_character(tokenizer):
         expected = torch.stack([read[place - 1, ids[0, place]] for place in range(start, stop)])
         torch.testing.assert_close(explanation.probabilities[layer], expected, rtol=1e-4, atol=1e-6)
         most_probable = [read[place - 1].argmax().item() for place in range(start, stop)]
-        assert explanation.top_characters[layer] == "".join(tokenizer.convert_ids_to_tokens(most_probable))
+        assert explanation.top_tokens[layer] == tokenizer.convert_ids_to_tokens(most_probable)
 
 
 def test_attention_maps_of_all_layers(tokenizer):
@@ -111,4 +112,16 @@ def test_the_answer_has_no_closing_mask():
     assert explanation.answer == "ab"
     # ⁇ predicts "a", "a" predicts "b", "b" predicts the closing ⁇
     assert torch.equal(explanation.answer_attentions, attentions[:, :, 1:4, :5])
-    assert explanation._replace(text=f"Q{MASK}ab").answer == "ab"
+    assert explanation._replace(tokens=f"Q{MASK}ab").answer == "ab"
+
+
+def test_tokens_of_another_tokenizer():
+    tokenizer = byte_bpe()
+    model = small_model("rope", vocab_size=len(tokenizer))
+    explanation = explain(model, tokenizer, "Ada in London")
+    assert explanation.question == "Where was Ada in London born?"
+    tokens = explanation.tokens[: explanation.answer_start]
+    assert tokens[-6:] == [" Ada", " in", " London", " born", "?", MASK]
+    length = len(explanation.tokens)
+    assert explanation.attentions.shape == (2, 4, length, length)
+    assert explanation.probabilities.shape == (3, length - len(tokens))

@@ -85,7 +85,7 @@ class TestPeople:
     def test_questions_that_nothing_in_the_text_answers_are_refused(self, people, tmp_path):
         data, questions = people / "data", tmp_path / "q.tsv"
         for content, said in (
-            ("Who is Nobody?\tAda\nWho is Noone?\tBo\n", "Of 2 questions, 0 name the title of a document"),
+            ("Who is Nobody?\tAda\nWho is Ed?\tBo\n", "Of 2 questions, 0 name the title of a document"),
             ((data / "birth_dev.tsv").read_text().replace("\t", "\tNot "), "Of 8 questions, 8 name the title"),
         ):
             questions.write_text(content)

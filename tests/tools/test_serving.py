@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import suppress
 
@@ -29,34 +30,68 @@ def save_as_run(folder, model, tokenizer):
     save_run(folder, model, tokenizer, {**record, "command": "-"}, stop_at_mask=True)
 
 
-@tools
-def test_transformers_serve_completes(folder, model, tokenizer):
+@pytest.fixture
+def ask_server(tmp_path):
+    """Starts scripts/serve.py, and posts requests to it: to the status and the JSON."""
     pytest.importorskip("fastapi")
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, SCRIPTS / "serve.py", folder, "--device", "cpu", "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(120):
-            with suppress(OSError):
-                urllib.request.urlopen(f"http://localhost:{port}/health")
-                break
-            assert server.poll() is None
-            time.sleep(0.5)
-        request = {"model": str(folder), "prompt": PROMPT, "max_tokens": 6, "temperature": 0}
-        body = urllib.request.Request(
-            f"http://localhost:{port}/v1/completions",
-            json.dumps(request).encode(),
-            {"Content-Type": "application/json"},
-        )
-        completion = json.load(urllib.request.urlopen(body))
-    finally:
-        server.terminate()
-        server.wait()
+    with (tmp_path / "log").open("w") as log:
+        command = [sys.executable, SCRIPTS / "serve.py", "--device", "cpu", "--port", str(port)]
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    for _ in range(240):
+        with suppress(OSError):
+            urllib.request.urlopen(f"http://localhost:{port}/health")
+            break
+        assert server.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.5)
+
+    def post(endpoint: str, **body):
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://localhost:{port}/v1/{endpoint}", json.dumps(body).encode(), headers)
+        try:
+            return 200, json.load(urllib.request.urlopen(request))
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    yield post
+    server.terminate()
+    server.wait()
+
+
+@tools
+def test_transformers_serve_completes_and_chats(ask_server, model, tokenizer, tmp_path):
+    """A chat answers as the completion of `question MASK` does, by every endpoint."""
+    save_as_run(tmp_path / "run", model, tokenizer)
+    run, options = str(tmp_path / "run"), {"max_tokens": 6, "temperature": 0}
+    status, completion = ask_server("completions", model=run, prompt=PROMPT, **options)
     ids = tokenizer(PROMPT, return_tensors="pt").input_ids
-    written = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=None)[0, ids.shape[1] :]
-    assert completion["choices"][0]["text"] == tokenizer.decode(written, skip_special_tokens=True)
+    written = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=1)[0, ids.shape[1] :]
+    assert (status, completion["choices"][0]["text"]) == (200, tokenizer.decode(written, skip_special_tokens=True))
+
+    ids = tokenizer(f"{PROMPT}⁇", return_tensors="pt").input_ids
+    written = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=1)[0, ids.shape[1] :]
+    answer = tokenizer.decode(written, skip_special_tokens=True)
+    turns = [("user", "Where was Zoë Quist born?"), ("assistant", "Ålesund"), ("user", PROMPT)]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    status, chat = ask_server("chat/completions", model=run, messages=messages, **options)
+    assert (status, chat["choices"][0]["message"]["content"]) == (200, answer)
+    options = {"max_output_tokens": 6, "temperature": 0, "stream": False}
+    status, response = ask_server("responses", model=run, input=PROMPT, **options)
+    assert (status, response["output"][0]["content"][0]["text"]) == (200, answer)
+
+
+@tools
+def test_transformers_serve_refuses_with_a_sentence(ask_server, tokenizer, tmp_path):
+    save_as_run(tmp_path / "run", small_model("rope", vocab_size=len(tokenizer)), tokenizer)
+    (tmp_path / "run" / "chat_template.jinja").unlink()
+    messages = [{"role": "user", "content": PROMPT}]
+    status, said = ask_server("chat/completions", model=str(tmp_path / "run"), messages=messages)
+    assert (status, "has no chat template: finetune it on questions" in said) == (400, True), said
+    for missing in (str(tmp_path / "none"), "nodir/none"):
+        status, said = ask_server("chat/completions", model=missing, messages=messages)
+        assert (status, missing in said) == (404, True), said
 
 
 @tools

@@ -38,7 +38,15 @@ class PowerCut(Exception):
 
 
 def train_small(
-    folder: Path, steps, *, variant="rope", accelerator=None, num_hidden_layers=2, cut_at: int | None = None, **changes
+    folder: Path,
+    steps,
+    *,
+    variant="rope",
+    accelerator=None,
+    num_hidden_layers=2,
+    cut_at: int | None = None,
+    evaluate=None,
+    **changes,
 ):
     """Trains a small model; returns it, and the records of its metrics.jsonl.
 
@@ -56,7 +64,7 @@ def train_small(
             return real(*args)
 
         accelerator.clip_grad_norm_ = clip
-    model = train(model, steps, small_recipe(folder, **changes), accelerator)
+    model = train(model, steps, small_recipe(folder, **changes), accelerator, evaluate)
     return model, read_metrics(folder)
 
 

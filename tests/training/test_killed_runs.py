@@ -32,7 +32,7 @@ def run(command: list, processes: int = 1) -> None:
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
-    return [(record["step"], record["loss"]) for record in read_metrics(folder)]
+    return [(record["step"], record.get("loss", record.get("eval_loss"))) for record in read_metrics(folder)]
 
 
 def assert_same(folder: Path, expected: Path) -> None:
@@ -115,9 +115,11 @@ def test_a_killed_script_resumes(tmp_path, whole, signal_number, code):
 
 
 def test_a_killed_finetuning_resumes(tmp_path, whole):
+    """Also one that is evaluated, and ends with the best weights."""
     flags = ["--preset", "demo", "--model_name_or_path", whole, "--questions_file", QUESTIONS, "--use_cpu"]
     flags += ["--max_steps", 24, "--save_steps", 4, "--logging_steps", 6, "--dropout", 0.1]
     flags += ["--gradient_accumulation_steps", 2, "--dataloader_num_workers", 2, "--output_dir"]
+    flags = ["--validation_ratio", 0.2, "--eval_steps", 3, "--load_best_model_at_end", *flags]
     command = [SCRIPTS / "finetune.py", *flags]
     expected, folder = tmp_path / "expected", tmp_path / "killed"
     run([*command, expected])

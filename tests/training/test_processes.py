@@ -166,7 +166,8 @@ def test_a_sharded_run_equals_an_unsharded_one_and_its_checkpoints_resume_either
     corpus = ROOT / "data/generated/biographies.txt"
     script = [ROOT / "scripts/pretrain.py", "--preset", "demo", "--train_file", corpus, "--use_cpu"]
     script += ["--mixed_precision", "no", "--model_preset", "gpt-nano", "--optim", "adamw", "--logging_steps", 1]
-    script += ["--gradient_accumulation_steps", 2, "--max_steps", 4, "--save_steps", 2, "--output_dir"]
+    script += ["--gradient_accumulation_steps", 2, "--max_steps", 4, "--save_steps", 2]
+    script += ["--validation_ratio", 0.1, "--eval_steps", 3, "--output_dir"]
 
     def run(name: str, *flags, sharded: bool) -> tuple[list[float], dict]:
         batch = ["--per_device_train_batch_size", 4 if sharded else 8]
@@ -174,12 +175,13 @@ def test_a_sharded_run_equals_an_unsharded_one_and_its_checkpoints_resume_either
         done = launch(tmp_path, SHARDS if sharded else WHOLE, *command, processes=2 if sharded else 1)
         assert done.returncode == 0, done.stderr
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line)["loss"] for line in lines], load_file(tmp_path / name / "model.safetensors")
+        records = map(json.loads, lines)
+        return [r.get("loss", r.get("eval_loss")) for r in records], load_file(tmp_path / name / "model.safetensors")
 
     losses, weights = run("whole", sharded=False)
     others, other_weights = run("sharded", sharded=True)
     assert others == pytest.approx(losses, rel=1e-5)
-    assert len(losses) == 4
+    assert len(losses) == 4 + 2  # with two evaluations
     for name, weight in weights.items():
         assert (weight - other_weights[name]).abs().max() < 1e-4, name
     first = tmp_path / "sharded/checkpoint-2"

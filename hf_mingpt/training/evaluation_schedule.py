@@ -1,0 +1,178 @@
+"""Held-out evaluation while a model trains: when it is due, which one is best, and when to stop early.
+
+The model that is evaluated is a copy of the one that trains, with averaged weights if the run keeps them: what would be
+saved. So an evaluation touches neither the trained weights nor anything else that training reads, and the trained
+weights are the same bits with and without it.
+
+With `load_best_model_at_end`, the best weights lie in `checkpoint-best-N` of the run folder, N their step, written
+aside and renamed. Those that a checkpoint refers to are kept, so that a run that resumes has its best weights.
+
+References: transformers' `Trainer` and `EarlyStoppingCallback`.
+"""
+
+import copy
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..system.writing import UNFINISHED, explain, flush
+from .folders import last_checkpoint, list_checkpoints, run_folder, step_of
+from .metrics_log import MetricsLog, read_log
+from .recipes import TrainingRecipe
+from .sharding import gather_weights
+
+# Returns metrics and samples. Every process must call it, and gets the same metrics.
+Evaluate = Callable[[Any], tuple[dict[str, float], list[dict[str, str]]]]
+BEST = "checkpoint-best-"
+
+
+class EvaluationSchedule:
+    """Evaluates the model every `eval_steps` and at the end, and keeps the best weights.
+
+    Args:
+        recipe: Recipe of the run.
+        accelerator: Its `Accelerator`.
+        evaluate: A function of a model in evaluation mode, which stays as it is. None: there are no evaluations.
+        model: The model before `accelerator.prepare`.
+    """
+
+    def __init__(
+        self, recipe: TrainingRecipe, accelerator: Accelerator, evaluate: Evaluate | None, model: PreTrainedModel
+    ):
+        self.recipe, self.accelerator, self.evaluate = recipe, accelerator, evaluate
+        self.copy: nn.Module = copy.deepcopy(model).to(accelerator.device).eval() if evaluate else nn.Identity()
+        self.last_step = 0  # that was evaluated
+        self.best: float | None = None
+        self.best_step: int | None = None
+        self.number_not_better = 0  # evaluations since the best one
+
+    @property
+    def stops(self) -> bool:
+        """Whether early stopping ends the run."""
+        patience = self.recipe.early_stopping_patience
+        return patience is not None and self.number_not_better >= patience
+
+    def run_if_due(self, step: int, max_steps: int, weights: nn.Module, log: MetricsLog) -> None:
+        """Evaluates after a step where an evaluation is due. Every process must call it.
+
+        Args:
+            step: Steps so far.
+            max_steps: Of the run.
+            weights: The model that holds the weights to evaluate: the trained or the averaged ones.
+            log: Gets the metrics.
+
+        Raises:
+            OSError: If the best weights cannot be written.
+        """
+        is_due = step == max_steps or (self.recipe.eval_steps and step % self.recipe.eval_steps == 0)
+        if self.evaluate is None or not is_due or step <= self.last_step:
+            return
+        started = time.perf_counter()
+        gather_weights(weights, self.copy)
+        metrics, samples = self.evaluate(self.copy)
+        self.last_step = step
+        self.number_not_better += 1
+        value = metrics[self.recipe.best_metric]
+        if is_better(value, self.best, greater=self.recipe.greater_is_best):
+            self.best, self.best_step, self.number_not_better = value, step, 0
+            if self.recipe.load_best_model_at_end:
+                self._save_best()
+        log.add_evaluation(step, metrics, samples, seconds=time.perf_counter() - started)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {name: getattr(self, name) for name in ("last_step", "best", "best_step", "number_not_better")}
+
+    def resume(self, state: dict[str, Any] | None, folder: Path) -> None:
+        """Restores the `state` of a checkpoint, and brings the best weights from its run folder.
+
+        Raises:
+            ValueError: If the best weights are not there.
+        """
+        for name, value in (state or {}).items():
+            setattr(self, name, value)
+        if not (self.recipe.load_best_model_at_end and self.best_step):
+            return
+        source, target = (parent / f"{BEST}{self.best_step}" for parent in (folder, run_folder(self.recipe)))
+        if not (source / "model.safetensors").is_file():
+            raise ValueError(f"{source}, the best weights so far, does not exist: resume from another checkpoint.")
+        if self.accelerator.is_main_process and source.resolve() != target.resolve():
+            aside = target.with_name(f"{UNFINISHED}{target.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            shutil.copytree(source, aside)
+            shutil.rmtree(target, ignore_errors=True)
+            aside.rename(target)
+        self.accelerator.wait_for_everyone()
+
+    def load_best(self, whole: nn.Module) -> None:
+        """Loads the best weights if the recipe asks for them. Without them, the weights stay as they are."""
+        if self.recipe.load_best_model_at_end and self.best_step:
+            load_model(whole, str(run_folder(self.recipe) / f"{BEST}{self.best_step}" / "model.safetensors"))
+
+    def _save_best(self) -> None:
+        folder = run_folder(self.recipe)
+        target = folder / f"{BEST}{self.best_step}"
+        aside = target.with_name(f"{UNFINISHED}{target.name}")
+        if self.accelerator.is_main_process:
+            try:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+                save_model(self.copy, str(aside / "model.safetensors"))
+                for path in (aside / "model.safetensors", aside):
+                    flush(path)
+                shutil.rmtree(target, ignore_errors=True)
+                aside.rename(target)
+                flush(folder)
+            except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises any of these
+                shutil.rmtree(aside, ignore_errors=True)
+                raise OSError(
+                    f"The best weights, of step {self.best_step}, could not be written ({explain(error, folder)}); the "
+                    f"last checkpoint is {last_checkpoint(self.recipe)}. Fix this, then resume with "
+                    "--resume_from_checkpoint latest."
+                ) from error
+            kept = {self.best_step}
+            for checkpoint in list_checkpoints(folder):
+                with suppress(OSError, ValueError, KeyError):  # a damaged one refers to nothing
+                    kept.add(json.loads((checkpoint / "state.json").read_text())["evaluation"]["best_step"])
+            for path in folder.glob(f"{BEST}*"):
+                if step_of(path) not in kept:
+                    shutil.rmtree(path)
+        self.accelerator.wait_for_everyone()
+
+
+def is_better(value: float, best: float | None, *, greater: bool) -> bool:
+    """Whether a metric is better than the best one so far. An equal one is not, and neither is NaN."""
+    if best is None:
+        return not math.isnan(value)
+    return value > best if greater else value < best
+
+
+def final_evaluation(recipe: TrainingRecipe) -> dict[str, Any]:
+    """The evaluation of the weights that a run ends with, for run.json.
+
+    Returns:
+        `validation`, the metrics with their step, and `best_step`. An empty dict if there was no evaluation.
+    """
+    evaluations = []
+    with suppress(OSError, ValueError):
+        evaluations = [line for line in read_log(run_folder(recipe) / "metrics.jsonl") if recipe.best_metric in line]
+    if not evaluations:
+        return {}
+    best = evaluations[0]
+    for line in evaluations:
+        if is_better(line[recipe.best_metric], best[recipe.best_metric], greater=recipe.greater_is_best):
+            best = line
+    final = best if recipe.load_best_model_at_end else evaluations[-1]
+    metrics = {name: value for name, value in final.items() if name in ("step", *recipe.metrics)}
+    return {"best_step": best["step"], "validation": metrics}
