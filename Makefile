@@ -4,12 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial fuzz bench docs checks clean
+.PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial notebooks fuzz bench docs checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/demo-ready
-	$(BIN)/python scripts/generate_biographies.py --output_dir runs/demo/data --overwrite_output_dir
-	$(BIN)/python scripts/run_demo.py --data_dir runs/demo/data --output_dir runs/demo
+	$(BIN)/python scripts/run_demo.py --output_dir runs/demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
@@ -69,6 +68,10 @@ test-browser: $(VENV)/ready
 # the commands of docs/tutorial.md as they stand: ten minutes
 test-tutorial: $(VENV)/ready
 	$(BIN)/python -m pytest -o addopts= --quiet -m tutorial tests/scripts/test_tutorial.py
+
+# executes docs/notebooks and keeps what comes out: a quarter of an hour on two cores, less with a GPU
+notebooks: $(VENV)/ready
+	$(BIN)/python docs/notebooks/run.py
 
 # random bytes for the readers of other people's files: half a minute
 FUZZ_SECONDS ?= 30

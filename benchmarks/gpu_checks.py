@@ -218,7 +218,9 @@ def int8_weights(place: Place) -> str:
 # ---- training: the package's own loop, on this device
 
 
-def trained(place: Place, folder: str, *, model=None, precision: str = "no", graphs: bool = True, **changes):
+def trained(
+    place: Place, folder: str, *, model=None, precision: str = "no", graphs: bool = True, evaluate=None, **changes
+):
     """Trains a model for some steps; returns it, and its losses by step."""
     path = place.folder / folder
     path.mkdir(parents=True, exist_ok=True)
@@ -232,9 +234,9 @@ def trained(place: Place, folder: str, *, model=None, precision: str = "no", gra
     model = model or build_model(dropout=dropout, small=place.small)
     steps = TrainingSteps(examples(), NextTokenPrediction(), BatchShape(16, 2, pad_to_multiple_of=8), seed=0)
     with mock.patch.object(stepping, "can_record", stepping.can_record if graphs else lambda *_: False):
-        model = train(model, steps, recipe, accelerator)
+        model = train(model, steps, recipe, accelerator, evaluate)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return model.cpu(), {line["step"]: line["loss"] for line in lines}
+    return model.cpu(), {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 def same_weights(a, b) -> bool:
@@ -273,6 +275,29 @@ def resumed(place: Place, *, graphs: bool) -> str:
     finally:
         torch.use_deterministic_algorithms(False)
     require(same_weights(whole, cut), "the weights differ")
+    return "the same bits"
+
+
+def evaluated(place: Place, *, graphs: bool, precision: str) -> str:
+    """Compares a run that is evaluated, by a loss and by generated tokens, with one that is not, bit for bit."""
+    place.need_gpu()
+    prompt = torch.arange(2, 12, device=place.device)[None]
+
+    def evaluate(model) -> tuple[dict[str, float], list[dict[str, str]]]:
+        with torch.inference_mode(), torch.autocast(place.device.type, torch.bfloat16):
+            model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=8, do_sample=True)
+            return {"eval_loss": model(input_ids=prompt, labels=prompt).loss.item()}, []
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        options = {"dropout": 0.1, "precision": precision, "graphs": graphs, "logging_steps": 4}
+        name = f"evaluated-{graphs}-{precision}"
+        plain, _ = trained(place, name, **options)
+        held_out = {"validation_ratio": 0.5, "eval_steps": 3}
+        other, _ = trained(place, f"{name}-too", evaluate=evaluate, **held_out, **options)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    require(same_weights(plain, other), "the weights differ")
     return "the same bits"
 
 
@@ -379,6 +404,10 @@ def all_checks() -> dict[str, Callable[[Place], str]]:
     checks["CUDA graphs, torch.compile"] = lambda p: recorded_steps(p, compiled=True)
     checks["bit-exact resuming, CUDA graphs"] = lambda p: resumed(p, graphs=True)
     checks["bit-exact resuming, eager"] = lambda p: resumed(p, graphs=False)
+    for name, graphs, precision in (("CUDA graphs", True, "bf16"), ("eager", False, "bf16"), ("fp16", False, "fp16")):
+        checks[f"evaluation while training, {name}"] = lambda p, g=graphs, d=precision: evaluated(
+            p, graphs=g, precision=d
+        )
     checks["no synchronization between log lines"] = no_waiting
     checks["DDP over NCCL, one process"] = lambda p: launched(
         p, "ddp", "-m", "torch.distributed.run", "--nproc_per_node", "1", "--master_port", "29518"

@@ -1,4 +1,4 @@
-"""Hooks of the site (mkdocs.yml): links as they lie in the repository, the flags, a check for missing docstrings.
+"""Hooks of the site (mkdocs.yml): links as they lie in the repository, notebooks, flags, a check of the docstrings.
 
 Pages link to each other by relative paths, so that the links work in any checkout. On the site, docs/ is the root.
 Every file outside docs/ that a page links to joins the site under its own path; README.md becomes the front page.
@@ -6,6 +6,7 @@ Every file outside docs/ that a page links to joins the site under its own path;
 
 import dataclasses
 import html
+import json
 import posixpath
 import re
 import runpy
@@ -40,6 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             targets = LINK.findall("\n".join(_outside_fences((ROOT / path).read_text(encoding="utf-8"))))
             waiting += [_resolve(path, target) for target in targets]
     files.append(File.generated(config, "api/flags.md", content=_describe_flags()))
+    for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=_describe_notebook(path)))
     return files
 
 
@@ -47,7 +50,10 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     """Rewrites the links of a page from paths in the repository to paths on the site."""
     if page.file.abs_src_path is None:
         return markdown
-    path = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
+    return _rewrite_links(markdown, Path(page.file.abs_src_path).relative_to(ROOT).as_posix())
+
+
+def _rewrite_links(markdown: str, path: str) -> str:
     start = posixpath.dirname(_place_on_site(path)) or "."
 
     def rewrite(match: re.Match) -> str:
@@ -98,6 +104,26 @@ def _describe_flags() -> str:
     return "\n".join(page)
 
 
+def _describe_notebook(path: Path) -> str:
+    """The page of a notebook: its text, its code, and the outputs that were kept."""
+    page = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            page.append(_rewrite_links(source, path.relative_to(ROOT).as_posix()))
+            continue
+        page.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            if picture := output.get("data", {}).get("image/png"):
+                page.append(f'<img alt="Output of {cell["id"]}" src="data:image/png;base64,{picture.strip()}">')
+            else:
+                text = "".join(output.get("text") or output["data"]["text/plain"])
+                page.append(f"```text\n{text.rstrip()}\n```")
+    title, *rest = page
+    download = f'<a href="../{path.name}" download>Download the notebook</a>'
+    return "\n\n".join([title, download, *rest]) + "\n"
+
+
 def _outside_fences(text: str, *, blank: bool = False) -> list[str]:
     """The lines of a page outside code fences; with `blank`, those inside as empty lines."""
     lines, inside = [], False
@@ -118,4 +144,4 @@ def _resolve(path: str, link: str) -> str:
 
 
 def _place_on_site(path: str) -> str:
-    return path.removeprefix("docs/")
+    return re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))

@@ -5,8 +5,28 @@ registered as soon as transformers' own auto classes come to life.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 import wrapt
+
+if TYPE_CHECKING:  # what type checkers and editors see; at run time, `__getattr__` imports a name when it is used
+    from .configuration_mingpt import MinGPTConfig as MinGPTConfig
+    from .data.collators import DataCollatorForQuestionAnswering as DataCollatorForQuestionAnswering
+    from .data.collators import DataCollatorForSalientSpans as DataCollatorForSalientSpans
+    from .data.collators import DataCollatorForSpanCorruption as DataCollatorForSpanCorruption
+    from .data.collators import add_index as add_index
+    from .evaluation.answering import answer_questions as answer_questions
+    from .evaluation.calibration import ask as ask
+    from .evaluation.scoring import METRIC_FOLDER as METRIC_FOLDER
+    from .hub.loading import load_calibration as load_calibration
+    from .hub.loading import load_run as load_run
+    from .hub.pushing import push_run as push_run
+    from .modeling_mingpt import MinGPTForCausalLM as MinGPTForCausalLM
+    from .modeling_mingpt import MinGPTForSequenceClassification as MinGPTForSequenceClassification
+    from .modeling_mingpt import MinGPTForTokenClassification as MinGPTForTokenClassification
+    from .modeling_mingpt import MinGPTModel as MinGPTModel
+    from .modeling_mingpt import MinGPTPreTrainedModel as MinGPTPreTrainedModel
+    from .training.presets import MODEL_PRESETS as MODEL_PRESETS
 
 _MODULE_OF = {
     "DataCollatorForQuestionAnswering": "data.collators",
@@ -23,6 +43,7 @@ _MODULE_OF = {
     "add_index": "data.collators",
     "answer_questions": "evaluation.answering",
     "ask": "evaluation.calibration",
+    "encode_documents": "data.encoding",
     "load_calibration": "hub.loading",
     "load_run": "hub.loading",
     "push_run": "hub.pushing",

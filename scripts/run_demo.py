@@ -2,7 +2,8 @@
 
     python scripts/run_demo.py --output_dir runs/demo
 
-It prints every command that it runs. You can copy, change and run each of them alone.
+It prints every command that it runs. You can copy, change and run each of them alone. Without --data_dir, the
+biographies are generated first.
 """
 
 import json
@@ -21,30 +22,34 @@ import torch
 import hf_mingpt.evaluation.calibration
 import hf_mingpt.hub.saving
 import hf_mingpt.training.loop  # noqa: F401 (once, for all that is forked below)
+from hf_mingpt.cli import run_script
 from hf_mingpt.system.command_line import parse_recipe, user_errors
+from hf_mingpt.system.commands import PROGRAM, SCRIPTS, as_called, is_command, name_of
 from hf_mingpt.system.fields import flag
 
-SCRIPTS = Path(__file__).parent
 NEXT = """
 What you can do now:
-  {python} {scripts}/ask.py "{name}" "Nobody Known" --model_name_or_path {run} --train_file {text}
-  {python} -m pip install -c constraints.txt -e ".[demo]" && {python} {scripts}/demo.py {run} --train_file {text}
+  {ask} "{name}" "Nobody Known" --model_name_or_path {run} --train_file {text}
+  {python} -m {install} && {demo} {run} --train_file {text}
   look at {picture} and read {run}/calibration.md; docs/tutorial.md goes through every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRecipe:
     output_dir: str = flag("runs/demo", "Folder for the runs.")
-    data_dir: str = flag("data/generated", "Folder that generate_biographies.py wrote.")
+    data_dir: str | None = flag(
+        None, "Folder that generate_biographies.py wrote. None: it writes one first, data in the output_dir."
+    )
     use_cpu: bool = flag(False, "Stay on the CPU.")
 
 
 def main() -> None:
     recipe = parse_recipe(DemoRecipe)
-    out, data = Path(recipe.output_dir), Path(recipe.data_dir)
+    out = Path(recipe.output_dir)
+    data = Path(recipe.data_dir or out / "data")
     text, questions, dev = data / "biographies.txt", data / "birth_places_train.tsv", data / "birth_dev.tsv"
     with user_errors():
-        if not text.exists():
+        if recipe.data_dir and not text.exists():
             raise FileNotFoundError(f"No text in {data}: make one with scripts/generate_biographies.py.")
     os.environ.setdefault("OMP_NUM_THREADS", str(min(4, psutil.cpu_count(logical=False) or 1)))  # more gain nothing
     use_cpu = ["--use_cpu"] * recipe.use_cpu
@@ -58,6 +63,8 @@ def main() -> None:
         train("finetune.py", preset, folder, "--model_name_or_path", pretrained, "--questions_file", questions_file)
 
     started = time.perf_counter()
+    if not recipe.data_dir:
+        run("generate_biographies.py", "--output_dir", data, "--overwrite_output_dir")
     train("pretrain.py", "demo", pretrained, "--train_file", text, "--vocabulary_file", questions)
     finetune("demo", finetuned, questions)
     finetune("demo_from_scratch", scratch, questions)
@@ -87,7 +94,9 @@ def main() -> None:
     )
     first = text.read_text(encoding="utf-8").partition(". ")[0]
     about = {"name": first, "run": shlex.quote(str(finetuned)), "text": shlex.quote(str(text))}
-    print(NEXT.format(python=as_typed(sys.executable), scripts=as_typed(SCRIPTS), picture=out / "demo.png", **about))
+    install = as_called('pip install -c constraints.txt -e ".[demo]"')
+    about |= {"ask": command("ask.py"), "demo": command("demo.py"), "install": install, "picture": out / "demo.png"}
+    print(NEXT.format(python=as_typed(sys.executable), **about))
 
 
 def run(script: str, *flags: object) -> None:
@@ -95,20 +104,30 @@ def run(script: str, *flags: object) -> None:
 
     Where processes can be forked, they need not import torch again.
     """
-    words = list(map(str, (SCRIPTS / script, *flags)))
-    print(f"\n$ {as_typed(sys.executable)} {as_typed(words[0])} {shlex.join(words[1:])}", flush=True)
+    words = list(map(str, flags))
+    print(f"\n$ {command(script)} {shlex.join(words)}", flush=True)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    process = context.Process(target=run_as_main, args=(words,))
+    process = context.Process(target=run_as_main, args=(script, words))
     process.start()
     process.join()
     if process.exitcode:
         sys.exit(process.exitcode)
 
 
-def run_as_main(words: list[str]) -> None:
+def run_as_main(script: str, words: list[str]) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # which a fork of this process reads no more
-    sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
+    if is_command():
+        run_script(SCRIPTS / script, words)
+    else:
+        sys.argv = [str(SCRIPTS / script), *words]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def command(script: str) -> str:
+    """How you call a script, in the way that this one was called."""
+    if is_command():
+        return f"{PROGRAM} {name_of(Path(script).stem)}"
+    return f"{as_typed(sys.executable)} {as_typed(SCRIPTS / script)}"
 
 
 def as_typed(path: str | Path) -> str:

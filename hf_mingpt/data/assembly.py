@@ -27,6 +27,7 @@ from .objectives import (
 )
 from .questions import Question
 from .recipe import DataRecipe
+from .salient_spans import MIN_MASKED_LENGTH, find_titles
 from .steps import Mixture, StreamedSteps, TrainingSteps
 from .title_prefixes import TitlePrefixes
 from .validation import VALIDATION_SEED
@@ -187,6 +188,7 @@ def build_objective(
     objective = RandomWindow(corruption, tokenizer) if recipe.document_windows else corruption
     if not recipe.ssm_probability:
         return objective
+    check_titles(documents, Alphabet.of(tokenizer), block_size)
     before, after = (block_size if n is None else n for n in (recipe.context_before, recipe.context_after))
     prefix_probability = recipe.title_prefix_probability
     return SalientSpanMasking(
@@ -203,6 +205,20 @@ def build_objective(
         prefixes=TitlePrefixes.learn(iterate(learn_from), questions, tokenizer) if prefix_probability else None,
         prefix_probability=prefix_probability,
     )
+
+
+def check_titles(documents: Dataset | IterableDataset, alphabet: Alphabet, block_size: int) -> None:
+    """Raises a ValueError if no title at the beginning of the corpus leaves room for a masked span in the context."""
+    for batch in iterate(documents.take(_NUM_CHECKED)):
+        titles = batch.count_covered(find_titles(batch.characters, alphabet.classes))
+        if (shortest := titles.min()) > block_size - MIN_MASKED_LENGTH:
+            raise ValueError(
+                f"The shortest title of the first documents has {shortest} tokens, which leaves no room for a masked "
+                f"name in {block_size} tokens: raise block_size, or give --ssm_probability 0."
+            )
+
+
+_NUM_CHECKED = 1000  # documents
 
 
 def _build_policy(

@@ -25,17 +25,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_callback import TrainerCallback
 
+from ..tokenization_mingpt import SpecialTokens, is_character_tokenizer
 from .assembly import build_objective
 from .encoding import encode_questions, iterate
 from .objectives import Objective, QuestionAnswering
 from .questions import Question
 from .recipe import DataRecipe
-from .sequences import SegmentedSequences, TokenSequences
+from .sequences import ALIGNMENT_COLUMNS, SegmentedSequences, TokenSequences
 
 INDEX_COLUMN = "index"
 
@@ -67,8 +69,14 @@ Rows = Sequence[Mapping[str, Any]]
 class _DrawingCollator(TrainerCallback):
     """A collator whose draws differ in every epoch; as a callback of `Trainer` it follows the epoch."""
 
-    def __init__(self, objective: Objective, pad_to_multiple_of: int | None):
-        self.objective, self.pad_to_multiple_of = objective, pad_to_multiple_of
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, objective: Objective, pad_to_multiple_of: int | None, *, aligned: bool
+    ):
+        self.special_tokens, self.objective = _special_tokens(tokenizer), objective
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.columns = ["input_ids", INDEX_COLUMN]
+        if aligned and not is_character_tokenizer(tokenizer):
+            self.columns += ALIGNMENT_COLUMNS
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._next_epoch = 0  # that Trainer begins
 
@@ -97,23 +105,25 @@ class _DrawingCollator(TrainerCallback):
         """Makes a batch.
 
         Args:
-            rows: B rows with `input_ids`, one or more tokens without special tokens, and `index`.
+            rows: B rows with `input_ids`, one or more tokens without special tokens, and `index`. With a tokenizer that
+                is not a character tokenizer, objectives that look for names or titles need the other columns of
+                `encode_documents(..., aligned=True)` too.
 
         Returns:
             `input_ids`, `labels` and `attention_mask`, each (B, T) int64.
 
         Raises:
-            ValueError: if a row has no token or no index.
+            ValueError: if a row has no token, or a column is missing.
         """
-        missing = [name for name in ("input_ids", INDEX_COLUMN) if name not in rows[0]]
-        if missing:
+        if missing := [name for name in self.columns if name not in rows[0]]:
+            made_by = "add_index" if missing == [INDEX_COLUMN] else "encode_documents(..., aligned=True) and add_index"
             raise ValueError(
-                f"The rows have no column {missing[0]!r}, only {', '.join(map(repr, rows[0]))}: add {INDEX_COLUMN!r} "
-                "with hf_mingpt.add_index, and give Trainer remove_unused_columns=False."
+                f"The rows have no column {missing[0]!r}, only {', '.join(map(repr, rows[0]))}: add it with "
+                f"hf_mingpt.{made_by}, and give Trainer remove_unused_columns=False."
             )
         index = np.array([row[INDEX_COLUMN] for row in rows], dtype=np.int64)
-        sequences = self.objective(_token_sequences(rows), self.epoch, index)
-        return _make_batch(sequences, self.pad_to_multiple_of)
+        examples = _token_sequences(rows, [name for name in self.columns if name != INDEX_COLUMN])
+        return _make_batch(self.objective(examples, self.epoch, index), self.pad_to_multiple_of, self.special_tokens)
 
 
 class DataCollatorForSpanCorruption(_DrawingCollator):
@@ -143,7 +153,7 @@ class DataCollatorForSpanCorruption(_DrawingCollator):
     ):
         recipe = DataRecipe(train_file="", num_spans=num_spans, document_windows=document_windows)
         objective = build_objective(recipe, Dataset.from_dict({}), [], tokenizer, block_size=block_size, seed=seed)
-        super().__init__(objective, pad_to_multiple_of)
+        super().__init__(tokenizer, objective, pad_to_multiple_of, aligned=document_windows)
 
 
 class DataCollatorForSalientSpans(_DrawingCollator):
@@ -193,7 +203,7 @@ class DataCollatorForSalientSpans(_DrawingCollator):
             block_size=block_size,
             seed=seed,
         )
-        super().__init__(objective, pad_to_multiple_of)
+        super().__init__(tokenizer, objective, pad_to_multiple_of, aligned=True)
 
 
 class DataCollatorForQuestionAnswering:
@@ -209,7 +219,8 @@ class DataCollatorForQuestionAnswering:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, block_size: int, *, pad_to_multiple_of: int | None = None):
         self.tokenizer, self.block_size, self.pad_to_multiple_of = tokenizer, block_size, pad_to_multiple_of
-        self.objective = QuestionAnswering()
+        self.special_tokens = _special_tokens(tokenizer)
+        self.objective = QuestionAnswering(self.special_tokens.mask_id)
 
     def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
         """Makes a batch.
@@ -224,23 +235,38 @@ class DataCollatorForQuestionAnswering:
             ValueError: if a question exceeds `block_size`, or cannot be encoded.
         """
         if "input_ids" in rows[0]:
-            examples = _token_sequences(rows)
+            examples = _token_sequences(rows, ["input_ids"])
         else:
             pairs = [Question(row["question"], row["answer"]) for row in rows]
             (examples,) = iterate(encode_questions(pairs, self.tokenizer, self.block_size))
-        return _make_batch(self.objective(examples, 0, np.arange(len(rows))), self.pad_to_multiple_of)
+        sequences = self.objective(examples, 0, np.arange(len(rows)))
+        return _make_batch(sequences, self.pad_to_multiple_of, self.special_tokens)
 
 
-def _token_sequences(rows: Rows) -> TokenSequences:
-    ids = [np.asarray(row["input_ids"]) for row in rows]
-    lengths = np.array([len(part) for part in ids])
-    if not lengths.all():
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    for name in ("pad_token", "mask_token"):
+        if getattr(tokenizer, name) is None:
+            raise ValueError(
+                f"The tokenizer has no {name}: add one with tokenizer.add_special_tokens({{'{name}': ...}}), then call "
+                "model.resize_token_embeddings(len(tokenizer))."
+            )
+    return SpecialTokens.of(tokenizer)
+
+
+def _token_sequences(rows: Rows, columns: Sequence[str]) -> TokenSequences:
+    lists = {name: [row[name] for row in rows] for name in columns}
+    if not all(map(len, lists["input_ids"])):
         raise ValueError("A row has no tokens: drop empty documents.")
-    return TokenSequences(np.concatenate(ids), np.append(0, np.cumsum(lengths)))
+    texts = {"characters": pa.array(lists.pop("characters"))} if "characters" in lists else {}
+    arrays = {name: pa.array(list(map(np.asarray, parts))) for name, parts in lists.items()}
+    return TokenSequences.from_table(pa.table(arrays | texts))
 
 
-def _make_batch(sequences: SegmentedSequences, pad_to_multiple_of: int | None) -> dict[str, torch.Tensor]:
-    batch = sequences.pad(np.arange(len(sequences.lengths)), pad_to_multiple_of or 1)
-    width = batch["input_ids"].shape[1]
-    batch["attention_mask"] = (np.arange(width) < sequences.lengths[:, None]).astype(np.int64)
+def _make_batch(
+    sequences: SegmentedSequences, pad_to_multiple_of: int | None, special_tokens: SpecialTokens
+) -> dict[str, torch.Tensor]:
+    lengths = sequences.lengths
+    batch = sequences.pad(np.arange(len(lengths)), pad_to_multiple_of or 1, special_tokens)
+    inside = np.arange(batch["input_ids"].shape[1]) < lengths[:, None]
+    batch["attention_mask"] = inside.astype(np.int64)
     return {name: torch.from_numpy(array) for name, array in batch.items()}

@@ -1,8 +1,6 @@
 """The listwise softmax: one distribution over all candidates of a document and a null candidate, fitted by L-BFGS."""
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.sparse import csr_matrix
 
 L2_PENALTY = 2.0  # chosen on folds of the training questions
 
@@ -24,6 +22,8 @@ def fit_listwise(
     Returns:
         The weights, (F,), and the score of the null candidate.
     """
+    from scipy.optimize import minimize
+
     objective = ListwiseLoss(columns, offsets, is_answer, num_features=num_features, penalty=penalty)
     options = {"maxiter": 300, "ftol": 1e-8, "gtol": 1e-3}
     found = minimize(objective, np.zeros(num_features + 1), jac=True, method="L-BFGS-B", options=options)
@@ -40,6 +40,8 @@ class ListwiseLoss:
     def __init__(
         self, columns: np.ndarray, offsets: np.ndarray, is_answer: np.ndarray, *, num_features: int, penalty: float
     ):
+        from scipy.sparse import csr_matrix
+
         number, width = columns.shape
         rows = np.arange(0, number * width + 1, width)
         self.design = csr_matrix((np.ones(columns.size), columns.ravel(), rows), shape=(number, num_features))

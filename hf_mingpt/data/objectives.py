@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..tokenization_mingpt import MASK_ID
+from ..tokenization_mingpt import MASK_ID, is_character_tokenizer
 from .alphabet import Alphabet
 from .draws import uniform_draws
 from .questions import answer_starts
@@ -59,6 +59,12 @@ class SpanCorruption:
         return move_spans(examples, spans)
 
 
+def check_aligned(examples: TokenSequences, by_character: bool) -> None:
+    """Raises a ValueError if the characters of tokens are unknown, and the tokens are no characters."""
+    if not by_character and examples.alignment is None:
+        raise ValueError("The places of the tokens in their text are unknown: encode_documents(..., aligned=True).")
+
+
 class RandomWindow:
     """Applies span corruption to a random window of a long document, not only to its beginning.
 
@@ -72,9 +78,11 @@ class RandomWindow:
 
     def __init__(self, objective: SpanCorruption, tokenizer: PreTrainedTokenizerBase):
         self.objective, self.classes = objective, Alphabet.of(tokenizer).classes
+        self.by_character = is_character_tokenizer(tokenizer)
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
         ids, offsets = examples.token_ids, examples.offsets
+        check_aligned(examples, self.by_character)
         titles = examples.count_covered(find_titles(examples.characters, self.classes))
         longest = np.maximum(max_truncated_length(self.objective.block_size), titles)
         draws = uniform_draws(self.objective.seed + 2, epoch, index, 1)[:, 0]
@@ -136,7 +144,7 @@ class SalientSpanMasking:
         prefix_probability: float = 0.0,
     ):
         self.block_size, self.seed = block_size, seed
-        self.classes = Alphabet.of(tokenizer).classes
+        self.classes, self.by_character = Alphabet.of(tokenizer).classes, is_character_tokenizer(tokenizer)
         self.probability, self.numbers, self.long_context_probability = probability, numbers, long_context_probability
         self.fallback = fallback or SpanCorruption(block_size, seed)
         self.max_context = max_context or (block_size, block_size)
@@ -144,6 +152,7 @@ class SalientSpanMasking:
         self.prefixes, self.prefix_probability = prefixes, prefix_probability
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
+        check_aligned(examples, self.by_character)
         spans = find_salient_spans(examples.characters, self.classes, numbers=self.numbers)
         none = spans.select(np.zeros(len(spans.starts), dtype=bool))
         answer_like = self.policy(spans, index) if self.policy else none

@@ -24,6 +24,8 @@ from .alphabet import Alphabet, CharacterClasses
 from .draws import random_bits
 from .sequences import MASK_SEGMENT, SegmentedSequences, TokenSequences
 
+MIN_MASKED_LENGTH = 4  # one token and three MASKs, besides the title
+
 
 class SalientSpans(NamedTuple):
     """The M salient spans of N documents, in the order of the documents.
@@ -270,7 +272,7 @@ def mask_spans(
     documents, titles = spans.documents, spans.titles
     start, end = documents.offsets[:-1], documents.offsets[1:]
     span_start, length = chosen
-    room = block_size - titles - length - 3
+    room = block_size - titles - length - 3  # MASKs
     possible = (length > 0) & (room >= 0)
     room = np.maximum(room, 0)
     most_before = np.minimum(np.clip(span_start - start - titles, 0, room), max_context[:, 0])

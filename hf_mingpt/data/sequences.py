@@ -11,6 +11,7 @@ from ..tokenization_mingpt import SpecialTokens, code_points
 IGNORE_ID = -100  # labels without loss, as everywhere in transformers
 MASK_SEGMENT = -1
 CHARACTER_MARKS = SpecialTokens()
+ALIGNMENT_COLUMNS = ("characters", "token_starts", "token_ends")
 
 
 class TokenSequences(NamedTuple):

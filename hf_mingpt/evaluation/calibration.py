@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedTokenizerBase
 
 from ..data.birthplaces import BIRTHPLACE, invent_names
@@ -122,6 +120,9 @@ def fit_calibration(
     Raises:
         ValueError: if all answers are correct or all are wrong.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     check_both_outcomes(correct)
     values = np.stack(features, axis=1)
     scaler = StandardScaler().fit(values)

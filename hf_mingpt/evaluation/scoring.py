@@ -12,10 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import evaluate
 import numpy as np
-from scipy.stats import binomtest
-from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from ..data.questions import Question
 from ..system.files import sha256_of
@@ -56,6 +53,8 @@ def exact_matches(predictions: Sequence[str], references: Sequence[str | None]) 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """The 95 % confidence interval of a proportion, as two fractions."""
+    from scipy.stats import binomtest
+
     low, high = binomtest(correct, total).proportion_ci(method="wilson")
     return float(low), float(high)
 
@@ -70,6 +69,8 @@ def accuracy(predictions: Sequence[str], references: Sequence[str | None]) -> di
         ValueError: if there are no predictions, if the numbers of predictions and references differ, or if one of them
             is not a string.
     """
+    import evaluate
+
     exact_matches(predictions, references)  # its errors are clearer than the library's
     for name in ("HF_METRICS_CACHE", "HF_MODULES_CACHE"):
         setattr(evaluate.config, name, writable_cache(Path(getattr(evaluate.config, name))))
@@ -129,6 +130,8 @@ def calibration_metrics(probability: np.ndarray, correct: np.ndarray, threshold:
         area_under_risk_coverage, accuracy_at_10_percent and so on (of the most probable answers), coverage, and
         accuracy_of_given_answers (None if the model always abstains).
     """
+    from sklearn.metrics import brier_score_loss, roc_auc_score
+
     risk = risk_by_coverage(probability, correct)
     given = probability >= threshold
     return {

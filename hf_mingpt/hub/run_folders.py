@@ -33,6 +33,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..evaluation.report import PAGE, PICTURE
 from ..system.command_line import user_errors
+from ..system.commands import program_words
 from ..system.writing import UNFINISHED, check_no_writer, explain, flush, one_writer, write_json
 from ..training.evaluation_schedule import BEST
 from ..training.folders import IGNORE_PATTERNS, list_checkpoints, place_beside, run_folder
@@ -208,7 +209,7 @@ def _link(source: str, target: str) -> None:
 def run_record() -> dict[str, Any]:
     """Records how something was made: command (without folders), date, versions of packages, and commit of the code."""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *map(strip_folders, sys.argv[1:])]),
+        "command": shlex.join([*program_words(), *map(strip_folders, sys.argv[1:])]),
         "date": date.today().isoformat(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "commit": _commit(),

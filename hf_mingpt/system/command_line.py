@@ -1,6 +1,7 @@
 """Command lines: flags, a YAML file, the launcher's settings and a preset become a recipe.
 
-A flag wins over the YAML file, the file over the launcher, the launcher over the preset.
+A flag wins over the YAML file, the file over the launcher, the launcher over the preset. `--print_config` prints what
+comes out as a YAML file, without the launcher's part.
 """
 
 import atexit
@@ -16,10 +17,11 @@ from typing import Any, TypeVar, get_origin
 
 from huggingface_hub.errors import StrictDataclassError
 
+from .commands import as_called, program_name
 from .fields import Preset, check_choice, check_finite, old_names, with_present_names, without_constants
 from .flag_parser import build_parser, parse_flags
 from .launching import launcher_settings
-from .yaml_flags import read_yaml
+from .yaml_flags import format_yaml, read_yaml
 
 _TEXTS = (
     "prompt",
@@ -60,8 +62,12 @@ def parse_recipe(
         by_flag = _up_to_date(recipe_class, by_flag | _place(words, positionals, by_flag, recipe_class))
         by_file = _up_to_date(recipe_class, _read_file(file, recipe_class, parser)) if file else {}
         asked = {**by_file, **by_flag}
+        shows_help, prints_config = asked.pop("help", False), asked.pop("print_config", False)
         preset = asked.pop("preset", None)
         values = _preset_values(preset, presets)
+        if prints_config:
+            print(format_yaml(recipe_class, {**({"preset": preset} if preset else {}), **values, **asked}))
+            sys.exit(0)
         names = {f.name for f in _fields(recipe_class)}
         if "use_cpu" in names:  # a script without this flag uses no device, so the launcher has no say
             values |= {name: value for name, value in launcher_settings().items() if name in names}
@@ -69,7 +75,7 @@ def parse_recipe(
             if asked.get(name) is not None:
                 values = {key: value for key, value in values.items() if key not in replaced}
         values |= asked
-        if values.pop("help", False):
+        if shows_help:
             build_parser(recipe_class, presets, positionals, values | {"preset": preset}).print_help()
             sys.exit(0)
         if missing := [f.name for f in _fields(recipe_class) if f.default is MISSING and f.name not in values]:
@@ -131,7 +137,7 @@ def _up_to_date(recipe_class: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 def warn(sentence: str) -> None:
     """Prints a warning, on the main process only."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"{Path(sys.argv[0]).name}: warning: {sentence}", file=sys.stderr)
+        print(f"{program_name()}: warning: {as_called(sentence)}", file=sys.stderr)
 
 
 def tell(sentence: str) -> None:
@@ -154,7 +160,7 @@ def _prepare_terminal() -> None:
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         _exit_if_unread(error)
         if issubclass(kind, KeyboardInterrupt):
-            print(f"{Path(sys.argv[0]).name}: interrupted.", file=sys.stderr)
+            print(f"{program_name()}: interrupted.", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)
 
@@ -217,7 +223,7 @@ def user_errors() -> Iterator[None]:
         # an error of a configuration's field has its one sentence in the cause
         message = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
         if os.environ.get("RANK", "0") == "0":
-            print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+            print(f"{program_name()}: {as_called(str(message))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -228,5 +234,5 @@ def accidents() -> Iterator[None]:
         yield
     except (OSError, FloatingPointError) as error:
         _exit_if_unread(error)
-        print(f"\n{Path(sys.argv[0]).name}: {error}", file=sys.stderr)  # below the progress bar
+        print(f"\n{program_name()}: {as_called(str(error))}", file=sys.stderr)  # below the progress bar
         sys.exit(1)

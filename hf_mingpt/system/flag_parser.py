@@ -9,6 +9,7 @@ from itertools import pairwise
 from types import NoneType
 from typing import Any, get_args, get_origin
 
+from .commands import as_called, program_name
 from .fields import TOPICS, Preset
 
 _TRUE, _FALSE = ("true", "yes", "on", "t", "y", "1"), ("false", "no", "off", "f", "n", "0")
@@ -17,6 +18,9 @@ _TRUE, _FALSE = ("true", "yes", "on", "t", "y", "1"), ("false", "no", "off", "f"
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise ValueError(f"{message}.")
+
+    def format_help(self) -> str:
+        return as_called(super().format_help())
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -43,6 +47,7 @@ def build_parser(
         values: by field, and the preset; the help shows them as the defaults.
     """
     parser = _Parser(
+        prog=program_name(),
         usage=_usage(recipe_class, presets, positionals),
         description=sys.modules["__main__"].__doc__,
         epilog=_epilog(presets),
@@ -52,6 +57,7 @@ def build_parser(
         allow_abbrev=False,
     )
     parser.add_argument("-h", "--help", action="store_true", help="Show this page.")
+    parser.add_argument("--print_config", action="store_true", help="Print the flags as a YAML file to edit.")
     if presets:
         preset = (values or {}).get("preset") or next(iter(presets))
         parser.add_argument("--preset", metavar="NAME", help=f"Values to start from. (default: {preset!r})")

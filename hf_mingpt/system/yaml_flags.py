@@ -1,8 +1,10 @@
-"""YAML files of flags: `name: value` lines, each value taken as it is written."""
+"""YAML files of flags: `name: value` lines, each value taken as it is written. `--print_config` writes one."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any, get_origin
 
 import yaml
 
@@ -47,3 +49,34 @@ def read_yaml(path: Path, nullable: Collection[str]) -> dict[str, str | None]:
             raise ValueError(f"{where}: {name} has no value: write one, or remove the line.")
         values[name] = None if is_null else value.value
     return values
+
+
+def format_yaml(recipe_class: Any, values: Mapping[str, Any]) -> str:
+    """A YAML file of all flags of a recipe, each below its help text.
+
+    A flag without a value here is a comment, with its default.
+
+    Args:
+        recipe_class: a dataclass with fields from `flag` and `required`.
+        values: by the names of the fields, and the preset.
+    """
+    lines = [_line("preset", values["preset"])] if "preset" in values else []
+    for f in fields(recipe_class):
+        if get_origin(f.type) is tuple:  # a word without a flag
+            continue
+        if topic := f.metadata["topic"]:
+            lines += ["", f"## {topic}"]
+        lines += ["", f"# {f.metadata['help']}"]
+        if f.name in values:
+            lines.append(_line(f.name, values[f.name]))
+        else:
+            lines.append(f"# {f.name}: (required)" if f.default is MISSING else f"# {_line(f.name, f.default)}")
+    return "\n".join(lines).strip()
+
+
+def _line(name: str, value: Any) -> str:
+    if isinstance(value, str) and not (re.fullmatch(r"[\w./][\w./-]*", value) and value.lower() != "null"):
+        value = yaml.dump(value, default_style='"', allow_unicode=True, width=2**31).strip()
+    elif value is None or isinstance(value, bool):
+        value = {None: "null", True: "true", False: "false"}[value]
+    return f"{name}: {value}"

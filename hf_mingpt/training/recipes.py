@@ -12,6 +12,7 @@ from ..data.recipe import DataRecipe
 from ..system.fields import check_choice, check_finite, check_least, check_positive, flag, required
 from ..system.launching import PRECISIONS
 from ..tokenization_mingpt import PAD_ID
+from .evaluation_recipe import EvaluationRecipe
 from .presets import MODEL_PRESETS
 
 OPTIMIZERS = ("adamw", "muon")
@@ -19,12 +20,20 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_stable_decay", "assignment")
 ROPE_TYPES = ("linear", "dynamic", "yarn")  # transformers' scalings that need no more than a factor
 TRACKERS = (None, "tensorboard", "trackio")
+# fields of a new model's configuration that are flags
+ARCHITECTURE = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_size",
+    "attention_type",
+    "position_embedding_type",
+)
 MIXED_PRECISIONS = (None, *PRECISIONS)
 MAX_SEED = 2**32 - 1  # NumPy's
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRecipe:
+class TrainingRecipe(EvaluationRecipe):
     """The run configuration that pretraining and finetuning share."""
 
     CONSTANTS: ClassVar[dict[str, Any]] = {"decay_epochs": 200.0}  # of "assignment": where its cosine is lowest
@@ -63,20 +72,6 @@ class TrainingRecipe:
     )
     dropout: float = flag(0.1, "Dropout on embeddings, attention weights and the residual stream.")
     seed: int = flag(0, "Seed of the weights, of the order of the examples and of all other draws.")
-
-    validation_questions_file: str | None = flag(
-        None, "TSV of questions with answers: measures accuracy and loss while training.", topic="Evaluation"
-    )
-    validation_ratio: float | None = flag(
-        None, "Ratio of questions_file to hold out for evaluation. Without questions_file: of the documents."
-    )
-    eval_steps: int | None = flag(None, "Steps between two evaluations. None: evaluate only at the end.")
-    load_best_model_at_end: bool = flag(False, "End with the weights of the best evaluation, not with the last ones.")
-    metric_for_best_model: str | None = flag(None, "Metric that says which evaluation is best. None: eval_loss.")
-    greater_is_better: bool | None = flag(None, "Whether the best value is the largest. None: not for losses.")
-    early_stopping_patience: int | None = flag(
-        None, "Stop after this many evaluations in a row that are not better than the best one."
-    )
 
     mixed_precision: str | None = flag(
         None,
@@ -124,65 +119,9 @@ class TrainingRecipe:
             raise ValueError(f"ema_decay is {self.ema_decay}: it must be over 0 and under 1.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}: it must be at least 0 and under 1.")
-        self._check_evaluation()
+        self.check_evaluation()
         if self.resume_from_checkpoint in ("true", "True"):  # TrainingArguments' spelling
             object.__setattr__(self, "resume_from_checkpoint", "latest")
-
-    @property
-    def _has_questions(self) -> bool:
-        return getattr(self, "questions_file", None) is not None
-
-    @property
-    def has_validation_text(self) -> bool:
-        """Whether documents are held out."""
-        has_file = getattr(self, "validation_file", None) is not None  # finetuning has no text
-        return has_file or (self.validation_ratio is not None and not self._has_questions)
-
-    @property
-    def has_validation_questions(self) -> bool:
-        """Whether questions are held out."""
-        return bool(self.validation_questions_file or (self.validation_ratio and self._has_questions))
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics of an evaluation; empty if nothing is held out."""
-        names = ["eval_loss", "eval_bits_per_character"] * (self.has_validation_text or self.has_validation_questions)
-        names += ["eval_questions_loss"] * (self.has_validation_text and self.has_validation_questions)
-        return (*names, *["eval_accuracy"] * self.has_validation_questions)
-
-    @property
-    def best_metric(self) -> str:
-        """The metric that says which evaluation is best."""
-        name = self.metric_for_best_model or "eval_loss"
-        return name if name.startswith("eval_") else f"eval_{name}"
-
-    @property
-    def greater_is_best(self) -> bool:
-        """Whether the best value of that metric is the largest."""
-        return self.best_metric == "eval_accuracy" if self.greater_is_better is None else self.greater_is_better
-
-    def _check_evaluation(self) -> None:
-        check_positive(self, "eval_steps", "early_stopping_patience")
-        if self.validation_ratio is not None and not 0 < self.validation_ratio < 1:
-            raise ValueError(f"validation_ratio is {self.validation_ratio}: it must be over 0 and under 1.")
-        file = "validation_questions_file" if self._has_questions else "validation_file"
-        if self.validation_ratio and getattr(self, file, None):
-            raise ValueError(f"validation_ratio and {file} both say what is held out: give one of them.")
-        chooses = ("load_best_model_at_end", "early_stopping_patience")
-        needs = [name for name in ("eval_steps", *chooses, "metric_for_best_model") if getattr(self, name)]
-        if needs and not self.metrics:
-            raise ValueError(
-                f"{needs[0]} needs held-out data: give a validation file (see --help) or --validation_ratio."
-            )
-        if (name := next((name for name in chooses if getattr(self, name)), None)) and not self.eval_steps:
-            raise ValueError(
-                f"{name} chooses among evaluations, but there is only the one at the end: give eval_steps."
-            )
-        if self.metrics and self.best_metric not in self.metrics:
-            raise ValueError(
-                f"metric_for_best_model {self.metric_for_best_model!r} is not a metric of this run: choose one of "
-                f"{', '.join(self.metrics)}."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +130,7 @@ class PretrainRecipe(DataRecipe, TrainingRecipe):
 
     # architecture flags that a preset sets do not concern a model that exists
     REPLACED_BY: ClassVar[dict[str, tuple[str, ...]]] = {
-        "model_name_or_path": ("model_preset", "attention_type", "position_embedding_type", "max_position_embeddings")
+        "model_name_or_path": ("model_preset", *ARCHITECTURE, "max_position_embeddings")
     }
 
     validation_file: str | None = flag(
@@ -210,6 +149,9 @@ class PretrainRecipe(DataRecipe, TrainingRecipe):
     model_preset: str | None = flag(
         None, f"Size of a new model: {', '.join(MODEL_PRESETS)}. None: {next(iter(MODEL_PRESETS))}."
     )
+    num_hidden_layers: int | None = flag(None, "Number of Transformer blocks. None: that of the model preset.")
+    num_attention_heads: int | None = flag(None, "Number of attention heads. None: that of the model preset.")
+    hidden_size: int | None = flag(None, "Dimension of the hidden states. None: that of the model preset.")
     attention_type: str | None = flag(None, "'dot_product' or 'synthesizer'. None: that of the model preset.")
     position_embedding_type: str | None = flag(None, "'learned' or 'rope'. None: that of the model preset.")
     max_position_embeddings: int | None = flag(
@@ -220,13 +162,13 @@ class PretrainRecipe(DataRecipe, TrainingRecipe):
     def __post_init__(self):
         TrainingRecipe.__post_init__(self)
         DataRecipe.__post_init__(self)
-        check_least(self, 1, "max_position_embeddings")
+        check_positive(self, "max_position_embeddings", "num_hidden_layers", "num_attention_heads", "hidden_size")
         check_choice("rope_type", self.rope_type, (None, *ROPE_TYPES))
         if self.model_name_or_path is None:
             if self.model_preset is None:
                 object.__setattr__(self, "model_preset", next(iter(MODEL_PRESETS)))
             check_choice("model_preset", self.model_preset, MODEL_PRESETS)
-        replaced = ("tokenizer_name", "vocabulary_file", "model_preset", "attention_type", "position_embedding_type")
+        replaced = ("tokenizer_name", "vocabulary_file", "model_preset", *ARCHITECTURE)
         for name in replaced if self.model_name_or_path else ("revision", "extend_vocabulary", "rope_type"):
             if getattr(self, name):
                 raise ValueError(
@@ -269,8 +211,10 @@ def build_config(recipe: PretrainRecipe, vocab_size: int, pad_token_id: int = PA
     Raises:
         ValueError: if `block_size` is longer than the context of the model, or fields contradict each other.
     """
-    values = MODEL_PRESETS[str(recipe.model_preset)] | {"vocab_size": vocab_size, "pad_token_id": pad_token_id}
-    for name in ("attention_type", "position_embedding_type", "max_position_embeddings"):
+    names = MinGPTConfig.attribute_map  # the presets have minGPT's names
+    values = {names.get(name, name): value for name, value in MODEL_PRESETS[str(recipe.model_preset)].items()}
+    values |= {"vocab_size": vocab_size, "pad_token_id": pad_token_id}
+    for name in (*ARCHITECTURE, "max_position_embeddings"):
         if (value := getattr(recipe, name)) is not None:
             values |= {name: value}
     for name in ("embedding_dropout", "attention_dropout", "hidden_dropout"):

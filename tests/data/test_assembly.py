@@ -203,3 +203,14 @@ def test_steps_of_finetuning(shuffle):
     assert sorted(read) == [f"{question}⁇{answer}⁇" for question, answer in QUESTIONS]
     with pytest.raises(ValueError, match="over the context length of 24"):
         build_question_steps(QUESTIONS, tokenizer, SHAPE, block_size=24, seed=3)
+
+
+def test_a_context_shorter_than_every_title():
+    texts = Dataset.from_dict({"text": ["Ada Byron. London.", "Ada Quist. London."]})
+    tokenizer = build_corpus_tokenizer(texts, 64)
+    recipe = DataRecipe(train_file="", ssm_probability=0.5)
+    for source in (texts, texts.to_iterable_dataset()):
+        documents = encode_corpus(recipe, source, tokenizer, block_size=14)
+        with pytest.raises(ValueError, match=r"first documents has 11 tokens, which leaves no room .* in 14 tokens"):
+            build_objective(recipe, documents, [], tokenizer, block_size=14, seed=0)
+        assert build_objective(recipe, documents, [], tokenizer, block_size=15, seed=0).block_size == 15

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers import ByteLevelBPETokenizer
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 import hf_mingpt
 from hf_mingpt.data.assembly import build_objective
@@ -219,6 +220,48 @@ class TestSalientSpans:
     def test_what_must_be_learned_needs_the_documents(self, tokenizer):
         with pytest.raises(ValueError, match="give documents"):
             hf_mingpt.DataCollatorForSalientSpans(tokenizer, 48, title_prefix_probability=0.5)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    backend = ByteLevelBPETokenizer()
+    backend.train_from_iterator(PEOPLE * 4, vocab_size=300, min_frequency=1, special_tokens=["</s>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend._tokenizer, eos_token="</s>")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]", "mask_token": "[MASK]"})
+    return tokenizer
+
+
+class TestAnyTokenizer:
+    """A BPE whose pad and mask token have other ids, and whose tokens are several characters long."""
+
+    @pytest.fixture
+    def rows(self, bpe):
+        return hf_mingpt.add_index(encode_documents(Dataset.from_dict({"text": PEOPLE}), bpe, aligned=True))
+
+    def test_the_mask_is_that_of_the_tokenizer(self, bpe, rows):
+        batch = hf_mingpt.DataCollatorForSpanCorruption(bpe, 48)(list(rows))
+        assert (batch["input_ids"] == bpe.mask_token_id).sum(1).tolist() == [2] * 4
+        assert ((batch["input_ids"] == bpe.pad_token_id) == (batch["attention_mask"] == 0)).all()
+
+    def test_names_are_found_in_the_text(self, bpe, rows):
+        collator = hf_mingpt.DataCollatorForSalientSpans(bpe, 48, ssm_numbers=False)
+        labels = collator(list(rows))["labels"]
+        masked = {bpe.decode(row[row != -100], skip_special_tokens=True).strip() for row in labels}
+        assert masked == {"London", "Ålesund"}
+
+    def test_tokens_alone_do_not_say_where_names_are(self, bpe, rows):
+        collator = hf_mingpt.DataCollatorForSalientSpans(bpe, 48)
+        with pytest.raises(ValueError, match=r"no column 'characters', .* hf_mingpt.encode_documents\("):
+            collator(list(rows.select_columns(["input_ids", "index"])))
+
+    def test_a_question_with_the_marks_of_the_tokenizer(self, bpe):
+        batch = hf_mingpt.DataCollatorForQuestionAnswering(bpe, 48)([{"question": "Ada?", "answer": "London"}])
+        assert bpe.decode(batch["input_ids"][0]) == "Ada?[MASK]London[MASK]"
+
+    def test_a_tokenizer_without_a_mask_is_refused(self, bpe):
+        bare = PreTrainedTokenizerFast(tokenizer_object=bpe.backend_tokenizer, pad_token="[PAD]")
+        with pytest.raises(ValueError, match=r"no mask_token: add one with tokenizer.add_special_tokens"):
+            hf_mingpt.DataCollatorForSpanCorruption(bare, 48)
 
 
 def test_questions_as_texts_or_as_tokens(tokenizer):

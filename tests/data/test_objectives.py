@@ -390,6 +390,15 @@ class TestOtherTokenizers:
         assert picked[0] == picked[1] == picked[2]
         assert len(picked[0][0]) > 10
 
+    def test_tokens_without_their_text_are_refused(self):
+        tokenizer, tokens = byte_bpe(), TokenSequences(np.arange(2, 9), np.array([0, 7]))
+        for objective in (
+            SalientSpanMasking(16, 0, tokenizer=tokenizer, probability=1.0),
+            RandomWindow(SpanCorruption(16, 0), tokenizer),
+        ):
+            with pytest.raises(ValueError, match="unknown: encode_documents"):
+                objective(tokens, 0, np.arange(1))
+
     @pytest.mark.parametrize("kind", KINDS)
     @given(st.text(st.sampled_from("Ab. 1-Zé,LondonAda李"), min_size=1, max_size=60))
     @settings(deadline=None, max_examples=50)

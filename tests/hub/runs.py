@@ -36,7 +36,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 def losses(folder: Path) -> list[tuple[int, float]]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"]) for line in lines]
+    return [(line["step"], line.get("loss", line.get("eval_loss"))) for line in lines]
 
 
 def calibrate_by_hand(folder: Path) -> None:

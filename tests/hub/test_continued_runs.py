@@ -12,18 +12,21 @@ LONGER = ["--lr_scheduler_type", "constant", "--max_steps"]
 
 
 def test_a_longer_run_replaces_the_finished_run_that_it_resumes(tmp_path, pretrain, pretrain_until):
-    pretrain(tmp_path / "whole", *LONGER, 8)
+    """With its checkpoints and its best weights."""
+    flags = ["--validation_ratio", 0.1, "--eval_steps", 2, "--load_best_model_at_end", *LONGER]
+    pretrain(tmp_path / "whole", *flags, 8)
     folder = tmp_path / "run"
-    pretrain(folder, *LONGER, 4)
+    pretrain(folder, *flags, 4)
     (folder / "report.json").write_text("{}")
     before = snapshot(folder)
-    pretrain_until(7, folder, *LONGER, 8, "--resume_from_checkpoint", "latest")
+    pretrain_until(7, folder, *flags, 8, "--resume_from_checkpoint", "latest")
     assert snapshot(folder) == before
-    pretrain(folder, *LONGER, 8, "--resume_from_checkpoint", "latest")
+    pretrain(folder, *flags, 8, "--resume_from_checkpoint", "latest")
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert losses(folder) == losses(tmp_path / "whole")
     assert not (folder / "report.json").exists()
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-6", "checkpoint-8"]
+    assert not list(folder.glob("checkpoint-best-4"))  # of the shorter run
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
 
 

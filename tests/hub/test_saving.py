@@ -148,9 +148,11 @@ def test_the_card_says_what_a_pretrained_run_is_for(run_folder, flags, said, use
     assert used in text
 
 
-def test_the_vocabulary_must_match_the_model(run_folder):
-    small_model("rope", vocab_size=99).save_pretrained(run_folder)
-    with pytest.raises(ValueError, match="the model 99"):
+def test_a_vocabulary_fits_the_model_which_may_have_more_tokens(run_folder):
+    small_model("rope", vocab_size=999).save_pretrained(run_folder)
+    assert load_run(str(run_folder))[0].config.vocab_size == 999
+    small_model("rope", vocab_size=9).save_pretrained(run_folder)
+    with pytest.raises(ValueError, match="the model 9: use the tokenizer"):
         load_run(str(run_folder))
 
 
@@ -295,8 +297,21 @@ class TestMetrics:
         folder = self.write(tmp_path / "x", self.LINE + self.LINE[:20])
         assert read_metrics([folder]) == {"x": [json.loads(self.LINE)]}
 
+    def test_evaluations_have_metrics_of_their_own(self, tmp_path):
+        line = '{"step": 1, "epoch": 0.1, "eval_loss": 2.0, "eval_accuracy": 0.5}'
+        folder = self.write(tmp_path / "x", f"{self.LINE}{line}\n")
+        assert read_metrics([folder])["x"][1] == json.loads(line)
+
     @pytest.mark.parametrize(
-        "line", ["{", "[]", "{}", '{"step": 1, "loss": "low", "learning_rate": 0.1}', "[" * 100_000]
+        "line",
+        [
+            '{"step": 1, "eval_loss": null}',
+            "{",
+            "[]",
+            "{}",
+            '{"step": 1, "loss": "low", "learning_rate": 0.1}',
+            "[" * 100_000,
+        ],
     )
     def test_a_damaged_line_is_an_error_with_its_number(self, tmp_path, line):
         folder = self.write(tmp_path / "x", f"{self.LINE}{line}\n")

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import hf_mingpt
 from hf_mingpt import __all__ as public_names
 
 from ..processes import run_python
 
 ROOT = Path(__file__).parents[2]
+HEAVY = {"sklearn", "scipy", "evaluate", "matplotlib", "pandas"}
 
 PRINT_NEW_MODULES = """
 import sys
@@ -58,12 +60,35 @@ def test_auto_classes_know_mingpt_in_any_order_of_imports(first):
 
 
 def test_public_names_exist():
-    import hf_mingpt
-
     for name in public_names:
         assert getattr(hf_mingpt, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         _ = hf_mingpt.nothing
+
+
+def test_type_checkers_see_what_getattr_gives():
+    """The names under TYPE_CHECKING, each under its own name, which re-exports it from a typed package."""
+    tree = ast.parse((ROOT / "hf_mingpt/__init__.py").read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in block.body for alias in node.names if alias.asname == alias.name}
+    assert seen == hf_mingpt._MODULE_OF
+    assert (ROOT / "hf_mingpt/py.typed").is_file()
+
+
+def test_the_version_is_that_of_the_citation():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", text, flags=re.MULTILINE)[1] == hf_mingpt.__version__
+
+
+def test_what_only_some_need_is_imported_where_they_need_it():
+    """Loading a model or training it imports no scikit-learn, scipy, evaluate or matplotlib of our own."""
+    for path in (ROOT / "hf_mingpt").rglob("*.py"):
+        if "metrics" in path.parts:  # of the `evaluate` library
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {node.module} if isinstance(node, ast.ImportFrom) else {alias.name for alias in node.names}
+                assert not {str(name).partition(".")[0] for name in names} & HEAVY, path
 
 
 def imports(folder: str) -> set[str]:

@@ -3,10 +3,10 @@
 import pytest
 
 from hf_mingpt.system.command_line import parse_recipe
-from hf_mingpt.training.presets import PRETRAIN_PRESETS
-from hf_mingpt.training.recipes import PretrainRecipe
+from hf_mingpt.training.presets import FINETUNE_PRESETS, PRETRAIN_PRESETS
+from hf_mingpt.training.recipes import FinetuneRecipe, PretrainRecipe
 
-from ..command_lines import NEEDED
+from ..command_lines import NEEDED, RUN
 
 
 class TestYaml:
@@ -94,3 +94,42 @@ def test_yaml_is_read_under_both_endings_and_must_have_values(tmp_path, capsys):
         parse_recipe(PretrainRecipe, None, [str(tmp_path / "list.yaml")])
     assert stop.value.code == 2
     assert "has no `name: value` lines" in capsys.readouterr().err
+
+
+class TestPrintedConfig:
+    """What `--print_config` prints, read again, is the same recipe."""
+
+    def print_config(self, recipe_class, presets, argv, path, capsys):
+        with pytest.raises(SystemExit, match="0"):
+            parse_recipe(recipe_class, presets, [*argv, "--print_config"])
+        path.write_text(capsys.readouterr().out, encoding="utf-8")
+        return path
+
+    @pytest.mark.parametrize(
+        ("recipe_class", "presets", "preset", "needed"),
+        [(PretrainRecipe, PRETRAIN_PRESETS, name, [*NEEDED, "--questions_file", "q"]) for name in PRETRAIN_PRESETS]
+        + [(FinetuneRecipe, FINETUNE_PRESETS, name, [*RUN, "--output_dir", "out"]) for name in FINETUNE_PRESETS],
+    )
+    def test_of_every_preset(self, recipe_class, presets, preset, needed, tmp_path, capsys):
+        path = self.print_config(recipe_class, presets, ["--preset", preset], tmp_path / "recipe.yaml", capsys)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert {line.partition(":")[0] for line in lines if line[:1].isalpha()} == {"preset", *presets[preset].values}
+        assert "# output_dir: (required)" in lines
+        assert parse_recipe(recipe_class, presets, [str(path), *needed]) == parse_recipe(
+            recipe_class, presets, ["--preset", preset, *needed]
+        )
+
+    @pytest.mark.parametrize("text", ["a b", "null", "# x", "x: y", "'", '"', "--seed", "Zoë\t⁇", "1e3", ""])
+    def test_of_every_text(self, text, tmp_path, capsys):
+        argv = [*NEEDED, f"--text_column={text}", "--max_steps", "3", "--no_shuffle", "--learning_rate", "1e-9"]
+        path = self.print_config(PretrainRecipe, PRETRAIN_PRESETS, argv, tmp_path / "recipe.yaml", capsys)
+        recipe = parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, [str(path)])
+        assert recipe == parse_recipe(PretrainRecipe, PRETRAIN_PRESETS, argv)
+        assert (recipe.text_column, recipe.max_steps, recipe.shuffle, recipe.learning_rate) == (text, 3, False, 1e-9)
+
+    def test_of_a_file_and_flags(self, tmp_path, capsys):
+        (tmp_path / "a.yaml").write_text("preset: causal\nseed: 3\ncontext_before: null\n")
+        argv = [str(tmp_path / "a.yaml"), "--seed", "4"]
+        path = self.print_config(PretrainRecipe, PRETRAIN_PRESETS, argv, tmp_path / "recipe.yaml", capsys)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert {"preset: causal", "objective: causal", "seed: 4", "context_before: null"} <= set(lines)

@@ -25,6 +25,10 @@ def test_config_of_a_recipe():
     config = build_config(parse("--model_preset", "gpt-nano", "--max_position_embeddings", "64"), 90)
     assert (config.hidden_size, config.max_position_embeddings, config.vocab_size) == (48, 64, 90)
     assert build_config(parse("--model_preset", "gpt2"), 90).max_position_embeddings == 1024
+    flags = ("--max_position_embeddings", "64", "--num_hidden_layers", "1", "--num_attention_heads", "2")
+    config = build_config(parse("--model_preset", "gpt2", *flags, "--hidden_size", "32"), 90)
+    assert (config.max_position_embeddings, config.num_hidden_layers, config.num_attention_heads) == (64, 1, 2)
+    assert (config.hidden_size, config.intermediate_size) == (32, 128)
     assert set(MODEL_PRESETS) >= {"gpt-nano", "gpt-micro", "gpt-mini", "gopher-44m", "gpt2-xl", "openai-gpt"}
 
 
