@@ -46,8 +46,8 @@ class LearnedPolicy:
         for documents in in_parts(batches):
             picks = [_pick(extractor, documents) for extractor in extractors]
             document, starts, lengths = np.unique(np.concatenate(picks, axis=1), axis=1)  # all of a document together
-            counts = np.bincount(document, minlength=len(documents.lengths))
-            for part, array in zip(parts, (counts, starts, lengths), strict=True):
+            per_document = np.bincount(document, minlength=len(documents.lengths))
+            for part, array in zip(parts, (per_document, starts, lengths), strict=True):
                 part.append(array.astype(part[0].dtype))
         counts, self.starts, self.lengths = map(np.concatenate, parts)
         self.offsets = np.append(0, np.cumsum(counts))
