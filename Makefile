@@ -57,6 +57,7 @@ test-tools: $(VENV)-tools/ready
 $(VENV)-tools/ready: pyproject.toml constraints.txt $(VENV)/ready
 	$(call beside,$(VENV)-tools)
 	$(VENV)-tools/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test,tools]"
+	if command -v npm > /dev/null; then npm install --silent --ignore-scripts --prefix $(VENV)-tools/js @huggingface/transformers@4.3.2; fi
 	touch $@
 
 # the page of scripts/demo.py in headless Chromium, which is installed if it is not there (Debian, as root)

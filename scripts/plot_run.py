@@ -82,18 +82,19 @@ def draw(metrics: dict[str, list[dict]], accuracies: dict[str, dict], output: Pa
         figure = Figure(figsize=(4.7 * columns, 4 + 0.2 * max(0, len(metrics) - 4)))
         axes = figure.subplots(1, columns)
         for name, records in metrics.items():
-            color = axes[0].plot([], label=name, linewidth=1.8)[0].get_color()
-            _draw_line(axes[0], records, "loss", color=color)
-            _draw_line(axes[0], records, "eval_loss", color=color, linestyle="--")
-            _draw_line(axes[1], records, "learning_rate", color=color)
+            (line,) = axes[0].plot([], label=name, linewidth=1.8)  # the style of the run
+            style = {"color": line.get_color(), "linestyle": line.get_linestyle()}
+            _draw_line(axes[0], records, "loss", **style)
+            _draw_line(axes[0], records, "eval_loss", marker="o", **style)
+            _draw_line(axes[1], records, "learning_rate", **style)
             if evaluated:
-                _draw_line(axes[2], records, "eval_accuracy", color=color, linestyle="--")
+                _draw_line(axes[2], records, "eval_accuracy", marker="o", **style)
         held_out = any("eval_loss" in record for records in metrics.values() for record in records)
-        title = "Training loss (solid), held-out loss (dashed)" if held_out else "Training loss"
+        title = "Training loss, and held-out loss (circles)" if held_out else "Training loss"
         axes[0].set(title=title, ylabel="nats per token", yscale="log")
         axes[1].set(title="Learning rate", ylabel="learning rate")
         if evaluated:
-            axes[2].set(title="Accuracy of held-out questions", ylabel="exact match", ylim=(0, 1))
+            axes[2].set(title="Accuracy of held-out questions", ylabel="exact match", ylim=(-0.03, 1.03))
             axes[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         for axis in axes[: 2 + evaluated]:
             axis.set_xlabel("step (optimizer updates)")
@@ -112,7 +113,7 @@ def _draw_line(axis: "Axes", records: list[dict], column: str, **style: Any) -> 
     points = [(record["step"], record[column]) for record in records if column in record]
     if points:
         marker = {"marker": "o"} if len(points) == 1 else {}  # a line of one point would not be seen
-        axis.plot(*zip(*points, strict=True), linewidth=1.8, **marker, **style)
+        axis.plot(*zip(*points, strict=True), linewidth=1.8, markersize=4, **{**style, **marker})
 
 
 def _draw_accuracies(axis: "Axes", accuracies: dict[str, dict]) -> None:

@@ -135,6 +135,7 @@ class Checkpointer:
             mine = [path for path in list_checkpoints(run_folder(self.recipe)) if path not in self.other_branch]
             for old in mine[: -self.recipe.save_total_limit]:
                 _remove(old)
+            self.evaluation.remove_unused()
         self.accelerator.wait_for_everyone()
 
     def _write(self, step: int, training: dict[str, Any], state: dict[str, Any]) -> None:

@@ -120,6 +120,17 @@ class EvaluationSchedule:
         if self.recipe.load_best_model_at_end and self.best_step:
             load_model(whole, str(run_folder(self.recipe) / f"{BEST}{self.best_step}" / "model.safetensors"))
 
+    def remove_unused(self) -> None:
+        """Removes best weights that are neither the present ones nor those of a checkpoint."""
+        folder = run_folder(self.recipe)
+        used = {self.best_step}
+        for checkpoint in list_checkpoints(folder):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one uses nothing
+                used.add(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["evaluation"]["best_step"])
+        for path in folder.glob(f"{BEST}[0-9]*"):
+            if step_of(path) not in used:
+                shutil.rmtree(path)
+
     def _save_best(self) -> None:
         folder = run_folder(self.recipe)
         target = folder / f"{BEST}{self.best_step}"
@@ -141,13 +152,6 @@ class EvaluationSchedule:
                     f"last checkpoint is {last_checkpoint(self.recipe)}. Fix this, then resume with "
                     "--resume_from_checkpoint latest."
                 ) from error
-            kept = {self.best_step}
-            for checkpoint in list_checkpoints(folder):
-                with suppress(OSError, ValueError, KeyError):  # a damaged one refers to nothing
-                    kept.add(json.loads((checkpoint / "state.json").read_text())["evaluation"]["best_step"])
-            for path in folder.glob(f"{BEST}*"):
-                if step_of(path) not in kept:
-                    shutil.rmtree(path)
         self.accelerator.wait_for_everyone()
 
 

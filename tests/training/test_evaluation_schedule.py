@@ -117,7 +117,7 @@ def test_best_weights_follow_a_run_to_another_folder(tmp_path):
 def test_best_weights_that_no_checkpoint_needs_go(tmp_path):
     run(tmp_path, Evaluate([5.0, 4.0, 3.0, 2.0, 1.0]), save_total_limit=1, **BEST)
     kept = {path.name for path in tmp_path.glob("checkpoint-best-*")}
-    assert kept == {"checkpoint-best-10", "checkpoint-best-8"}  # the checkpoint of step 9 refers to that of 8
+    assert kept == {"checkpoint-best-10", "checkpoint-best-8"}  # the checkpoint of step 9 needs that of 8
 
 
 def test_early_stopping(tmp_path):
