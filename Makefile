@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial notebooks fuzz bench docs checks clean
+.PHONY: demo test test-versions test-versions-quick test-hf test-tools test-large test-browser test-tutorial test-wheel release notebooks fuzz bench docs checks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/demo-ready
@@ -57,6 +57,7 @@ test-tools: $(VENV)-tools/ready
 $(VENV)-tools/ready: pyproject.toml constraints.txt $(VENV)/ready
 	$(call beside,$(VENV)-tools)
 	$(VENV)-tools/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test,tools]"
+	if command -v npm > /dev/null; then npm install --silent --ignore-scripts --prefix $(VENV)-tools/js @huggingface/transformers@4.3.2; fi
 	touch $@
 
 # the page of scripts/demo.py in headless Chromium, which is installed if it is not there (Debian, as root)
@@ -68,6 +69,19 @@ test-browser: $(VENV)/ready
 # the commands of docs/tutorial.md as they stand: ten minutes
 test-tutorial: $(VENV)/ready
 	$(BIN)/python -m pytest -o addopts= --quiet -m tutorial tests/scripts/test_tutorial.py
+
+# wheel and sdist: built, checked, installed into an environment of their own, and the experiment by `hf-mingpt` alone
+test-wheel: $(VENV)/release-ready
+	$(BIN)/python -m pytest -o addopts= --quiet -m wheel tests/scripts/test_wheel.py
+
+# wheel, sdist, runs, notebooks and checksums in dist/release-VERSION, for a person to upload; RUNS="folder folder"
+RUNS ?=
+release: $(VENV)/release-ready
+	$(BIN)/python .ci/release.py $(RUNS)
+
+$(VENV)/release-ready: pyproject.toml constraints.txt $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,release]"
+	touch $@
 
 # executes docs/notebooks and keeps what comes out: a quarter of an hour on two cores, less with a GPU
 notebooks: $(VENV)/ready

@@ -6,7 +6,7 @@ r"""Compares this package with its alternatives in one run, and writes the table
 - Training: the contenders of `benchmarks/contenders.py` take turns, each in its own process; medians over the rounds.
 - Utilization: 6 x parameters x useful tokens/s over the FLOP/s of bf16 matrix products at the model's shapes, which are
   measured in every round.
-- Data: encoding of text, and micro-batches, on one core.
+- Data: encoding of text, micro-batches, and collators beside those of transformers, on one core.
 - Answers: questions in batches with a cache, one at a time without one (the assignment's way), and with GPT-2.
 - Start-up: from starting pretrain.py to its first step.
 
@@ -29,10 +29,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from contenders import BLOCK_SIZE, CONTENDERS, Contender, build_gpt2
+from datasets import Dataset
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from hf_mingpt.data.assembly import build_steps
 from hf_mingpt.data.batching import BatchShape
-from hf_mingpt.data.encoding import build_corpus_tokenizer
+from hf_mingpt.data.collators import DataCollatorForSalientSpans, DataCollatorForSpanCorruption, add_index
+from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import MAX_ANSWER_TOKENS, Question, extract_prediction, read_questions
 from hf_mingpt.data.recipe import DataRecipe
@@ -214,7 +217,27 @@ def measure_data(corpus_file: str, questions_file: str) -> dict[str, float]:
             tokens = np.mean([sum(int((batch["input_ids"] != PAD_ID).sum()) for batch in step) for step in first])
             seconds = median_seconds(lambda steps=steps: steps[5], 50)
             rates[f"{name}, steps of {32 * micro_batches}: tokens_per_second"] = float(tokens) / seconds
-    return rates
+    return rates | measure_collators(texts, tokenizer)
+
+
+def measure_collators(texts: Dataset, tokenizer: PreTrainedTokenizerBase, repeats: int = 20) -> dict[str, float]:
+    """Documents that collators make into batches per second: ours, and those of transformers, which mask in place."""
+    rows = add_index(encode_documents(texts.select(range(min(128, len(texts)))), tokenizer, aligned=True))
+    ours, theirs = list(rows), list(rows.select_columns("input_ids"))
+    marked = [{**row, "special_tokens_mask": [0] * len(row["input_ids"])} for row in theirs]
+    transformers_mlm = DataCollatorForLanguageModeling(tokenizer)
+    transformers_causal = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    collators = {
+        "DataCollatorForSpanCorruption": (DataCollatorForSpanCorruption(tokenizer, BLOCK_SIZE), ours),
+        "DataCollatorForSalientSpans": (DataCollatorForSalientSpans(tokenizer, BLOCK_SIZE), ours),
+        "transformers' DataCollatorForLanguageModeling, mlm": (transformers_mlm, marked),
+        "transformers' DataCollatorForLanguageModeling, causal": (transformers_causal, theirs),
+    }
+    return {
+        f"{name}, batches of {len(examples)}: documents_per_second": len(examples)
+        / median_seconds(lambda collate=collate, examples=examples: collate(examples), repeats)
+        for name, (collate, examples) in collators.items()
+    }
 
 
 def measure_answers(run, questions: list[Question], number: int) -> dict[str, dict[str, float]]:

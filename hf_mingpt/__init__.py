@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time, `__getattr
     from .data.collators import DataCollatorForSalientSpans as DataCollatorForSalientSpans
     from .data.collators import DataCollatorForSpanCorruption as DataCollatorForSpanCorruption
     from .data.collators import add_index as add_index
+    from .data.encoding import encode_documents as encode_documents
     from .evaluation.answering import answer_questions as answer_questions
     from .evaluation.calibration import ask as ask
     from .evaluation.scoring import METRIC_FOLDER as METRIC_FOLDER

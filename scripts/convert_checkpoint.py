@@ -1,4 +1,4 @@
-r"""Converts a checkpoint: of the CS224n assignment or of karpathy/minGPT to a run folder, GPT-2 to minGPT and back.
+r"""Converts a checkpoint: of the CS224n assignment, of minGPT or GPT-2 to a run folder; a run to GPT-2 or to ONNX.
 
     python scripts/convert_checkpoint.py --checkpoint vanilla.pretrain.params --vocabulary_file wiki.txt \
         --output_dir runs/converted
@@ -6,22 +6,26 @@ r"""Converts a checkpoint: of the CS224n assignment or of karpathy/minGPT to a r
         --output_dir runs/converted
     python scripts/convert_checkpoint.py --checkpoint gpt2 --output_dir runs/gpt2-as-mingpt
     python scripts/convert_checkpoint.py --checkpoint runs/learned --to gpt2 --output_dir runs/learned-as-gpt2
+    python scripts/convert_checkpoint.py --checkpoint runs/learned --to onnx --output_dir runs/learned-as-onnx
 
 A file holds weights from `torch.save(model.state_dict())`. A folder or a Hub name is a GPT-2 or, with `--to gpt2`, a
-minGPT with dot-product attention and learned positions.
+minGPT with dot-product attention and learned positions. ONNX (extra `onnx`) is for onnxruntime and transformers.js: the
+graph of any minGPT, with a cache of keys and values.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
+from hf_mingpt.hub.exporting import export_onnx
 from hf_mingpt.hub.loading import load_model
 from hf_mingpt.hub.run_folders import written_whole
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
-from hf_mingpt.system.fields import flag, required
+from hf_mingpt.system.fields import check_choice, flag, required
 from hf_mingpt.system.files import check_source, describe_failure, first_line, read_text
 from hf_mingpt.system.writing import one_writer
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks, vocabulary_size
@@ -29,9 +33,9 @@ from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, che
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionRecipe:
-    checkpoint: str = required("File of weights, or folder or Hub name of a GPT-2 (with --to gpt2: of a minGPT).")
+    checkpoint: str = required("File of weights, or folder or Hub name of a GPT-2 (with --to: of a minGPT).")
     output_dir: str = required("Folder to write.")
-    to: str = flag("mingpt", "'mingpt' or 'gpt2'.")
+    to: str = flag("mingpt", "'mingpt', 'gpt2' or 'onnx'.")
     vocabulary_file: str | None = flag(None, "Text that a model of the assignment was trained on.")
     tokenizer_name: str | None = flag(None, "Tokenizer of a minGPT model, for a file of weights.")
     num_attention_heads: int | None = flag(
@@ -39,8 +43,9 @@ class ConversionRecipe:
     )
 
     def __post_init__(self):
-        if self.to not in ("mingpt", "gpt2"):
-            raise ValueError(f"to {self.to!r} is unknown: choose mingpt or gpt2.")
+        check_choice("to", self.to, ("mingpt", "gpt2", "onnx"))
+        if self.to == "onnx" and find_spec("onnxscript") is None:
+            raise ValueError('onnxscript is not installed: pip install -c constraints.txt -e ".[onnx]".')
         if Path(self.output_dir).is_file():
             raise ValueError(f"output_dir {self.output_dir} is a file: choose a folder.")
         if Path(self.output_dir).exists() and any(Path(self.output_dir).iterdir()):
@@ -57,12 +62,13 @@ def main() -> None:
         else:
             check_source(recipe.checkpoint, "checkpoint")
             source = load_model(recipe.checkpoint)
-            wanted = "mingpt" if recipe.to == "gpt2" else "gpt2"
+            wanted = "gpt2" if recipe.to == "mingpt" else "mingpt"
             if source.config.model_type != wanted:
                 raise ValueError(
                     f"{recipe.checkpoint} is a {source.config.model_type}: --to {recipe.to} needs a {wanted}."
                 )
-            model = to_gpt2(source) if recipe.to == "gpt2" else from_gpt2(source)
+            convert = {"gpt2": to_gpt2, "mingpt": from_gpt2}.get(recipe.to)
+            model = convert(source) if convert else source.float().eval()
             model.generation_config = source.generation_config
             tokenizer = load_any_tokenizer(recipe.checkpoint)
         if (size := vocabulary_size(tokenizer)) > model.config.vocab_size:
@@ -72,8 +78,11 @@ def main() -> None:
             )
     folder = Path(recipe.output_dir)
     with accidents(), one_writer(folder), written_whole(folder, folder.resolve().name) as aside:
-        model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+        if recipe.to == "onnx":
+            export_onnx(model, tokenizer, aside)
+        else:
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
     print(f"Wrote {recipe.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens.")
 
 

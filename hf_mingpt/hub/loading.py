@@ -87,7 +87,9 @@ def load_model(name_or_path: str, revision: str | None = None, **options: Any) -
                 f"{name_or_path}: its weights {kind} {', '.join(sorted(names)[:3])} ({len(names)} in all): they do not "
                 "match its config.json."
             )
-    if bad := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+    # a quantized weight, of a subclass, knows few functions
+    weights = {n: w if type(w) is torch.Tensor else w.dequantize() for n, w in model.state_dict().items()}
+    if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise ValueError(
             f"{name_or_path}: its weights are not finite in {', '.join(bad[:3])} ({len(bad)} in all): take an earlier "
             "checkpoint."

@@ -57,7 +57,7 @@ def describe_run(
         base_model=base,
         datasets=list(dict.fromkeys(source for source in sources if source)) or None,
         metrics=["exact_match"] if report else None,
-        widget=[{"text": f"{question}{MASK}"} for question, _ in questions[:NUM_WIDGET_EXAMPLES]] or None,
+        widget=[{"text": f"{question}{_mask(folder)}"} for question, _ in questions[:NUM_WIDGET_EXAMPLES]] or None,
         model_name=name,
         eval_results=[_result(report, dataset)] if report else None,
     )
@@ -105,6 +105,13 @@ def _accuracy(report: Mapping[str, Any]) -> float:
 
 def _hub_name(source: str | None) -> str | None:
     return source if source and "/" in source and not is_path(source) else None
+
+
+def _mask(folder: Path) -> str:
+    """The MASK of a run's tokenizer."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return str(settings.get("mask_token") or MASK)
 
 
 def _training_questions(folder: Path) -> list[Question]:

@@ -67,7 +67,7 @@ def push_run(
         if revision:
             api.create_branch(repo, branch=revision, exist_ok=True)
         write_card(folder, repo, dataset=dataset, language=language)
-        files = _public_files(folder, repo, dataset)
+        files = public_files(folder, repo, dataset)
         stale = {*EVALUATION_FILES, RESULTS_FILE}.intersection(api.list_repo_files(repo, revision=revision))
         stale -= {file.path_in_repo for file in files}
         deletions = [CommitOperationDelete(name) for name in sorted(stale)]
@@ -145,7 +145,7 @@ def pushing(flags: str, folder: Path | None = None) -> Iterator[None]:
         raise OSError(f"The push failed: {error}. {unchanged} scripts/push_to_hub.py {flags}.") from error
 
 
-def _public_files(folder: Path, repo: str, dataset: str | None) -> list[CommitOperationAdd]:
+def public_files(folder: Path, repo: str, dataset: str | None) -> list[CommitOperationAdd]:
     """The public files of a run, with their records prepared for publication."""
     files: list[CommitOperationAdd] = []
     for path in sorted(folder.iterdir()):

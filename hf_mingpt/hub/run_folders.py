@@ -39,6 +39,7 @@ from ..training.evaluation_schedule import BEST
 from ..training.folders import IGNORE_PATTERNS, list_checkpoints, place_beside, run_folder
 from ..training.metrics_log import SAMPLES
 from ..training.recipes import TrainingRecipe
+from ..training.trackers import start_trackers
 
 CALIBRATION_FILE = "calibration.json"
 REPORT_FILES = ("report.json", PAGE, PICTURE, "honesty.md", "honesty.png")  # the last two: of earlier versions
@@ -161,7 +162,7 @@ def check_finished(folder: str | Path) -> None:
 
 
 def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
-    """Makes the run folder, writes recipe.json (on the main process), and starts the tracker if there is one.
+    """Makes the run folder, writes recipe.json (on the main process), and starts the trackers.
 
     All processes call it after `check_destination`. If the output folder holds a run, the new run is written beside it
     and replaces it at the end.
@@ -171,9 +172,7 @@ def start_run(recipe: TrainingRecipe, accelerator: Accelerator) -> None:
         folder = _make_folder(recipe)
         write_json(folder / "recipe.json", {"kind": type(recipe).__name__, **dataclasses.asdict(recipe)})
     accelerator.wait_for_everyone()
-    if recipe.report_to:
-        accelerator.project_configuration.logging_dir = str(run_folder(recipe))
-        accelerator.init_trackers(TRACKER_FOLDER, config={k: str(v) for k, v in dataclasses.asdict(recipe).items()})
+    start_trackers(accelerator, TRACKER_FOLDER, dataclasses.asdict(recipe), str(run_folder(recipe)))
 
 
 def _make_folder(recipe: TrainingRecipe) -> Path:

@@ -16,6 +16,7 @@ from ..tokenization_mingpt import SpecialTokens
 from ..training.evaluation_schedule import final_evaluation
 from ..training.folders import last_checkpoint, run_folder
 from ..training.recipes import TrainingRecipe
+from ..training.trackers import close_trackers
 from .cards import try_card
 from .pushing import push_run
 from .run_folders import replace_run, run_record, written_whole
@@ -76,12 +77,7 @@ def finish_run(
             if recipe.push_to_hub:
                 with user_errors():
                     print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
-    try:
-        accelerator.end_training()
-    except Exception as error:  # of the tracker: the run itself is written
-        logger.warning(f"{recipe.report_to} could not be closed: {error}")
-        accelerator.trackers.clear()
-        accelerator.end_training()
+    close_trackers(accelerator)
 
 
 def save_run(

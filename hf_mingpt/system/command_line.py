@@ -24,6 +24,7 @@ from .launching import launcher_settings
 from .yaml_flags import format_yaml, read_yaml
 
 _TEXTS = ("prompt", "name", "names")  # fields of text; in all others a leading tilde is the home folder
+_LISTS = ("report_to",)  # fields of words with commas between them; a YAML file may have a list
 
 Recipe = TypeVar("Recipe")
 
@@ -87,7 +88,7 @@ def _read_file(path: str, recipe_class: Any, parser: Any) -> dict[str, Any]:
     """Reads the values of a YAML file, with the types of the flags; null only where None is the default."""
     nullable = {f.name for f in _fields(recipe_class) if f.default is None}
     nullable |= {old for old, name in old_names(recipe_class).items() if name in nullable}
-    lines = read_yaml(Path(path).expanduser(), nullable)
+    lines = read_yaml(Path(path).expanduser(), nullable, _LISTS)
     values, _ = parse_flags(parser, [f"--{name}={value}" for name, value in lines.items() if value is not None])
     return values | {name: None for name, value in lines.items() if value is None}
 

@@ -11,7 +11,7 @@ import yaml
 from .files import first_line, read_text
 
 
-def read_yaml(path: Path, nullable: Collection[str]) -> dict[str, str | None]:
+def read_yaml(path: Path, nullable: Collection[str], lists: Collection[str] = ()) -> dict[str, str | None]:
     """The `name: value` lines of a YAML file; None for null or nothing.
 
     Values are text: `no` is not a boolean, `1e-3` not a string and `2020-01-01` not a date, as YAML would guess.
@@ -19,6 +19,7 @@ def read_yaml(path: Path, nullable: Collection[str]) -> dict[str, str | None]:
     Args:
         path: of the file.
         nullable: names that may be null.
+        lists: names whose value may be a list of words, which is read as words with commas between them.
 
     Raises:
         ValueError: if the file has anything else, with the line.
@@ -42,6 +43,11 @@ def read_yaml(path: Path, nullable: Collection[str]) -> dict[str, str | None]:
         name = key.value.replace("-", "_")
         if name in values:
             raise ValueError(f"{where}: {name} is given twice: keep one.")
+        if name in lists and isinstance(value, yaml.SequenceNode):
+            words = [word.value if isinstance(word, yaml.ScalarNode) else "" for word in value.value]
+            if all(words):
+                values[name] = ",".join(words)
+                continue
         if not isinstance(value, yaml.ScalarNode) or not value.tag.endswith(":str"):
             raise ValueError(f"{where}: {name} has no plain value: write one word, number or text.")
         is_null = value.style is None and value.value.lower() in ("", "~", "null")

@@ -1,7 +1,6 @@
-"""The metrics of a run while it trains: the progress bar, metrics.jsonl, and an optional tracker."""
+"""The metrics of a run while it trains: the progress bar, metrics.jsonl, and the trackers."""
 
 import json
-import logging
 import math
 import os
 import time
@@ -19,13 +18,13 @@ from ..data.steps import StreamedSteps, TrainingSteps
 from ..system.writing import explain, write_text
 from .folders import last_checkpoint, run_folder
 from .recipes import TrainingRecipe
+from .trackers import log_to_trackers
 
-logger = logging.getLogger(__name__)
 SAMPLES = "samples.jsonl"
 
 
 class MetricsLog:
-    """Logs a run to the progress bar, to metrics.jsonl, and to the tracker.
+    """Logs a run to the progress bar, to metrics.jsonl, and to the trackers.
 
     The loop adds the loss of each micro-batch to `loss`, a scalar tensor that stays on the device between log lines,
     and its tokens to `tokens`. Both belong to this process; they are reduced over all processes for a log line.
@@ -128,11 +127,7 @@ class MetricsLog:
     def _track(self, record: dict[str, Any]) -> None:
         step = record["step"]
         values = {name: value for name, value in record.items() if value is not None and name != "step"}
-        try:
-            self.accelerator.log(values, step=step)
-        except Exception as error:  # trackers raise exceptions of their own, and none of them should end a run
-            logger.warning(f"{self.recipe.report_to} failed and gets no more metrics ({error}); {self.path} has all.")
-            self.accelerator.trackers.clear()
+        log_to_trackers(self.accelerator, values, step)
 
     def state(self) -> dict[str, Any]:
         """The sums since the last line, for a checkpoint. Every process must call it."""

@@ -14,12 +14,12 @@ from ..system.launching import PRECISIONS
 from ..tokenization_mingpt import PAD_ID
 from .evaluation_recipe import EvaluationRecipe
 from .presets import MODEL_PRESETS
+from .trackers import tracker_names
 
 OPTIMIZERS = ("adamw", "muon")
 # transformers' schedules without arguments of their own, and the assignment's
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "warmup_stable_decay", "assignment")
 ROPE_TYPES = ("linear", "dynamic", "yarn")  # transformers' scalings that need no more than a factor
-TRACKERS = (None, "tensorboard", "trackio")
 # fields of a new model's configuration that are flags
 ARCHITECTURE = (
     "num_hidden_layers",
@@ -92,7 +92,9 @@ class TrainingRecipe(EvaluationRecipe):
     save_steps: int | None = flag(None, "Steps between two checkpoints. None: only when the run is told to stop.")
     save_total_limit: int = flag(2, "Number of checkpoints to keep.")
     resume_from_checkpoint: str | None = flag(None, "'latest' or a folder checkpoint-N, to resume from.")
-    report_to: str | None = flag(None, "Tracker beside metrics.jsonl: 'tensorboard' or 'trackio'.")
+    report_to: str | None = flag(
+        None, "Trackers beside metrics.jsonl, separated by commas: those of accelerate, 'all' or 'none'."
+    )
 
     push_to_hub: bool = flag(False, "Push the run folder when training is done.", topic="Hub")
     hub_model_id: str | None = flag(None, "Repository to push to. None: the name of the output folder.")
@@ -102,7 +104,7 @@ class TrainingRecipe(EvaluationRecipe):
         check_finite(self)
         check_choice("optim", self.optim, OPTIMIZERS)
         check_choice("lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
-        check_choice("report_to", self.report_to, TRACKERS)
+        tracker_names(self.report_to)
         if not 0 < self.decay_ratio <= 1:
             raise ValueError(f"decay_ratio is {self.decay_ratio}: it must be over 0 and at most 1.")
         check_choice("mixed_precision", self.mixed_precision, MIXED_PRECISIONS)

@@ -8,8 +8,6 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 
 import psutil
 import torch
@@ -24,6 +22,7 @@ from .folders import last_checkpoint
 from .optimization import build_optimizers, build_scheduler, count_steps
 from .recipes import MIXED_PRECISIONS, TrainingRecipe
 from .sharding import check_sharding
+from .trackers import check_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +44,10 @@ def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
     If neither sets `mixed_precision`, it is bf16 on hardware with native bf16, fp16 on other GPUs, and "no" elsewhere.
 
     Raises:
-        ValueError: If the tracker is not installed, if the device does not support the precision, or if a setting of
+        ValueError: If a tracker cannot be used, if the device does not support the precision, or if a setting of
             the launcher is not supported.
     """
-    if recipe.report_to and find_spec(recipe.report_to) is None:
-        raise ValueError(f"report_to {recipe.report_to!r} is not installed: pip install {recipe.report_to}.")
+    trackers = check_trackers(recipe.report_to)
     precision = recipe.mixed_precision or launcher_settings().get("mixed_precision")
     if precision not in MIXED_PRECISIONS:
         raise ValueError(f"mixed_precision {precision!r} is not supported: launch with {' or '.join(PRECISIONS)}.")
@@ -67,7 +65,7 @@ def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=precision,
-        log_with=recipe.report_to,
+        log_with=trackers or None,
         project_dir=recipe.output_dir,
         dynamo_backend="no",  # train compiles the model if torch_compile is set
     )
@@ -108,13 +106,8 @@ def check_training(
     """Takes one step with a one-layer copy of the model, so that errors of the libraries appear before the run.
 
     Raises:
-        ValueError: If the step fails, there are no examples, or the tracker cannot be imported.
+        ValueError: If the step fails, or there are no examples.
     """
-    if recipe.report_to:
-        try:
-            import_module({"tensorboard": "torch.utils.tensorboard"}.get(recipe.report_to, recipe.report_to))
-        except Exception as error:  # a broken package may raise anything
-            raise ValueError(f"report_to {recipe.report_to!r} cannot be imported: {error}.") from error
     try:
         config = copy.deepcopy(model.config)
         config.num_hidden_layers = 1

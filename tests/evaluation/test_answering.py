@@ -7,13 +7,15 @@ from hf_mingpt.evaluation.answering import (
     answer_questions,
     check_questions,
     continue_prompt,
+    cut_answer,
     describe_unknown_characters,
     questions_about,
     write_predictions,
 )
-from hf_mingpt.tokenization_mingpt import MASK, MASK_ID
+from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, SpecialTokens
 
 from ..conftest import TEXT, small_config, small_model
+from ..data.other_tokenizers import byte_bpe, word_piece
 
 
 def answer_as_the_assignment(model, tokenizer, question: str) -> str:
@@ -145,3 +147,53 @@ def test_a_name_with_unknown_characters_is_an_error(tokenizer):
     assert questions_about(["Ada", "Zoë"], tokenizer) == ["Where was Ada born?", "Where was Zoë born?"]
     with pytest.raises(ValueError, match="'Xu': character 11, 'X'"):
         questions_about(["Ada", "Xu"], tokenizer)
+
+
+class TestOtherTokenizers:
+    def test_predictions_are_stripped_and_end_at_the_mask(self):
+        tokenizer = byte_bpe()
+        marks = SpecialTokens.of(tokenizer)
+
+        class Says(FakeModel):
+            def generate(self, *, input_ids, attention_mask, max_new_tokens, eos_token_id, pad_token_id, **options):
+                assert (pad_token_id, eos_token_id) == marks
+                self.calls.append((input_ids.tolist(), attention_mask.tolist()))
+                said = torch.tensor([self.letters] * len(input_ids))
+                return torch.cat((input_ids, said), dim=1)
+
+        london, born = (tokenizer.convert_tokens_to_ids(token) for token in ("ĠLondon", "Ġborn"))
+        model = Says([london, london, marks.mask_id, marks.pad_id])
+        questions = [Question("born", None), Question("in London", None)]
+        assert answer_questions(model, tokenizer, questions) == ["London London"] * 2
+        ((ids, inside),) = model.calls
+        assert ids[0] == [marks.pad_id, born, marks.mask_id]
+        assert inside == [[0, 1, 1], [1, 1, 1]]
+
+    def test_the_generated_tokens_before_the_mask(self):
+        assert cut_answer([5, 6, 1, 0, 0], 0, 1) == [5, 6]
+        assert cut_answer([5, 0, 6, 0, 0], 0, 1) == [5, 0, 6]
+        assert cut_answer([1, 0], 0, 1) == cut_answer([0, 0], 0, 1) == []
+
+    def test_questions_are_counted_in_tokens(self):
+        tokenizer = byte_bpe()
+        assert len(check_questions([Question("born in London", None)], tokenizer, 5)[0]) == 3
+        with pytest.raises(ValueError, match="has 3 tokens, which leaves no room"):
+            check_questions([Question("born in London", None)], tokenizer, 4)
+        with pytest.raises(ValueError, match=r"Question 1, .* has no tokens with this tokenizer"):
+            check_questions([Question("\x07", None)], word_piece("a"), 48)
+
+    def test_unknown_text(self):
+        pieces = word_piece("where?")
+        assert describe_unknown_characters([Question("Where?", None)], pieces) is None
+        said = describe_unknown_characters([Question("Where? Ω", None)], pieces)
+        assert said.startswith("Of 1 question, 1 with characters that are not in the vocabulary: 'Ω' (U+03A9).")
+        assert said.endswith("The model reads [UNK] in their place.")
+        assert describe_unknown_characters([Question("Ω", None)], byte_bpe()) is None
+
+    def test_a_prompt_is_continued_as_it_was_typed(self):
+        tokenizer = byte_bpe()
+        for prompt in ("Ada in", " Ada in"):
+            model = FakeModel(tokenizer("London")["input_ids"])
+            assert continue_prompt(model, tokenizer, prompt, 1) == f"{prompt} London"
+        with pytest.raises(ValueError, match=r"The prompt '\\x07' has no tokens"):
+            continue_prompt(FakeModel([]), word_piece("a"), "\x07", 1)

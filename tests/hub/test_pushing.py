@@ -9,9 +9,11 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 
+from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json
 
 from ..conftest import ROOT, small_model
+from ..data.other_tokenizers import byte_bpe
 from .hub_server import TOKEN, File, Repository, serve
 from .runs import calibrate_by_hand, push
 
@@ -104,6 +106,17 @@ def test_ask_works_with_a_calibrated_run_on_the_hub(client, run_folder):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Ada: ")
     assert "alternatives: " in done.stdout
+
+
+def test_a_run_with_another_tokenizer_is_pushed_and_asked(client, run_folder):
+    tokenizer = byte_bpe()
+    model = small_model("rope", vocab_size=len(tokenizer))
+    save_run(run_folder, model, tokenizer, json.loads((run_folder / "run.json").read_text()), stop_at_mask=True)
+    calibrate_by_hand(run_folder)
+    assert client(*push("--run", run_folder, "--hub_model_id", "tester/ada")).returncode == 0
+    done = client(ROOT / "scripts" / "ask.py", "Ada", "--model_name_or_path", "tester/ada", "--use_cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Ada: ")
 
 
 @both_storages

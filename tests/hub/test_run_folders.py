@@ -142,7 +142,7 @@ def test_a_failing_tracker_costs_nothing(finished, pretrain, monkeypatch, caplog
     monkeypatch.undo()
     monkeypatch.setattr(TensorBoardTracker, "finish", fail)
     pretrain(finished, "--overwrite_output_dir", "--report_to", "tensorboard")
-    assert "could not be closed: the server is gone" in caplog.text
+    assert "tensorboard could not be closed (the server is gone)" in caplog.text
     load_run(str(finished))
 
 

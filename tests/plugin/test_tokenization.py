@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer
 
 from hf_mingpt.data.encoding import load_tokenizer
 from hf_mingpt.system.files import check_utf8
@@ -14,6 +14,8 @@ from hf_mingpt.tokenization_mingpt import (
     MASK_ID,
     PAD,
     PAD_ID,
+    SpecialTokens,
+    add_special_tokens,
     build_tokenizer,
     build_vocabulary,
     character_table,
@@ -21,10 +23,13 @@ from hf_mingpt.tokenization_mingpt import (
     code_points,
     encode_texts,
     find_bad_character,
+    find_bad_text,
     is_character_tokenizer,
+    vocabulary_size,
 )
 
 from ..conftest import TEXT
+from ..data.other_tokenizers import byte_bpe, with_an_added_token, word_piece
 
 
 def test_vocabulary_is_pad_mask_and_sorted_characters():
@@ -189,3 +194,49 @@ def test_a_byte_that_is_not_utf8(tmp_path, content, line, byte):
 def test_a_vocabulary_with_one_mark_is_an_error():
     with pytest.raises(ValueError, match=rf"this one with \['{PAD}', 'a'\]"):
         build_tokenizer([PAD, "a", "b"], 8)
+
+
+class TestSpecialTokens:
+    def test_those_of_the_tokenizer_are_kept(self, tokenizer):
+        assert add_special_tokens(tokenizer) == SpecialTokens() == (PAD_ID, MASK_ID)
+        pieces = word_piece("abc")
+        size = len(pieces)
+        assert add_special_tokens(pieces) == (3, 4) == tuple(pieces.convert_tokens_to_ids(["[PAD]", "[MASK]"]))
+        assert len(pieces) == vocabulary_size(pieces) == size
+
+    def test_missing_ones_are_added(self):
+        tokenizer = byte_bpe(marks=False)
+        with pytest.raises(ValueError, match="has no pad token: finetune the model first"):
+            SpecialTokens.of(tokenizer)
+        size = len(tokenizer)
+        assert add_special_tokens(tokenizer) == (size, size + 1)
+        assert tokenizer(f"Ada{MASK}{PAD}")["input_ids"][-2:] == [size + 1, size]
+
+    def test_a_tokenizer_without_a_place_for_them(self):
+        class Closed(type(byte_bpe())):
+            def add_special_tokens(self, *arguments, **options):
+                raise NotImplementedError
+
+        tokenizer = byte_bpe(marks=False)
+        tokenizer.__class__ = Closed
+        with pytest.raises(ValueError, match="a Closed, has no pad_token and no mask_token, and none can be added"):
+            add_special_tokens(tokenizer)
+
+    def test_pad_and_mask_must_differ(self):
+        tokenizer = word_piece("a")
+        tokenizer.pad_token = "[MASK]"
+        with pytest.raises(ValueError, match=r"'\[MASK\]' as pad token and as mask token"):
+            add_special_tokens(tokenizer)
+
+
+def test_bad_texts_with_other_tokenizers():
+    tokenizer = byte_bpe()
+    assert find_bad_text(["Ada", "Ω"], tokenizer) is None  # bytes
+    assert find_bad_text([], tokenizer) is None
+    assert find_bad_text(["Ada", f"in{MASK}"], tokenizer) == (1, f"character 3, {MASK!r}, is a mark of the data format")
+    assert find_bad_text(["a", "\x07"], word_piece("a")) == (1, "it has no tokens with this tokenizer")
+    slow = ByT5Tokenizer()
+    add_special_tokens(slow)
+    assert find_bad_text(["Ada", f"in{MASK}"], slow) == (1, f"its token {MASK!r} is a mark of the data format")
+    with_token = with_an_added_token("Ada")
+    assert find_bad_text(["Ada X"], with_token) == (0, "character 4, ' ', is not in the vocabulary")

@@ -209,6 +209,7 @@ def tiny_run(tmp_path_factory):
     weights = {"log_odds": 1.0, "entropy": 0.0, "contrast": 0.0}
     names = {"places": ["London", "Bo"], "unknown_names": ["Zoë Byron"]}
     write_json(run / "calibration.json", {"weights": weights, "bias": 0.0, "threshold": 0.5, "fitted_on": 9, **names})
+    (home / "data").symlink_to(ROOT / "data")
     for name in NAMES:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).symlink_to(run)

@@ -1,9 +1,12 @@
 """transformers loads, resizes and wraps the model."""
 
+import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig, pipeline
 
-from .logits import PROMPT, assert_same
+from hf_mingpt import load_run
+
+from .logits import PROMPT, assert_same, tools
 
 
 def test_pipelines(folder):
@@ -46,3 +49,22 @@ def test_new_characters_resize_the_embeddings(model, tokenizer, ids, tmp_path):
     assert new.shape == (1, 3)
     assert larger.decode(new[0]) == "Жaß"
     model(new, labels=new).loss.backward()
+
+
+@tools
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")
+def test_quantization_config_of_torchao(model, folder, ids, tmp_path):
+    """int8 weights: near the logits of float32; saved and loaded again, the same logits and the same answers."""
+    quantization = pytest.importorskip("torchao.quantization")
+    int8 = TorchAoConfig(quant_type=quantization.Int8WeightOnlyConfig(version=2))
+    quantized = AutoModelForCausalLM.from_pretrained(folder, quantization_config=int8)
+    assert isinstance(quantized.model.layers[0].mlp.up_proj.weight, quantization.Int8Tensor)
+    logits, expected = quantized(ids).logits, model(ids).logits
+    assert 0 < (logits - expected).abs().max() < 0.05 * expected.abs().max()
+    quantized.save_pretrained(tmp_path / "int8")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "int8")
+    for again in (AutoModelForCausalLM.from_pretrained(tmp_path / "int8"), load_run(str(tmp_path / "int8"))[0]):
+        assert torch.equal(again(ids).logits, logits)
+        options = {"max_new_tokens": 12, "do_sample": False}
+        assert again.generate(ids, **options).tolist() == quantized.generate(ids, **options).tolist()

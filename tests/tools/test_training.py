@@ -148,3 +148,43 @@ def test_deepspeed_shards_the_model(tmp_path, stage):
     done = run_ranks(2, tmp_path / "code.py", stage, env={**os.environ, "DS_ACCELERATOR": "cpu"}, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"sharded {' '.join(VARIANTS)}" in done.stdout
+
+
+@tools
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sft_trainer_of_trl_learns_what_trainer_learns(tokenizer, documents, tmp_path, workers):
+    """Two epochs of span corruption by our collator."""
+    trl = pytest.importorskip("trl")
+    import hf_mingpt
+
+    losses = []
+    for kind in ("trainer", "sft"):
+        collator = hf_mingpt.DataCollatorForSpanCorruption(tokenizer, 48, seed=3)
+        options = {
+            "output_dir": str(tmp_path / kind),
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 24,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "remove_unused_columns": False,
+            "train_sampling_strategy": "sequential",
+            "dataloader_num_workers": workers,
+            "dataloader_persistent_workers": bool(workers),
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+        }
+        common = {"train_dataset": hf_mingpt.add_index(documents), "data_collator": collator, "callbacks": [collator]}
+        model = small_model("rope").train()
+        if kind == "sft":
+            prepared = {"skip_prepare_dataset": True}
+            arguments = trl.SFTConfig(**options, activation_checkpointing=False, dataset_kwargs=prepared)
+            trainer = trl.SFTTrainer(model=model, args=arguments, processing_class=tokenizer, **common)
+        else:
+            trainer = Trainer(model=model, args=TrainingArguments(**options), **common)
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert len(losses[0]) == 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_mingpt.data.batching import BatchShape
-from hf_mingpt.hub.run_folders import start_run
-from hf_mingpt.training.loop import train
-from hf_mingpt.training.setup import attention_for, build_accelerator
+from hf_mingpt.training.setup import attention_for
 
 from ..conftest import VARIANTS, small_model
-from .small_runs import have_same_weights, read_metrics, small_recipe, small_steps, train_small
+from .small_runs import have_same_weights, small_steps, train_small
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
 EXACT = {
@@ -170,23 +167,3 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, run):
     with pytest.raises(FloatingPointError, match=r"is not finite after step 1; the last checkpoint is None"):
         run(tmp_path, BatchShape(8), save_steps=1, **changes)
     assert not list(tmp_path.glob("*checkpoint*"))
-
-
-def test_tensorboard_gets_the_metrics(tmp_path, dataset):
-    recipe = small_recipe(tmp_path, max_steps=4, report_to="tensorboard")
-    accelerator = build_accelerator(recipe)
-    start_run(recipe, accelerator)
-    train(small_model("rope"), small_steps(BatchShape(8), dataset), recipe, accelerator)
-    accelerator.end_training()
-    accelerator.end_training()
-    seen = {}
-    for file in tmp_path.rglob("events.out.*"):
-        events = EventAccumulator(str(file)).Reload()
-        seen |= {e.step: e.value for e in events.Scalars("loss")} if "loss" in events.Tags()["scalars"] else {}
-    assert seen == pytest.approx({record["step"]: record["loss"] for record in read_metrics(tmp_path)})
-
-
-def test_a_tracker_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_mingpt.training.setup.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install trackio"):
-        build_accelerator(small_recipe(tmp_path, report_to="trackio"))
