@@ -82,9 +82,9 @@ def draw(metrics: dict[str, list[dict]], accuracies: dict[str, dict], output: Pa
         figure = Figure(figsize=(4.7 * columns, 4 + 0.2 * max(0, len(metrics) - 4)))
         axes = figure.subplots(1, columns)
         for name, records in metrics.items():
-            (line,) = axes[0].plot([], label=name, linewidth=1.8)  # the style of the run
+            _draw_line(axes[0], records, "loss", label=name)
+            line = axes[0].lines[-1]  # the style of the run
             style = {"color": line.get_color(), "linestyle": line.get_linestyle()}
-            _draw_line(axes[0], records, "loss", **style)
             _draw_line(axes[0], records, "eval_loss", marker="o", **style)
             _draw_line(axes[1], records, "learning_rate", **style)
             if evaluated:

@@ -104,7 +104,7 @@ def train(
             if stop_signal or (recipe.save_steps and step % recipe.save_steps == 0):
                 checkpointer.save(step)
             if stop_signal and step < max_steps:
-                log.progress.write(f"Stopped after step {step}: continue with --resume_from_checkpoint latest.")
+                log.say(f"Stopped after step {step}: continue with --resume_from_checkpoint latest.")
                 raise SystemExit(128 + stop_signal)
             if evaluation.stops and step < max_steps:
                 log.stop_early(step, float(schedulers[0].get_last_lr()[0]))

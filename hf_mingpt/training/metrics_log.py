@@ -86,7 +86,7 @@ class MetricsLog:
         self._track(record)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         texts = (f"\n  {s['prompt']!r} → {s['prediction']!r} (reference: {s['reference']!r})" for s in samples)
-        self.progress.write(f"Step {step}: {shown}{''.join(texts)}")
+        self.say(f"Step {step}: {shown}{''.join(texts)}")
         names = ("eval_loss", "eval_accuracy")
         self.shown |= {name: f"{metrics[name]:.3f}" for name in names if name in metrics}
         self.progress.set_postfix(self.shown)
@@ -95,7 +95,12 @@ class MetricsLog:
         """Writes the last line of a run that ends before `max_steps`."""
         if step > self.step:
             self._write_line(step, learning_rate)
-        self.progress.write(f"Stopped early after step {step}: the evaluations no longer get better.")
+        self.say(f"Stopped early after step {step}: the evaluations no longer get better.")
+
+    def say(self, sentence: str) -> None:
+        """Prints above the progress bar, on the main process only."""
+        if self.accelerator.is_main_process:
+            self.progress.write(sentence)
 
     def _epoch(self, step: int) -> float | None:
         steps_per_epoch = self.steps.steps_per_epoch

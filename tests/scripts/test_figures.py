@@ -33,12 +33,22 @@ def test_runs_axes_units_and_questions_are_named(draw, tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a/run"]
     labels = [(axis.get_title(), axis.get_xlabel(), axis.get_ylabel()) for axis in figure.axes]
     assert labels == [
-        ("Training loss", "step (optimizer updates)", "nats per character"),
+        ("Training loss", "step (optimizer updates)", "nats per token"),
         ("Learning rate", "step (optimizer updates)", "learning rate"),
         ("Accuracy with its 95 % interval", "exact match", ""),
     ]
     shown = {text.get_text() for text in figure.findobj(Text)}
     assert {"75.0% (n = 40)", "75.0%", "a/run", "always London"} <= shown
+
+
+def test_evaluations_have_circles_in_the_style_of_their_run(draw, tmp_path):
+    evaluations = [{"step": step, "eval_loss": 2.0, "eval_accuracy": 0.5} for step in (10, 20)]
+    figure = draw({"a": records(3), "b": records(3) + evaluations}, {}, tmp_path / "plot.png")
+    losses, _, accuracies = figure.axes
+    _, training, held_out = losses.lines
+    assert (held_out.get_marker(), held_out.get_linestyle()) == ("o", training.get_linestyle())
+    assert held_out.get_color() == training.get_color() == accuracies.lines[0].get_color()
+    assert losses.get_title() == "Training loss, and held-out loss (circles)"
 
 
 def test_many_runs_are_told_apart_without_color(draw, tmp_path):

@@ -175,6 +175,7 @@ def test_a_sharded_run_equals_an_unsharded_one_and_its_checkpoints_resume_either
         done = launch(tmp_path, SHARDS if sharded else WHOLE, *command, processes=2 if sharded else 1)
         assert done.returncode == 0, done.stderr
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        assert done.stdout.count("Step 3: eval_loss") == 1  # the main process alone prints
         records = map(json.loads, lines)
         return [r.get("loss", r.get("eval_loss")) for r in records], load_file(tmp_path / name / "model.safetensors")
 
