@@ -33,7 +33,7 @@ class CalibrationRecipe:
     model_name_or_path: str = required("Run folder or Hub name.")
     questions_file: str = required("TSV of questions with answers, held out from the training of that run.")
     train_questions_file: str = required(
-        "TSV of the run's training questions: their answers are the possible places.", formerly="train_file"
+        "TSV of the run's training questions: their answers are the candidates.", formerly="train_file"
     )
     train_file: str | None = flag(
         None, "The text that the run was trained on: no invented name occurs in it.", formerly="corpus_file"
@@ -45,7 +45,7 @@ class CalibrationRecipe:
     )
     max_false_answer_rate: float = flag(0.1, "Highest rate of answers about invented names.", formerly="false_answers")
     num_invented_names: int = flag(400, "Invented names to measure that rate on.")
-    num_unknown_names: int = flag(32, "Invented names that each answer is compared with.")
+    num_unknown_names: int = flag(32, "Invented names that each answer is compared with, for each kind of question.")
     use_cpu: bool = flag(False, "Stay on the CPU.")
     CONSTANTS: ClassVar = {"seed": 0}  # of the invented names
 

@@ -1,11 +1,12 @@
-"""Asks a minGPT in the browser where a person was born: answer, calibrated probability, alternatives, attention map.
+"""Asks a minGPT in the browser: answer, calibrated probability, alternatives, attention map.
 
     pip install -c constraints.txt -e ".[demo]"
     python scripts/demo.py runs/fast --train_file wiki.txt --questions_file birth_dev.tsv
 
 The run (a folder or a Hub name) needs a calibration.json (scripts/calibrate.py). With --train_file, the page shows the
-line about the person. With --questions_file, it offers examples that the model answers correctly and wrongly, beside
-invented names. The page is on 127.0.0.1 and loads nothing from other hosts; scripts/push_to_hub.py makes a Space of it.
+line that a question is about. With --questions_file, it offers examples that the model answers correctly and wrongly,
+beside invented names. The page is on 127.0.0.1 and loads nothing from other hosts; scripts/push_to_hub.py makes a Space
+of it.
 """
 
 import os
@@ -18,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hf_mingpt.data.birthplaces import name_asked, question_about
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions
+from hf_mingpt.data.subjects import find_documents, match
 from hf_mingpt.evaluation.answering import answer_questions
-from hf_mingpt.evaluation.calibration import Calibration, ask
+from hf_mingpt.evaluation.calibration import Answer, Calibration, ask
 from hf_mingpt.evaluation.markup import escape_html, escape_markdown
-from hf_mingpt.evaluation.report import find_biographies
 from hf_mingpt.evaluation.scoring import is_exact_match
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.interpretability.figures import draw_attention
@@ -44,7 +44,7 @@ CHECKED_FOR_EXAMPLES = 100  # questions
 class DemoRecipe:
     model_name_or_path: str = required("Run folder or Hub name.")
     train_file: str | None = flag(
-        None, "The text that the model was trained on: shows the line about the person.", formerly="corpus_file"
+        None, "The text that the model was trained on: shows the line that a question is about.", formerly="corpus_file"
     )
     questions_file: str | None = flag(None, "TSV of questions with answers, for examples.")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
@@ -60,8 +60,6 @@ def main() -> None:
         if find_spec("gradio") is None:
             raise ValueError('gradio is not installed: pip install -c constraints.txt -e ".[demo]".')
         questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
-        for question, _ in questions:
-            name_asked(question)  # raises a ValueError if it does not ask for a birthplace
         documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else []
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
         calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
@@ -81,13 +79,21 @@ def main() -> None:
 def choose_examples(
     model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], calibration: Calibration
 ) -> dict[str, list[str]]:
-    """Chooses names to try: some that the model answers correctly, some wrongly, and some invented."""
+    """Chooses questions to try: some that the model answers correctly, some wrongly, and some about invented names.
+
+    If the calibration knows only one kind of question, its names stand for the questions.
+    """
     sample = random.Random(0).sample(questions, min(CHECKED_FOR_EXAMPLES, len(questions)))
-    kinds: dict[str, list[str]] = {"correct": [], "wrong": [], "invented": calibration.unknown_names[:NUM_EXAMPLES]}
+    invented = calibration.unknown_names[:NUM_EXAMPLES]
+    kinds: dict[str, list[str]] = {"correct": [], "wrong": [], "invented": invented}
+    if len(calibration.templates) > 1:
+        kinds["invented"] = [calibration.templates[0].fill(name) for name in invented]
     for question, prediction in zip(sample, answer_questions(model, tokenizer, sample), strict=True):
         kind = kinds["correct" if is_exact_match(prediction, str(question.answer)) else "wrong"]
         if len(kind) < NUM_EXAMPLES:
-            kind.append(name_asked(question.question))
+            template = match(question.question, calibration.templates)
+            is_name = template and len(calibration.templates) == 1
+            kind.append(str(template.subject_of(question.question)) if is_name else question.question)
     return kinds
 
 
@@ -98,32 +104,32 @@ def build_page(
     documents: Sequence[str],
     examples: dict[str, list[str]],
 ) -> "gradio.Blocks":
-    """Builds the page: from a name to answer, probability, alternatives, line of the text and attention map."""
+    """Builds the page: from a question or a name to answer, probability, alternatives, line and attention map.
+
+    A bare name that several questions can be about gets the answers to all of them, and the rest of the page is about
+    the first.
+    """
     import gradio
 
-    def respond(name: str):
+    def respond(text: str):
         try:
-            (answer,) = ask(model, tokenizer, [name.strip()], calibration)
-            attention = draw_attention(explain(model, tokenizer, name.strip()))
+            answers = ask(model, tokenizer, [text.strip()], calibration)
+            attention = draw_attention(explain(model, tokenizer, answers[0].question))
         except ValueError as error:
             raise gradio.Error(escape_html(str(error))) from error
-        place, likely = escape_markdown(answer.place), f"{percent(answer.probability)} likely to be correct"
-        (line,) = find_biographies([Question(question_about(name.strip()), None)], documents)
-        below = f"below the threshold of {100 * calibration.threshold:.4g}%"
+        (line,) = find_documents([answers[0].question], documents)
         return (
-            f"## {place}\n{likely}." if answer.confident else f"## I don't know\n{place} is {likely}, {below}.",
-            dict(answer.alternatives),
-            line
-            or ("No line is about this name." if documents else "Give --train_file to show the line about a name."),
+            "\n\n".join(describe(answer, calibration.threshold, with_question=len(answers) > 1) for answer in answers),
+            dict(answers[0].alternatives),
+            line or ("No line is about this." if documents else "Give --train_file to show the line about a name."),
             attention,
         )
 
+    kinds = [escape_markdown(str(template)) for template in calibration.templates]
     with gradio.Blocks(title="Ask a minGPT") as page:
-        gradio.Markdown(
-            "# Where was ... born?\nA small Transformer answers from its weights, without access to a text."
-        )
+        gradio.Markdown(f"# {' '.join(kinds)}\nA small Transformer answers from its weights, without access to a text.")
         with gradio.Row():
-            name = gradio.Textbox(label="Name", placeholder="Albert Einstein", scale=4, elem_id="name")
+            name = gradio.Textbox(label="Question or name", scale=4, elem_id="name")
             button = gradio.Button("Ask", variant="primary", scale=1, elem_id="ask")
         for kind, names in examples.items():
             if names:
@@ -131,7 +137,7 @@ def build_page(
         with gradio.Row():
             answer = gradio.Markdown(elem_id="answer")
             alternatives = gradio.Label(
-                label="Alternatives, with their probabilities among the known places",
+                label="Alternatives, with their probabilities among the known answers",
                 show_heading=False,
                 elem_id="alternatives",
             )
@@ -142,6 +148,16 @@ def build_page(
         attention = gradio.Plot(show_label=False, elem_id="attention")
         gradio.on([button.click, name.submit], respond, name, [answer, alternatives, line, attention])
     return page
+
+
+def describe(answer: Answer, threshold: float, *, with_question: bool) -> str:
+    """Formats an answer in Markdown."""
+    text, likely = escape_markdown(answer.answer), f"{percent(answer.probability)} likely to be correct"
+    below = f"below the threshold of {100 * threshold:.4g}%"
+    reply = f"## {text}\n{likely}." if answer.confident else f"## I don't know\n{text} is {likely}, {below}."
+    if not answer.template:
+        reply += " The model was not calibrated on questions like this one: the probability is a guess."
+    return f"{escape_markdown(answer.question)}\n{reply}" if with_question else reply
 
 
 if __name__ == "__main__":

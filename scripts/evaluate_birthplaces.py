@@ -21,16 +21,16 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from hf_mingpt.data.birthplaces import invent_names, name_asked, question_about
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions
+from hf_mingpt.data.subjects import match
 from hf_mingpt.evaluation.answering import (
     answer_questions,
     check_questions,
     describe_unknown_characters,
     write_predictions,
 )
-from hf_mingpt.evaluation.calibration import Calibration
+from hf_mingpt.evaluation.calibration import Calibration, invent_for_templates
 from hf_mingpt.evaluation.confidence import compute_confidence
 from hf_mingpt.evaluation.figures import draw_calibration
 from hf_mingpt.evaluation.report import PAGE, PICTURE, build_report, format_metrics, format_page, format_table
@@ -86,10 +86,7 @@ def main() -> None:
         documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else None
         calibration = find_calibration(recipe) if questions[0].answer is not None else None
         if calibration:
-            known_names = [name_asked(question) for question, _ in [*questions, *(train or [])]]
-            elsewhere = [*calibration.unknown_names, *(documents or [])]
-            names = invent_names(known_names, recipe.num_invented_names, seed=1, documents=elsewhere)
-            invented = [Question(question_about(name), None) for name in names]
+            invented = invent_questions(recipe, calibration, [*questions, *(train or [])], documents or [])
 
     with accidents(), ExitStack() as stack:
         if state.is_main_process:
@@ -133,6 +130,22 @@ def find_calibration(recipe: EvaluationRecipe) -> Calibration | None:
     return calibration
 
 
+def invent_questions(
+    recipe: EvaluationRecipe, calibration: Calibration, questions: list[Question], documents: list[str]
+) -> list[Question]:
+    """Questions about invented names, in equal numbers for each kind of question that the calibration knows."""
+    asked, templates = [question for question, _ in questions], calibration.templates
+    kinds = [template for template in templates if any(match(question, templates) == template for question in asked)]
+    if not kinds:
+        raise ValueError(
+            f"None of the {count(len(asked), 'question')} is like those of the calibration, such as `{templates[0]}`: "
+            "calibrate on questions of this form."
+        )
+    number, elsewhere = -(-recipe.num_invented_names // len(kinds)), [*calibration.unknown_names, *documents]
+    names = invent_for_templates(asked, templates, number, seed=1, documents=elsewhere)
+    return [Question(template.fill(name), None) for template, own in names.items() for name in own]
+
+
 def answer(model, tokenizer, questions: list[Question], recipe: EvaluationRecipe, state: PartialState) -> list[str]:
     """Answers questions; each process answers its part."""
     with state.split_between_processes(questions) as part:
@@ -152,6 +165,7 @@ def compute_probability(
             [prediction for _, prediction in part],
             candidates=calibration.candidates,
             unknown_names=calibration.unknown_names,
+            templates=calibration.templates,
             progress=state.is_main_process,
         )
     return np.array(gather_object(calibration.probability(confidence.features).tolist()))

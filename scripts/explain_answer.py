@@ -1,8 +1,10 @@
 """Explains an answer of a minGPT: an HTML page with its logit lens and its attention maps.
 
-    python scripts/explain_answer.py runs/fast "Albert Einstein" --output_file runs/fast/einstein.html
+    python scripts/explain_answer.py runs/fast "Where was Albert Einstein born?" --output_file runs/fast/einstein.html
+    python scripts/explain_answer.py runs/fast "Albert Einstein"
 
-The run is a folder or a Hub name. The page contains its pictures and loads nothing.
+The run is a folder or a Hub name. A bare name gets the question that the run was calibrated on; without a calibration,
+the question about a birthplace. The page contains its pictures and loads nothing.
 """
 
 import io
@@ -11,8 +13,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from hf_mingpt.data.birthplaces import BIRTHPLACE
+from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation.markup import escape_html
-from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.interpretability.figures import draw_attention, draw_heads, draw_logit_lens
 from hf_mingpt.interpretability.logit_lens import Explanation, explain
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
@@ -25,7 +29,7 @@ from hf_mingpt.system.writing import write_text
 @dataclass(frozen=True, kw_only=True)
 class ExplainRecipe:
     model_name_or_path: str = required("Run folder or Hub name.")
-    name: str = required("Name of the person.")
+    question: str = required("Question, or name to ask about.", formerly="name")
     output_file: str = flag("explanation.html", "Page to write.")
     overwrite_output_dir: bool = flag(False, "Replace an existing page.", formerly="overwrite")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
@@ -59,16 +63,23 @@ the question from the answer.</p>
 
 
 def main() -> None:
-    recipe = parse_recipe(ExplainRecipe, positionals=("model_name_or_path", "name"))
+    recipe = parse_recipe(ExplainRecipe, positionals=("model_name_or_path", "question"))
     with user_errors():
         output = Path(recipe.output_file)
         if output.exists() and not recipe.overwrite_output_dir:
             raise ValueError(f"{output} exists: choose another with --output_file, or give --overwrite_output_dir.")
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
-        explanation = explain(model.eval(), tokenizer, recipe.name)
+        explanation = explain(model.eval(), tokenizer, recipe.question, find_question_templates(recipe))
     with accidents():
         write_text(output, render(explanation, recipe.model_name_or_path))
     print(f"{explanation.question} {explanation.answer}\nWrote {output}.")
+
+
+def find_question_templates(recipe: ExplainRecipe) -> list[Template]:
+    try:
+        return load_calibration(recipe.model_name_or_path, recipe.revision).templates
+    except FileNotFoundError:
+        return [BIRTHPLACE]
 
 
 def render(explanation: Explanation, run: str) -> str:

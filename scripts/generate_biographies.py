@@ -1,17 +1,20 @@
-"""Generates a corpus of invented people: biographies, and questions about birthplaces.
+"""Generates a corpus of invented people: biographies, and questions about birthplaces, birth years and occupations.
 
 python scripts/generate_biographies.py --output_dir data/generated
 python scripts/generate_biographies.py --output_dir data/one-phrasing --phrasings_per_person 1 --seed 3
+python scripts/generate_biographies.py --output_dir data/three-relations --relations birthplace,birth_year,occupation
+
+With several relations, each has files of questions, and `train.tsv`, `dev.tsv` and `test.tsv` have all of them.
 """
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hf_mingpt.data.biographies import BiographyRecipe, generate_corpus
+from hf_mingpt.data.biographies import RELATIONS, BiographyRecipe, generate_corpus
 from hf_mingpt.data.questions import write_questions
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
-from hf_mingpt.system.fields import flag, required
+from hf_mingpt.system.fields import check_choice, flag, required
 from hf_mingpt.system.wording import count
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_text, written_aside
 
@@ -54,6 +57,12 @@ disjoint groups of people. The script writes them as `biographies.txt` and as th
 |---|---|
 """
 
+FILES = {  # as the course names them
+    ("birthplace", "train"): "birth_places_train.tsv",
+    ("birthplace", "dev"): "birth_dev.tsv",
+    ("birthplace", "test"): "birth_test.tsv",
+}
+
 # Which splits are benchmarks on the Hub. A task has the name of its file, as report.json has it.
 TASKS = """\
 name: Generated biographies
@@ -72,7 +81,13 @@ tasks:
 @dataclass(frozen=True, kw_only=True)
 class GenerateRecipe(BiographyRecipe):
     output_dir: str = required("Folder to write.")
+    relations: str = flag("birthplace", f"What questions ask for, separated by commas: {', '.join(RELATIONS)}.")
     overwrite_output_dir: bool = flag(False, "Replace the files in that folder.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for relation in self.relations.split(","):
+            check_choice("relations", relation, RELATIONS)
 
 
 def main() -> None:
@@ -82,22 +97,28 @@ def main() -> None:
         if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
             raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
         check_no_writer(folder)
-        corpus = generate_corpus(recipe)
+        corpora = {relation: generate_corpus(recipe, relation) for relation in recipe.relations.split(",")}
+    documents = next(iter(corpora.values())).documents
     knobs = {name: value for name, value in asdict(recipe).items() if "output_dir" not in name}
-    rows = [f"| {name} | {value} |" for name, value in {"documents": len(corpus.documents), **knobs}.items()]
+    if knobs["relations"] == "birthplace":
+        del knobs["relations"]
+    rows = [f"| {name} | {value} |" for name, value in {"documents": len(documents), **knobs}.items()]
     with accidents(), one_writer(folder), ExitStack() as together:
 
         def aside(name: str) -> Path:
             return together.enter_context(written_aside(folder / name))
 
-        write_text(aside("biographies.txt"), "".join(f"{line}\n" for line in corpus.documents))
-        write_questions(aside("birth_places_train.tsv"), corpus.train)
-        write_questions(aside("birth_dev.tsv"), corpus.dev)
-        write_questions(aside("birth_test.tsv"), corpus.test)
+        write_text(aside("biographies.txt"), "".join(f"{line}\n" for line in documents))
+        for split in ("train", "dev", "test"):
+            questions = {relation: getattr(corpus, split) for relation, corpus in corpora.items()}
+            for relation, pairs in questions.items():
+                write_questions(aside(FILES.get((relation, split), f"{relation}_{split}.tsv")), pairs)
+            if len(questions) > 1:
+                write_questions(aside(f"{split}.tsv"), [pair for pairs in questions.values() for pair in pairs])
         write_text(aside("eval.yaml"), TASKS)
         write_text(aside("README.md"), CARD + "\n".join(rows) + "\n")
     people = count(recipe.num_people, "person", "people")
-    print(f"Wrote {count(len(corpus.documents), 'biography', 'biographies')} of {people} to {folder}.")
+    print(f"Wrote {count(len(documents), 'biography', 'biographies')} of {people} to {folder}.")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ r"""Reads answers out of the text with an open-book extractive baseline, for mod
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
         --questions_file runs/read/with_reader.tsv --output_dir runs/with-a-reader
 
-The training questions teach which contexts surround an answer; from each other biography, the script extracts the most
-probable answer, a name or a part of one. It writes with_reader.tsv: the training questions, then the extracted answers
+The training questions teach which contexts surround an answer; from each other document, the script extracts the most
+probable answer to each kind of question. It writes with_reader.tsv: the training questions, then the extracted answers
 as pseudo-labels. A model that trains on this file has seen answers to the questions it will be asked: compare it with
 models of the same kind only.
 """
@@ -15,8 +15,7 @@ from pathlib import Path
 
 from hf_mingpt import MinGPTConfig
 from hf_mingpt.data.alphabet import Alphabet
-from hf_mingpt.data.answer_extraction import AnswerExtractor, read_answers
-from hf_mingpt.data.birthplaces import question_about
+from hf_mingpt.data.answer_extraction import learn_extractors, read_answers
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, iterate
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
@@ -52,10 +51,14 @@ def main() -> None:
         tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
         alphabet = Alphabet.of(tokenizer)
         documents = list(iterate(encode_documents(texts, tokenizer)))
-        extractor = AnswerExtractor.learn(documents, labeled, alphabet, numbers=False)
+        extractors = learn_extractors(documents, labeled, alphabet, numbers=False)
 
-    extracted = read_answers(documents, extractor, alphabet)
-    answers = {question_about(name): answer for name, answer in extracted.items()}
+    answers = {
+        template.fill(title): answer
+        for template, extractor in extractors.items()
+        if template  # other questions cannot be asked about other titles
+        for title, answer in read_answers(documents, extractor, alphabet).items()
+    }
     questions = add_pseudo_labels(labeled, list(answers), list(answers.values()))
     with accidents():
         write_questions(path, questions)

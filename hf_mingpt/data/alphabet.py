@@ -22,7 +22,7 @@ class CharacterClasses(NamedTuple):
     word: (V,) booleans: letters, digits, hyphens and apostrophes.
     upper, digit: (V,) booleans.
     stop_id, space_id: the ids of "." and " ", which end a title or a sentence together; PAD_ID if there is none.
-    open_id, close_id: the ids of "(" and ")"; PAD_ID if there is none.
+    open_id, close_id, comma_id: the ids of "(", ")" and ","; PAD_ID if there is none.
     """
 
     word: np.ndarray
@@ -32,6 +32,7 @@ class CharacterClasses(NamedTuple):
     space_id: int
     open_id: int
     close_id: int
+    comma_id: int
 
     @classmethod
     def of(cls, vocabulary: Sequence[str]) -> "CharacterClasses":
@@ -40,7 +41,7 @@ class CharacterClasses(NamedTuple):
             np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
             np.array([character.isupper() for character in vocabulary]),
             np.array([character.isdigit() for character in vocabulary]),
-            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". ()"),
+            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". (),"),
         )
 
 

@@ -8,21 +8,26 @@ answer here". The score of a candidate is the sum of the weights of its features
 Reference: Chen et al. 2017, Reading Wikipedia to Answer Open-Domain Questions, arXiv:1704.00051.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from ..system.wording import count
 from .alphabet import Alphabet, CharacterClasses
-from .birthplaces import name_asked
-from .candidate_spans import CandidateSpans, describe_candidates, find_candidates
+from .candidate_spans import CandidateKinds, CandidateSpans, describe_candidates, find_candidates
 from .draws import random_bits
+from .listwise import fit_listwise, log_sum_exp
 from .questions import Question
-from .salient_spans import SalientSpans, hash_texts, is_among
+from .salient_spans import SalientSpans, find_titles, hash_runs, hash_texts, is_among
 from .sequences import TokenSequences
+from .subjects import Template, TitleSearch, find_templates, longest_title, match
 
-L2_PENALTY = 2.0  # chosen on folds of the training questions
+_PART = 1 << 20  # characters of documents whose candidates are described together
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class AnswerExtractor:
 
     Attributes:
         classes: of the vocabulary of the documents.
-        numbers: whether numbers are candidates.
+        kinds: of the candidates.
         pairs: hashes of the titles and answers of the training questions, sorted.
         answers: number of training questions of each answer.
         documents: number of documents of each candidate that more than one has.
@@ -41,7 +46,7 @@ class AnswerExtractor:
     """
 
     classes: CharacterClasses
-    numbers: bool
+    kinds: CandidateKinds
     pairs: np.ndarray
     answers: "Counts"
     documents: "Counts"
@@ -51,7 +56,7 @@ class AnswerExtractor:
 
     def find(self, documents: TokenSequences) -> CandidateSpans:
         """The candidates of N documents."""
-        return find_candidates(documents, self.classes, numbers=self.numbers)
+        return find_candidates(documents, self.classes, self.kinds)
 
     def probabilities(self, candidates: CandidateSpans) -> tuple[np.ndarray, np.ndarray]:
         """The probability of each of M candidates, (M,), and of no answer in each of N documents, (N,)."""
@@ -59,7 +64,7 @@ class AnswerExtractor:
         scores = np.append(self.weights, 0.0)[_places(self.features, keys)].sum(axis=1)
         totals = np.full(len(candidates.spans.titles), self.null_score)
         some = candidates.spans.counts > 0
-        totals[some] = np.logaddexp(self.null_score, _log_sum_exp(scores, candidates.spans.offsets[:-1][some]))
+        totals[some] = np.logaddexp(self.null_score, log_sum_exp(scores, candidates.spans.offsets[:-1][some]))
         return np.exp(scores - totals[candidates.spans.document]), np.exp(self.null_score - totals)
 
     def _describe(self, candidates: CandidateSpans) -> np.ndarray:
@@ -74,122 +79,118 @@ class AnswerExtractor:
         return is_among(_pair(spans.hash_titles()[spans.document], hashes), self.pairs)
 
     @classmethod
-    def learn(
+    def fit(
         cls,
-        batches: Iterable[TokenSequences],
-        questions: Sequence[Question],
+        documents: TokenSequences,
+        subjects: Sequence[str],
+        answers: Sequence[str],
+        num_documents: "Counts",
         alphabet: Alphabet,
-        *,
-        numbers: bool = True,
-    ) -> "AnswerExtractor":
-        """Fits an extractor to the documents about the people in the training questions.
+        kinds: CandidateKinds,
+    ) -> tuple["AnswerExtractor | None", int, int]:
+        """Fits an extractor to the questions of one relation.
 
         Args:
-            batches: all documents. Those about other people tell how often each candidate occurs.
-            questions: with answers.
+            documents: those whose titles are the subjects, and others.
+            subjects, answers: of the questions.
+            num_documents: of each candidate that more than one document has.
             alphabet: of the documents.
-            numbers: whether numbers are candidates.
+            kinds: of the candidates.
 
-        Raises:
-            ValueError: if a question does not ask for a birthplace, or if no candidate in these documents is an answer.
+        Returns:
+            The extractor, None if no candidate is an answer; for how many of the questions one is; and how many
+            candidates there are.
         """
-        people = hash_texts([f"{name_asked(question)}. " for question, _ in questions], alphabet)
-        answers = hash_texts([str(answer).strip() for _, answer in questions], alphabet)
-        pairs, distinct = np.unique(_pair(people, answers), return_index=True)
-        classes = alphabet.classes
-        occurrences = [np.zeros(0, dtype=np.uint64)]
-        about = [TokenSequences(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))]
-        for documents in batches:
-            spans = find_candidates(documents, classes, numbers=numbers).spans
-            occurrences.append(_once_per_document(spans))
-            about.append(_select_documents(documents, is_among(spans.hash_titles(), people)))
-        start = np.zeros(0)  # nothing is learned yet
-        counts = Counts.of(answers[distinct]), Counts.of(np.concatenate(occurrences), least=2)
-        extractor = cls(classes, numbers, pairs, *counts, start.astype(np.uint64), start, 0.0)
-
-        candidates = extractor.find(_join_documents(about))
+        titles = hash_texts([f"{subject}. " for subject in subjects], alphabet)
+        hashes = hash_texts(answers, alphabet)
+        each = _pair(titles, hashes)
+        pairs, distinct = np.unique(each, return_index=True)
+        counts, start = (Counts.of(hashes[distinct]), num_documents), np.zeros(0)  # nothing is learned yet
+        extractor = cls(alphabet.classes, kinds, pairs, *counts, start.astype(np.uint64), start, 0.0)
+        about = _select_documents(documents, is_among(_hash_titles(documents, alphabet.classes), titles))
+        if kinds.phrase_words:  # which are many
+            about = _select_documents(about, about.offsets[:-1] < _PART)
+        candidates = extractor.find(about)
         spans = candidates.spans
-        is_answer = extractor._is_answer(spans, spans.hashes())
-        if not is_answer.any():
-            raise ValueError(
-                f"The questions are about {count(len(questions), 'person', 'people')}, whose documents have "
-                f"{count(len(is_answer), 'candidate span')}, and none of them is an answer: a masking policy needs "
-                "answers. Give questions about people in the text, or --learned_masking_policy false."
-            )
+        of_spans = _pair(spans.hash_titles()[spans.document], spans.hashes())
+        is_answer = is_among(of_spans, pairs)
+        held, number = int(is_among(each, of_spans).sum()), len(is_answer)
+        if not held:
+            return None, held, number
         features, columns = np.unique(extractor._describe(candidates), return_inverse=True)
-        columns = columns.reshape(len(is_answer), -1)
-        offsets = np.append(spans.offsets[:-1][spans.counts > 0], len(is_answer))
+        columns = columns.reshape(number, -1)
+        offsets = np.append(spans.offsets[:-1][spans.counts > 0], number)
         weights, null_score = fit_listwise(columns, offsets, is_answer, num_features=len(features))
-        return cls(classes, numbers, pairs, *counts, features, weights, null_score)
+        return cls(alphabet.classes, kinds, pairs, *counts, features, weights, null_score), held, number
 
 
-def fit_listwise(
-    columns: np.ndarray, offsets: np.ndarray, is_answer: np.ndarray, *, num_features: int, penalty: float = L2_PENALTY
-) -> tuple[np.ndarray, float]:
-    """Fits the weights of a listwise softmax by L-BFGS.
+def learn_extractors(
+    batches: Iterable[TokenSequences], questions: Sequence[Question], alphabet: Alphabet, *, numbers: bool = True
+) -> dict[Template | None, AnswerExtractor]:
+    """Fits an extractor for each relation to the documents that its questions are about.
 
     Args:
-        columns: (M, C) the features of M candidates, as positions from 0 to `num_features` - 1.
-        offsets: (N + 1,): the candidates of document i are those from `offsets[i]` to `offsets[i + 1]` - 1, at least
-            one.
-        is_answer: (M,) booleans. If a document has several answers, any of them is right; if it has none, the null
-            candidate is.
-        num_features: F.
-        penalty: of half the sum of the squared weights.
+        batches: all documents. Those that no question is about tell how often each candidate occurs.
+        questions: with answers. Each is about the document with the longest title that stands in it.
+        alphabet: of the documents.
+        numbers: whether numbers are candidates even if no answer is one.
 
     Returns:
-        The weights, (F,), and the score of the null candidate.
+        The extractors by template. Questions without a template share the one of None. A relation whose documents have
+        none of its answers has no extractor; a warning counts such answers.
+
+    Raises:
+        ValueError: if no document has the answer to a question about it.
     """
-    from scipy.optimize import minimize
-
-    objective = ListwiseLoss(columns, offsets, is_answer, num_features=num_features, penalty=penalty)
-    options = {"maxiter": 300, "ftol": 1e-8, "gtol": 1e-3}
-    found = minimize(objective, np.zeros(num_features + 1), jac=True, method="L-BFGS-B", options=options)
-    return found.x[:-1], float(found.x[-1])
-
-
-class ListwiseLoss:
-    """The loss that `fit_listwise` minimizes, and its gradient.
-
-    For the scores s of the candidates of a document and the score of its null candidate, the loss is
-    logsumexp(all of them) - logsumexp(those that are right). The penalty is added to the sum over the documents.
-    """
-
-    def __init__(
-        self, columns: np.ndarray, offsets: np.ndarray, is_answer: np.ndarray, *, num_features: int, penalty: float
-    ):
-        from scipy.sparse import csr_matrix
-
-        number, width = columns.shape
-        rows = np.arange(0, number * width + 1, width)
-        self.design = csr_matrix((np.ones(columns.size), columns.ravel(), rows), shape=(number, num_features))
-        self.transposed = self.design.T.tocsr()
-        self.first, self.document = offsets[:-1], np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        self.is_answer, self.has_answer = is_answer, np.logical_or.reduceat(is_answer, offsets[:-1])
-        self.penalty = penalty
-
-    def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        """The loss and its gradient at (F + 1,) parameters: the weights, then the score of the null candidate."""
-        null_score = parameters[-1]
-        scores = self.design @ parameters[:-1]
-        right = np.where(self.is_answer, scores, -np.inf)
-        totals = np.logaddexp(null_score, _log_sum_exp(scores, self.first))
-        totals_right = np.where(self.has_answer, _log_sum_exp(right, self.first), null_score)
-        change = np.exp(scores - totals[self.document])
-        change -= np.where(self.is_answer, np.exp(right - totals_right[self.document]), 0.0)
-        change_null = np.exp(null_score - totals).sum() - (~self.has_answer).sum()
-        gradient = np.append(self.transposed @ change, change_null) + self.penalty * parameters
-        loss = (totals - totals_right).sum() + self.penalty / 2 * np.square(parameters).sum()
-        return float(loss), gradient
+    asked = [question for question, _ in questions]
+    search, templates = TitleSearch(asked, alphabet), find_templates(asked)
+    template_of = [match(question, templates) for question in asked]
+    relations = {
+        template: [question for question, own in zip(questions, template_of, strict=True) if own == template]
+        for template in dict.fromkeys(template_of)
+    }
+    kinds = {template: CandidateKinds.of([str(answer) for _, answer in own]) for template, own in relations.items()}
+    kinds = {template: kind._replace(numbers=kind.numbers or numbers) for template, kind in kinds.items()}
+    occurrences = {kind: [np.zeros(0, dtype=np.uint64)] for kind in kinds.values()}
+    about = [TokenSequences(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))]
+    for documents in in_parts(batches):
+        for kind, hashes in occurrences.items():
+            hashes.append(_once_per_document(find_candidates(documents, alphabet.classes, kind).spans))
+        about.append(_select_documents(documents, search.read(documents)))
+    titles, documents = search.titles, _join_documents(about)
+    extractors, num_titled, num_held, num_candidates = dict[Template | None, AnswerExtractor](), 0, 0, 0
+    for template, own in relations.items():
+        found = [longest_title(question, titles) for question, _ in own]
+        subjects = [title[1] if title else question for title, (question, _) in zip(found, own, strict=True)]
+        counts = Counts.of(np.concatenate(occurrences[kinds[template]]), least=2)
+        answers = [str(answer).strip() for _, answer in own]
+        extractor, held, number = AnswerExtractor.fit(documents, subjects, answers, counts, alphabet, kinds[template])
+        if extractor:
+            extractors[template] = extractor
+        num_titled, num_held, num_candidates = num_titled + sum(map(bool, found)), num_held + held, number
+    if not extractors:
+        raise ValueError(
+            f"Of {count(len(questions), 'question')}, {num_titled} name the title of a document, and these documents, "
+            f"with {count(num_candidates, 'candidate span')}, hold none of the answers. A masking policy needs some: "
+            "give questions about titles of the text, or --learned_masking_policy false."
+        )
+    if num_held < len(questions):
+        logger.warning(
+            f"Of {count(len(questions), 'question')}, {len(questions) - num_titled} name no title of a document, and "
+            f"the documents of {num_titled - num_held} more do not hold the answer: the masking policy learns from the "
+            f"other {num_held:,}."
+        )
+    return extractors
 
 
-def _log_sum_exp(scores: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """log(sum(exp(scores))) of each run of scores that starts at `first`, up to the next one; -inf where all are."""
-    highest = np.maximum.reduceat(scores, first)
-    shift = np.where(np.isfinite(highest), highest, 0.0)
-    lengths = np.diff(np.append(first, len(scores)))
-    with np.errstate(divide="ignore"):
-        return shift + np.log(np.add.reduceat(np.exp(scores - np.repeat(shift, lengths)), first))
+def in_parts(batches: Iterable[TokenSequences]) -> Iterator[TokenSequences]:
+    """Divides batches of documents into parts of about `_PART` characters, so that their candidates fit the memory."""
+    for documents in batches:
+        token_ids, offsets = documents.token_ids, documents.offsets
+        edges = np.flatnonzero(np.diff(offsets[:-1] // _PART)) + 1
+        for first, end in pairwise([0, *edges.tolist(), len(offsets) - 1]):
+            start = offsets[first]
+            yield TokenSequences(token_ids[start : offsets[end]], offsets[first : end + 1] - start)
 
 
 def read_answers(batches: Iterable[TokenSequences], extractor: AnswerExtractor, alphabet: Alphabet) -> dict[str, str]:
@@ -236,6 +237,14 @@ def _places(table: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     place = np.searchsorted(table, hashes)
     found = np.append(table, np.uint64(0))[place] == hashes
     return np.where(found & (place < len(table)), place, len(table))
+
+
+def _hash_titles(documents: TokenSequences, classes: CharacterClasses) -> np.ndarray:
+    """(N,) hashes of the titles, with the stop and the space that end them; 0 for a document without one."""
+    lengths = find_titles(documents, classes)
+    hashes, titled = np.zeros(len(lengths), dtype=np.uint64), np.flatnonzero(lengths)
+    hashes[titled] = hash_runs(documents.token_ids, documents.offsets[titled], lengths[titled])
+    return hashes
 
 
 def _pair(titles: np.ndarray, answers: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..tokenization_mingpt import SpecialTokens
 from .alphabet import Alphabet
-from .answer_extraction import AnswerExtractor
+from .answer_extraction import learn_extractors
 from .batching import BatchShape
 from .birthplaces import paraphrase_answers
 from .encoding import encode_documents, encode_questions, group_into_blocks, iterate, separator_ids
@@ -231,7 +231,8 @@ def _build_policy(
     if not recipe.masking_policy_probability:
         return None
     if recipe.learned_masking_policy:
-        characters = (batch.characters for batch in iterate(learn_from))
-        extractor = AnswerExtractor.learn(characters, questions, alphabet, numbers=recipe.ssm_numbers)
-        return LearnedPolicy(extractor, (batch.characters for batch in iterate(documents)))
+        extractors = learn_extractors(
+            (batch.characters for batch in iterate(learn_from)), questions, alphabet, numbers=recipe.ssm_numbers
+        )
+        return LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
     return AnswerPolicy([str(question.answer) for question in questions], alphabet)

@@ -1,4 +1,4 @@
-"""Invented people: one-line biographies of them, and questions about their birthplaces.
+"""Invented people: one-line biographies of them, and questions about their birthplaces, birth years and occupations.
 
 This is the corpus that needs no download. Names and places are built from syllables and belong to nobody. Every fact is
 known, so the experiment can be varied and checked. The corpus is a pure function of its recipe.
@@ -63,14 +63,25 @@ class Person(NamedTuple):
     pursuit: str
     workplace: str | None
 
+    @property
+    def birth_year(self) -> str:
+        return self.birth_date.split()[-1]
+
 
 class Corpus(NamedTuple):
-    """Documents, and the pairs (question, birthplace) of three disjoint groups of people."""
+    """Documents, and the pairs (question, answer) of three disjoint groups of people."""
 
     documents: list[str]
     train: list[tuple[str, str]]
     dev: list[tuple[str, str]]
     test: list[tuple[str, str]]
+
+
+RELATIONS = {
+    "birthplace": "Where was {name} born?",
+    "birth_year": "In which year was {name} born?",
+    "occupation": "What is the occupation of {name}?",
+}
 
 
 _ONSETS = ["B", "D", "F", "G", "H", "K", "L", "M", "N", "P", "R", "S", "T", "V", "Br", "Dr", "Kl", "Tr", "St", "Sh"]
@@ -162,17 +173,21 @@ def _write_biographies(person: Person, recipe: BiographyRecipe, rng: Random) -> 
     return lines
 
 
-def generate_corpus(recipe: BiographyRecipe) -> Corpus:
+def generate_corpus(recipe: BiographyRecipe, relation: str = "birthplace") -> Corpus:
     """Invents the people of a recipe and writes their biographies and questions.
 
+    Args:
+        recipe: decides everything but the questions.
+        relation: one of `RELATIONS`, what the questions ask for.
+
     Returns:
-        The documents in random order, and `Where was NAME born?` with the birthplace of the train, dev and test people.
+        The documents in random order, and the questions about the train, dev and test people.
     """
     rng = Random(recipe.seed)
     people = _invent_people(recipe, rng)
     documents = [line for person in people for line in _write_biographies(person, recipe, rng)]
     rng.shuffle(documents)
-    questions = [(f"Where was {person.name} born?", person.birthplace) for person in people]
+    questions = [(RELATIONS[relation].format(name=person.name), getattr(person, relation)) for person in people]
     dev_start = recipe.num_train_people
     test_start = dev_start + recipe.num_dev_people
     test_end = test_start + recipe.num_test_people

@@ -1,4 +1,4 @@
-"""Birthplace questions: their template, invented names, and paraphrases of the answers.
+"""Birthplace questions: their template, and paraphrases of the answers; invented names, of people or anything else.
 
 Everything that knows the sentence "Where was NAME born?" is here.
 
@@ -12,6 +12,9 @@ import numpy as np
 
 from ..system.wording import count
 from .questions import Question
+from .subjects import Template
+
+BIRTHPLACE = Template("Where was ", " born?")
 
 
 def question_about(name: str) -> str:
@@ -20,25 +23,15 @@ def question_about(name: str) -> str:
     Raises:
         ValueError: if the name is empty.
     """
-    if not name.strip():
-        raise ValueError("The name is empty: write one.")
-    return f"Where was {name} born?"
-
-
-def name_asked(question: str) -> str:
-    """The name in a question.
-
-    Raises:
-        ValueError: if the question does not ask for a birthplace.
-    """
-    name = question.removeprefix("Where was ").removesuffix(" born?")
-    if not name or question_about(name) != question:
-        raise ValueError(f"{question!r} does not ask for a birthplace: write `{question_about('NAME')}`.")
-    return name
+    return BIRTHPLACE.fill(name)
 
 
 def invent_names(names: Sequence[str], number: int, *, seed: int = 0, documents: Iterable[str] = ()) -> list[str]:
-    """Makes up names of nobody that look like others: the first word of one name and the rest of another.
+    """Makes up names of nobody that look like others.
+
+    If at least half of the names have several words, an invented one has the first word of a name and the rest of
+    another. Otherwise it has the first letters of a name and the last letters of another, at least two of each: "Peru"
+    and "Mali" give "Peli".
 
     Args:
         names: to draw from.
@@ -51,16 +44,32 @@ def invent_names(names: Sequence[str], number: int, *, seed: int = 0, documents:
     """
     parts = [name.split(maxsplit=1) for name in names if " " in name]
     rng = np.random.default_rng(seed)
-    pairs = rng.integers(0, len(parts), (20 * number, 2)).tolist() if parts else []
-    invented = dict.fromkeys(f"{parts[first][0]} {parts[rest][1]}" for first, rest in pairs)
+    if len(parts) >= len(names) / 2:
+        pairs = rng.integers(0, len(parts), (20 * number, 2)).tolist() if parts else []
+        invented = dict.fromkeys(f"{parts[first][0]} {parts[rest][1]}" for first, rest in pairs)
+    else:
+        whole = [name for name in dict.fromkeys(names) if len(name) >= 4]
+        places = rng.integers(0, len(whole), (20 * number, 2)).tolist() if len(whole) > 1 else []
+        cuts = rng.random((len(places), 2)).tolist()
+        invented = dict.fromkeys(
+            whole[first][: _cut(whole[first], one)] + whole[last][_cut(whole[last], two) :]
+            for (first, last), (one, two) in zip(places, cuts, strict=True)
+            if first != last
+        )
     for document in (*names, *documents):
         for name in [name for name in invented if name in document]:
             del invented[name]
     if len(invented) < number:
         raise ValueError(
-            f"Combining {count(len(names), 'name')} gives {len(invented)} new ones, not {number}: ask for fewer."
+            f"Combining {count(len(names), 'name')} gives {len(invented)} new ones, not {number}: ask for fewer, or "
+            "give more questions."
         )
     return list(invented)[:number]
+
+
+def _cut(name: str, draw: float) -> int:
+    """A place in a name with at least two characters on each side."""
+    return 2 + int(draw * (len(name) - 3))
 
 
 _SENTENCES = [
@@ -78,13 +87,19 @@ def paraphrase_answers(questions: Sequence[Question], paraphrases: int) -> list[
     reach. The documents add no facts to the questions.
 
     Raises:
-        ValueError: if a question does not ask for a birthplace, or if there are fewer templates than paraphrases.
+        ValueError: if a question does not ask for a birthplace, or if there are fewer sentences than paraphrases.
 
     Example: `Where was Ada Byron born?` and `London` give "Ada Byron. Ada Byron was born in London ."
     """
     if not 0 <= paraphrases <= len(_SENTENCES):
         raise ValueError(f"paraphrases_per_answer is {paraphrases}: use 0 to {len(_SENTENCES)}.")
-    facts = [(name_asked(question), answer) for question, answer in questions]
+    facts = [(BIRTHPLACE.subject_of(question), answer) for question, answer in questions]
+    for (name, _), (question, _) in zip(facts, questions, strict=True):
+        if name is None:
+            raise ValueError(
+                f"{question!r} does not ask for a birthplace, and only `{question_about('NAME')}` has paraphrases: "
+                "give --paraphrases_per_answer 0."
+            )
     return [
         f"{name}. {_SENTENCES[(person + k) % len(_SENTENCES)].format(name=name, place=place)}"
         for person, (name, place) in enumerate(facts)

@@ -1,14 +1,22 @@
 """Candidate spans: what may be the answer in a document, and the features by which an extractor scores it.
 
-A candidate is a salient span, the first or the last words of one, or two with short lower-case words between them:
+A candidate is of a kind that training answers have: names and their parts, numbers, dates, lower-case phrases.
 
     Ada Byron. Byron studied at New York University, then in Rio de Janeiro .
 
     New York University, New, New York, York University, University, Rio, Janeiro, Rio de Janeiro
 
+    Ada Byron. Byron (born 10 May 1815) was a civil engineer .
+
+    number  10, 1815
+    date    10 May, 10 May 1815, May 1815
+    phrase  born, was, was a, a, a civil, civil, civil engineer, engineer (of up to two words)
+
 The features say nothing about what a question asks for.
 """
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +27,42 @@ from .salient_spans import Names, SalientSpans, find_names, hash_runs, join_word
 from .sequences import TokenSequences
 
 NUM_WORDS = 8  # words before a candidate whose order does not count
+MAX_DATE_WORDS = 4
+MAX_PHRASE_WORDS = 4  # every further word is one more candidate at each word of a text
+KIND_RATIO = 0.05  # of the answers: fewer of a kind are not worth its candidates
 _FAR = 99  # tokens between two names that are not neighbors
+
+
+class CandidateKinds(NamedTuple):
+    """What may be an answer: names and their parts, numbers, dates, and lower-case phrases of up to so many words."""
+
+    names: bool = True
+    numbers: bool = False
+    dates: bool = False
+    phrase_words: int = 0
+
+    @classmethod
+    def of(cls, answers: Sequence[str]) -> "CandidateKinds":
+        """The kinds that at least one in twenty of the answers have; names if there is none.
+
+        Example: `["1815", "10 May 1815", "civil engineer"]` gives numbers, dates, and phrases of two words.
+        """
+        kinds = list(map(_kind_of, answers))
+        common = {kind for kind, _ in kinds if kind and sum(kind == k for k, _ in kinds) >= KIND_RATIO * len(kinds)}
+        longest = max((words for kind, words in kinds if kind == "phrase"), default=0) if "phrase" in common else 0
+        return cls("name" in common or not common, "number" in common, "date" in common, min(longest, MAX_PHRASE_WORDS))
+
+
+def _kind_of(answer: str) -> tuple[str, int]:
+    """The kind of an answer, "" for one that is never a candidate, and its words."""
+    words = re.findall(r"[\w'’-]+", answer)
+    first = [word[0] for word in words]
+    if any(character.isdigit() for character in first) and all(c.isdigit() or c.isupper() for c in first):
+        return "number" if len(words) == 1 else "date", len(words)
+    if first and first[0].isupper():
+        return "name", len(words)
+    no_phrase = not words or any(character.isupper() or character.isdigit() for character in first)
+    return "" if no_phrase or " ".join(words) != answer.strip() else "phrase", len(words)
 
 
 class CandidateSpans(NamedTuple):
@@ -28,7 +71,7 @@ class CandidateSpans(NamedTuple):
     spans: the candidates; `spans.starts`, `spans.lengths` and so on.
     first, last: (M,) positions of their words in `names.words`.
     name: (M,) which of the K names each is a part of, or begins with.
-    names: the K names of the documents.
+    names: the K names of the documents; numbers and runs of lower-case words too, if candidates are of these kinds.
     """
 
     spans: SalientSpans
@@ -38,17 +81,28 @@ class CandidateSpans(NamedTuple):
     names: Names
 
 
-def find_candidates(documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True) -> CandidateSpans:
-    """Finds the candidates of N documents; the arguments are those of `find_salient_spans`."""
-    names = find_names(documents, classes, numbers=numbers)
-    whole = np.arange(len(names.first))
-    more = names.last - names.first  # a name of n words has n - 1 shorter beginnings and as many ends
-    name = np.repeat(whole, more)
-    step = np.arange(len(name)) - np.repeat(np.cumsum(more) - more, more)
-    pair = _find_pairs(documents, names, classes)
-    first = np.concatenate((names.first, names.first[name], names.first[name] + step + 1, names.first[pair]))
-    last = np.concatenate((names.last, names.first[name] + step, names.last[name], names.last[pair + 1]))
-    name = np.concatenate((whole, name, name, pair))
+def find_candidates(documents: TokenSequences, classes: CharacterClasses, kinds: CandidateKinds) -> CandidateSpans:
+    """Finds the candidates of N documents.
+
+    Args:
+        documents: N documents.
+        classes: of their vocabulary.
+        kinds: of the candidates. Without numbers and dates, a month beside a day is no name (`find_salient_spans`).
+    """
+    names = find_names(documents, classes, numbers=kinds.numbers or kinds.dates, lower=kinds.phrase_words > 0)
+    tokens = documents.token_ids[names.words.starts[names.first]]
+    is_number, is_name = classes.digit[tokens], classes.upper[tokens]
+    parts = []
+    if kinds.names:
+        parts += [_parts_of_names(names, np.flatnonzero(is_name)), _find_pairs(documents, names, classes)]
+    if kinds.numbers:
+        number = np.flatnonzero(is_number)
+        parts.append((names.first[number], names.last[number], number))
+    if kinds.dates:
+        parts.append(_find_dates(documents, names, classes))
+    if kinds.phrase_words:
+        parts.append(_parts_of_runs(names, np.flatnonzero(~is_name & ~is_number), kinds.phrase_words))
+    first, last, name = map(np.concatenate, zip(*parts, strict=True))
     new = np.append(0, np.cumsum(~names.known))
     kept = new[last + 1] > new[first]  # not all of its words are in the title
     order = np.lexsort((last[kept], first[kept]))
@@ -56,15 +110,68 @@ def find_candidates(documents: TokenSequences, classes: CharacterClasses, *, num
     return CandidateSpans(join_words(documents, names, first, last), first, last, name, names)
 
 
-def _find_pairs(documents: TokenSequences, names: Names, classes: CharacterClasses) -> np.ndarray:
-    """The names that one or two short lower-case words join to the name after them, as in "Rio de Janeiro"."""
+_Parts = tuple[np.ndarray, np.ndarray, np.ndarray]  # first and last word of each, and its name
+
+
+def _parts_of_names(names: Names, which: np.ndarray) -> _Parts:
+    """Names, their beginnings and their ends: a name of n words has n - 1 shorter ones of each."""
+    more = (names.last - names.first)[which]
+    name = np.repeat(which, more)
+    step = np.arange(len(name)) - np.repeat(np.cumsum(more) - more, more)
+    first = np.concatenate((names.first[which], names.first[name], names.first[name] + step + 1))
+    last = np.concatenate((names.last[which], names.first[name] + step, names.last[name]))
+    return first, last, np.concatenate((which, name, name))
+
+
+def _parts_of_runs(names: Names, which: np.ndarray, most: int) -> _Parts:
+    """All parts of up to `most` words."""
+    words = (names.last - names.first + 1)[which]
+    run = np.repeat(which, words)
+    word = names.first[run] + np.arange(len(run)) - np.repeat(np.cumsum(words) - words, words)
+    parts = [(word, word + more, run) for more in range(most)]
+    first, last, name = map(np.concatenate, zip(*parts, strict=True))
+    inside = last <= names.last[name]
+    return first[inside], last[inside], name[inside]
+
+
+def _find_pairs(documents: TokenSequences, names: Names, classes: CharacterClasses) -> _Parts:
+    """Names that one or two short lower-case words join to the name after them, as in "Rio de Janeiro"."""
     starts, ends, document, follows = names.words
     tokens = documents.token_ids[starts]
-    particle = ~classes.upper[tokens] & ~classes.digit[tokens] & (ends - starts <= 3)
-    others, breaks = (np.append(0, np.cumsum(~array)) for array in (particle, follows))
-    left, right = names.last[:-1], names.first[1:]
+    lower = ~classes.upper[tokens] & ~classes.digit[tokens]
+    others, breaks = (np.append(0, np.cumsum(~array)) for array in (lower & (ends - starts <= 3), follows))
+    name = np.flatnonzero(~lower[names.first])
+    left, right = names.last[name[:-1]], names.first[name[1:]]
     near = (document[left] == document[right]) & (right - left > 1) & (right - left <= 3)
-    return np.flatnonzero(near & (others[right] == others[left + 1]) & (breaks[right + 1] == breaks[left + 1]))
+    pair = np.flatnonzero(near & (others[right] == others[left + 1]) & (breaks[right + 1] == breaks[left + 1]))
+    return names.first[name[pair]], names.last[name[pair + 1]], name[pair]
+
+
+def _find_dates(documents: TokenSequences, names: Names, classes: CharacterClasses) -> _Parts:
+    """Runs of numbers and capitalized words, at least one of each, with a space or ", " between them."""
+    starts, ends, document, _ = names.words
+    token = documents.token_ids
+    upper, digit = classes.upper[token[starts]], classes.digit[token[starts]]
+    gap, inside = starts[1:] - ends[:-1], document[1:] == document[:-1]
+    near = inside & ((gap == 1) | (gap == 2)) & (token[starts[1:] - 1] == classes.space_id)
+    near &= (gap == 1) | (token[ends[:-1]] == classes.comma_id)
+    usable = (upper | digit) & ~names.in_title
+    name = np.searchsorted(names.first, np.arange(len(starts)), side="right") - 1
+    word = np.flatnonzero(usable & (name >= 0) & (np.arange(len(starts)) <= np.append(names.last, -1)[name]))
+    joined = np.append(near & usable[1:] & usable[:-1], False)  # to the word after
+    breaks, num_upper, num_digit = (np.append(0, np.cumsum(array)) for array in (~joined, upper, digit))
+    parts = []
+    for more in range(1, MAX_DATE_WORDS):
+        first = word[word + more < len(starts)]
+        last = first + more
+        first = first[
+            (breaks[last] == breaks[first])
+            & (num_upper[last + 1] > num_upper[first])
+            & (num_digit[last + 1] > num_digit[first])
+        ]
+        parts.append((first, first + more, name[first]))
+    first, last, name = map(np.concatenate, zip(*parts, strict=True))
+    return first, last, name
 
 
 def describe_candidates(

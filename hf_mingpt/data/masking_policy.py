@@ -7,12 +7,12 @@ Reference: Ye et al. 2020, Studying Strategically: Learning to Mask for Closed-b
 is a recurrent tagger; this one is the listwise softmax of `answer_extraction.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from .alphabet import Alphabet
-from .answer_extraction import AnswerExtractor
+from .answer_extraction import AnswerExtractor, in_parts
 from .candidate_spans import CandidateSpans
 from .salient_spans import SalientSpans, hash_texts, is_among
 from .sequences import TokenSequences
@@ -33,21 +33,21 @@ class AnswerPolicy:
 class LearnedPolicy:
     """Picks the candidates that an extractor takes for the answer of their document.
 
-    A document without an answer, by a probability of more than a half, has no answer-like span. The picks are made once
-    for the whole corpus, and looked up by the index of a document.
+    A document without an answer to the questions of an extractor, by a probability of more than a half, has none of its
+    spans. The picks are made once for the whole corpus, and looked up by the index of a document.
 
     Args:
-        extractor: from `AnswerExtractor.learn`.
+        extractors: from `learn_extractors`, one for each relation.
         batches: all documents of the corpus, in the order of their indices.
     """
 
-    def __init__(self, extractor: AnswerExtractor, batches: Iterable[TokenSequences]):
+    def __init__(self, extractors: Sequence[AnswerExtractor], batches: Iterable[TokenSequences]):
         parts = [[np.zeros(0, dtype=dtype)] for dtype in (np.int64, np.int32, np.int32)]
-        for documents in batches:
-            candidates = extractor.find(documents)
-            picked = candidates.spans.select(is_answer_like(candidates, *extractor.probabilities(candidates)))
-            starts = picked.starts - documents.offsets[:-1][picked.document]
-            for part, array in zip(parts, (picked.counts, starts, picked.lengths), strict=True):
+        for documents in in_parts(batches):
+            picks = [_pick(extractor, documents) for extractor in extractors]
+            document, starts, lengths = np.unique(np.concatenate(picks, axis=1), axis=1)  # all of a document together
+            per_document = np.bincount(document, minlength=len(documents.lengths))
+            for part, array in zip(parts, (per_document, starts, lengths), strict=True):
                 part.append(array.astype(part[0].dtype))
         counts, self.starts, self.lengths = map(np.concatenate, parts)
         self.offsets = np.append(0, np.cumsum(counts))
@@ -58,6 +58,14 @@ class LearnedPolicy:
         place = np.repeat(first - offsets[:-1], counts) + np.arange(offsets[-1])
         starts = np.repeat(spans.documents.offsets[:-1], counts) + self.starts[place]
         return spans._replace(starts=starts, lengths=self.lengths[place].astype(np.int64), offsets=offsets)
+
+
+def _pick(extractor: AnswerExtractor, documents: TokenSequences) -> np.ndarray:
+    """The answer-like spans of N documents: (3, M) the document of each, its start in it, and its length."""
+    candidates = extractor.find(documents)
+    picked = candidates.spans.select(is_answer_like(candidates, *extractor.probabilities(candidates)))
+    document = picked.document
+    return np.stack((document, picked.starts - documents.offsets[:-1][document], picked.lengths))
 
 
 def is_answer_like(candidates: CandidateSpans, probabilities: np.ndarray, null_probabilities: np.ndarray) -> np.ndarray:

@@ -41,7 +41,11 @@ class DataRecipe:
         "Probability of salient span masking (SSM: one name or number is masked) instead of span corruption.",
         formerly="salient_share",
     )
-    ssm_numbers: bool = flag(True, "SSM masks numbers too, not only names.", formerly="salient_numbers")
+    ssm_numbers: bool = flag(
+        True,
+        "SSM masks numbers too, not only names. A learned masking policy also masks those that are like answers.",
+        formerly="salient_numbers",
+    )
     context_before: int | None = flag(None, "SSM: tokens to keep before the masked span. None: all.")
     context_after: int | None = flag(None, "SSM: tokens to keep after the masked span. None: all.")
     long_context_probability: float = flag(
@@ -61,8 +65,8 @@ class DataRecipe:
     )
     learned_masking_policy: bool = flag(
         False,
-        "The masking policy chooses names in answer-like contexts, learned from questions_file. False: it chooses the "
-        "answers of questions_file.",
+        "The masking policy chooses answer-like spans, learned from questions_file for each kind of question. False: "
+        "it chooses the answers of questions_file.",
         formerly="seek_contexts",
     )
 

@@ -157,8 +157,10 @@ class Names(NamedTuple):
     titles: np.ndarray
 
 
-def find_names(documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True) -> Names:
-    """Finds the names of `find_salient_spans`."""
+def find_names(
+    documents: TokenSequences, classes: CharacterClasses, *, numbers: bool = True, lower: bool = False
+) -> Names:
+    """Finds the names of `find_salient_spans`; with `lower`, the runs of lower-case words between them too."""
     token_ids, offsets = documents.token_ids, documents.offsets
     titles, words = find_titles(documents, classes), find_words(documents, classes)
     starts, ends, document, follows = words
@@ -168,8 +170,9 @@ def find_names(documents: TokenSequences, classes: CharacterClasses, *, numbers:
     if not numbers:
         day = digit & (ends - starts <= 2)
         name &= ~(follows & np.roll(day, 1)) & ~(np.roll(follows, -1) & np.roll(day, -1))
-    salient = name | (digit & numbers & ~in_title)
-    joined = follows & name & np.roll(name, 1)  # to the word before
+    others = ~upper & ~digit & ~in_title & lower
+    salient = name | (digit & numbers & ~in_title) | others
+    joined = follows & (name & np.roll(name, 1) | others & np.roll(others, 1))  # to the word before
     first, last = np.flatnonzero(salient & ~joined), np.flatnonzero(salient & ~np.roll(joined, -1))
 
     known = find_repeated(token_ids, words, in_title) | ~salient

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from .alphabet import Alphabet
 from .encoding import encode_texts_aligned
 from .questions import Question
-from .salient_spans import find_titles, hash_runs, hash_texts, is_among
 from .sequences import TokenSequences
+from .subjects import TitleSearch, longest_title
 
 MAX_RANDOM_PREFIX = 16
 TEXT_LENGTH = 2**16  # tokens at the beginning of the corpus from which random prefixes come
@@ -73,17 +73,13 @@ class TitlePrefixes:
             tokenizer: of the documents.
         """
         alphabet = Alphabet.of(tokenizer)
-        runs = list(dict.fromkeys(run for question, _ in questions for _, run in runs_of_words(question)))
-        hashes = hash_texts(runs, alphabet)
-        is_name, text = np.zeros(len(runs), dtype=bool), np.zeros(0, dtype=np.uint8)
+        search, text = TitleSearch([question for question, _ in questions], alphabet), np.zeros(0, dtype=np.uint8)
         for documents in batches:
-            characters = documents.characters
-            titles = find_titles(characters, alphabet.classes) - 2  # without the stop and the space
-            titled = np.flatnonzero(titles > 0)
-            is_name |= is_among(hashes, hash_runs(characters.token_ids, characters.offsets[titled], titles[titled]))
+            search.read(documents.characters)
             text = np.concatenate((text, documents.token_ids[: TEXT_LENGTH - len(text)]))
-        names = {run for run, found in zip(runs, is_name, strict=True) if found}
-        found = [(prefix, asked) for asked, _ in questions if (prefix := _prefix_of(asked, names)) is not None]
+        titles = search.titles
+        titled = [(asked, title) for asked, _ in questions if (title := longest_title(asked, titles))]
+        found = [(asked[:start], asked) for asked, (start, _) in titled]
         example = dict(reversed(found))  # the first question with each prefix
         distinct = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefix for prefix, _ in found))}
         encoded = encode_texts_aligned([example[prefix] for prefix in distinct], tokenizer)
@@ -93,19 +89,3 @@ class TitlePrefixes:
         which = np.array([distinct[prefix] for prefix, _ in found], dtype=np.int64)
         token_ids = np.concatenate((ids.astype(text.dtype), text))
         return cls(token_ids, (np.cumsum(lengths) - lengths)[which], lengths[which], len(ids))
-
-
-def runs_of_words(question: str) -> list[tuple[int, str]]:
-    """Every part of a question that begins and ends at the edge of a word, with its start.
-
-    Example: "Ada?" has "Ada" and "Ada?" at 0, and "?" at 3.
-    """
-    edges = [i for i in range(len(question) + 1) if not (question[i - 1 : i] + question[i : i + 1]).isalnum()]
-    edges = sorted({0, *edges, len(question)})
-    return [(start, question[start:end]) for start in edges for end in edges if start < end]
-
-
-def _prefix_of(question: str, names: set[str]) -> str | None:
-    """What precedes the longest name in a question, the first one of that length; None if there is no name."""
-    found = [(-len(run), start) for start, run in runs_of_words(question) if run in names]
-    return question[: min(found)[1]] if found else None

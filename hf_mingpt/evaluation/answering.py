@@ -15,8 +15,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..data.birthplaces import question_about
+from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import MAX_ANSWER_TOKENS, Question
+from ..data.subjects import Template, match
 from ..system.wording import count
 from ..system.writing import write_text
 from ..tokenization_mingpt import (
@@ -92,15 +93,34 @@ def describe_unknown_characters(questions: Sequence[Question], tokenizer: PreTra
     )
 
 
-def questions_about(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Writes the birthplace question of each name.
+def with_mark(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text with the tokenizer's mask token where "[MASK]" is typed for it, since few keyboards have ⁇."""
+    return text.replace("[MASK]", tokenizer.mask_token or MASK)
+
+
+def questions_about(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, templates: Sequence[Template] = (BIRTHPLACE,)
+) -> list[str]:
+    """Writes the questions that someone means who types a question, with or without the mark, or a bare name.
+
+    A text that ends with "?", or has one of the templates, is a question; any other is a name, which gets the question
+    of each template.
 
     Raises:
-        ValueError: if a name is empty or has a character that is not in the vocabulary.
+        ValueError: if a text is empty or has a character that is not in the vocabulary.
     """
-    questions = [question_about(name) for name in names]
+    asked, questions = list[str](), list[str]()
+    for text in texts:
+        before = text.removesuffix("[MASK]").removesuffix(MASK)
+        question = before if before.endswith("?") else text
+        is_question = question.endswith("?") or match(question, templates) or not templates
+        if not question.strip():
+            raise ValueError("A question or name is empty: write one.")
+        own = [question] if is_question else [template.fill(text) for template in templates]
+        questions += own
+        asked += [text] * len(own)
     if problem := find_bad_text(questions, tokenizer):
-        raise ValueError(f"{names[problem[0]]!r}: {problem[1]}: write the name with other letters.")
+        raise ValueError(f"{asked[problem[0]]!r}: {problem[1]}: write it with other letters.")
     return questions
 
 

@@ -9,14 +9,15 @@ Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..data.birthplaces import invent_names, name_asked, question_about
+from ..data.birthplaces import BIRTHPLACE, invent_names
 from ..data.questions import Question
+from ..data.subjects import Template, find_templates, match
 from ..tokenization_mingpt import check_marks
 from .answering import answer_questions, check_questions, questions_about
 from .confidence import ConfidenceFeatures, compute_confidence
@@ -31,7 +32,8 @@ class Calibration:
 
     weights, bias: the coefficients of the logistic regression on the confidence features.
     threshold: the model abstains if the probability of its answer is below it.
-    candidates, unknown_names: the arguments of `compute_confidence` with which the features were computed.
+    candidates, unknown_names, templates: the arguments of `compute_confidence` with which the features were computed;
+        a calibration of an earlier version has no templates, because all questions were about birthplaces.
     fitted_on: the number of questions.
 
     Raises:
@@ -44,8 +46,13 @@ class Calibration:
     candidates: list[str]
     unknown_names: list[str]
     fitted_on: int
+    templates: list[Template] = field(default_factory=lambda: [BIRTHPLACE])
 
     def __post_init__(self):
+        pairs = self.templates if isinstance(self.templates, list) else []
+        if not pairs or not all(isinstance(t, list | tuple) and list(map(type, t)) == [str, str] for t in pairs):
+            raise ValueError(f"Its templates are {self.templates!r}, not a list of what precedes and follows a name.")
+        object.__setattr__(self, "templates", [Template(*pair) for pair in pairs])  # JSON has lists
         if not isinstance(self.weights, dict) or self.weights.keys() != set(ConfidenceFeatures._fields):
             found = ", ".join(map(str, self.weights)) if isinstance(self.weights, dict) else repr(self.weights)
             features = ", ".join(ConfidenceFeatures._fields)
@@ -63,6 +70,10 @@ class Calibration:
                 raise ValueError(f"Its {name} are not a list of strings.")
             if len(set(texts)) < len(texts):
                 raise ValueError(f"One of its {name} occurs twice.")
+            if name == "unknown_names" and len(texts) % len(self.templates):
+                raise ValueError(
+                    f"Its {len(texts)} unknown names are not as many for each of its {len(self.templates)} templates."
+                )
             check_marks("\n".join(texts), f"its {name}")
 
     def probability(self, features: ConfidenceFeatures) -> np.ndarray:
@@ -87,6 +98,7 @@ def fit_calibration(
     invented_features: ConfidenceFeatures | None = None,
     candidates: Sequence[str] = (),
     unknown_names: Sequence[str] = (),
+    templates: Sequence[Template] = (BIRTHPLACE,),
     target_accuracy: float = 0.8,
     max_false_answer_rate: float = 0.1,
 ) -> Calibration:
@@ -100,7 +112,8 @@ def fit_calibration(
         features: of N answers to questions that the model was not trained on.
         correct: (N,) whether each answer is correct.
         invented_features: of answers about invented people, all of them wrong. None: they do not limit the threshold.
-        candidates, unknown_names: the arguments of `compute_confidence` with which the features were computed.
+        candidates, unknown_names, templates: the arguments of `compute_confidence` with which the features were
+            computed.
         target_accuracy: the least accuracy of the answers that are given.
         max_false_answer_rate: the greatest fraction of invented names that may get an answer.
 
@@ -121,6 +134,7 @@ def fit_calibration(
         threshold=1.0,
         candidates=list(candidates),
         unknown_names=list(unknown_names),
+        templates=list(templates),
         fitted_on=len(correct),
     )
     probability = calibration.probability(features)
@@ -159,8 +173,9 @@ def calibrate(
         run: model and tokenizer of the run to calibrate, if it is another, trained in the same way on all questions.
             Its answers about invented names limit the threshold.
         documents: the training text, in which no invented name may occur.
-        num_unknown_names: the number of invented names for the feature `contrast`.
-        num_invented_names: the number of other invented names, which limit the threshold; 0: no limit.
+        num_unknown_names: the number of invented names for the feature `contrast`, for each template of the questions.
+        num_invented_names: the number of other invented names, which limit the threshold; 0: no limit. They are divided
+            among the templates.
         seed: the seed of the invented names.
         target_accuracy, max_false_answer_rate: see `fit_calibration`.
         progress: whether to show progress bars.
@@ -169,14 +184,24 @@ def calibrate(
         The calibration; (N,) the probability of each prediction of `held_out_run`; and (N,) whether it is correct.
 
     Raises:
-        ValueError: if a question is in both lists, does not ask for a birthplace or does not fit the context, if there
-            are not enough invented names, or if all predictions are correct or all are wrong.
+        ValueError: if a question is in both lists or does not fit the context, if the questions share no template, if
+            there are not enough invented names, or if all predictions are correct or all are wrong.
     """
     if shared := {question for question, _ in questions} & {question for question, _ in train}:
         raise ValueError(f"{sorted(shared)[0]!r} is a training question, too: calibrate on held-out questions.")
-    names = [name_asked(question) for question, _ in [*train, *questions]]
-    new_names = invent_names(names, num_unknown_names + num_invented_names, seed=seed, documents=documents)
-    unknown_names, invented_names = new_names[:num_unknown_names], new_names[num_unknown_names:]
+    known = [question for question, _ in [*train, *questions]]
+    templates = find_templates(known)
+    if not templates:
+        raise ValueError(
+            f"The {len(known)} questions have no words in common around what they are about: calibration compares "
+            'answers with those about unknown names, so it needs questions of one form, such as "Where was ... born?".'
+        )
+    number = num_unknown_names + -(-num_invented_names // len(templates))
+    names = invent_for_templates(known, templates, number, seed=seed, documents=documents)
+    unknown_names = [name for own in names.values() for name in own[:num_unknown_names]]
+    invented = [
+        Question(template.fill(name), None) for template, own in names.items() for name in own[num_unknown_names:]
+    ]
     candidates = sorted({str(question.answer).strip() for question in train})
     run = run or held_out_run
     for model, tokenizer in (held_out_run, run):
@@ -185,12 +210,11 @@ def calibrate(
     predictions = answer_questions(*held_out_run, questions, progress=progress)
     correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
     check_both_outcomes(correct)
-    comparison: dict[str, Any] = {"candidates": candidates, "unknown_names": unknown_names}
+    comparison: dict[str, Any] = {"candidates": candidates, "unknown_names": unknown_names, "templates": templates}
     asked = [question for question, _ in questions]
     features = compute_confidence(*held_out_run, asked, predictions, **comparison, progress=progress).features
     invented_features = None
-    if invented_names:
-        invented = [Question(question_about(name), None) for name in invented_names]
+    if invented:
         asked, predictions = [question for question, _ in invented], answer_questions(*run, invented)
         invented_features = compute_confidence(*run, asked, predictions, **comparison, progress=progress).features
     calibration = fit_calibration(
@@ -204,33 +228,72 @@ def calibrate(
     return calibration, calibration.probability(features), correct
 
 
-class Answer(NamedTuple):
-    """An answer to the question where a person was born.
+def invent_for_templates(
+    questions: Sequence[str], templates: Sequence[Template], number: int, *, seed: int, documents: Sequence[str]
+) -> dict[Template, list[str]]:
+    """Invents names for each template, from the subjects of its questions; a template without questions gets none.
 
-    place: the model's prediction.
+    Args:
+        questions: their subjects are the names to combine, and none of them is invented.
+        templates: of the questions.
+        number: of names for each template.
+        seed: of the draws.
+        documents: texts in which none of the names may occur.
+
+    Raises:
+        ValueError: if there are not enough names to combine.
+    """
+    invented, taken = dict[Template, list[str]](), list[str]()
+    for template in templates:
+        own = [question for question in questions if match(question, templates) == template]
+        if subjects := [str(template.subject_of(question)) for question in own]:
+            invented[template] = invent_names(subjects, number, seed=seed, documents=[*documents, *taken])
+            taken += invented[template]
+    return invented
+
+
+class Answer(NamedTuple):
+    """An answer to a question.
+
+    answer: the model's prediction.
     probability: the probability that it is correct.
-    confident: whether the probability reaches the threshold. If not, the model abstains: do not rely on the place.
-    alternatives: other places and their probabilities among the candidate answers, most probable first.
+    confident: whether the probability reaches the threshold. If not, the model abstains: do not rely on the answer.
+    alternatives: other answers and their probabilities among the candidates, most probable first.
+    template: of the question; None if the calibration has no question like it, so that the probability is a guess.
     """
 
-    name: str
-    place: str
+    question: str
+    answer: str
     probability: float
     confident: bool
     alternatives: list[tuple[str, float]]
+    template: Template | None = BIRTHPLACE
+
+    @property
+    def name(self) -> str:
+        """What the question is about; the whole question if it has no template."""
+        return (self.template.subject_of(self.question) if self.template else None) or self.question
+
+    @property
+    def place(self) -> str:
+        """The answer, by the name that it had when all questions were about birthplaces, for one release."""
+        return self.answer
 
 
-def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], calibration: Calibration) -> list[Answer]:
-    """Asks a model where people were born, and gives each answer a calibrated probability.
+def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], calibration: Calibration) -> list[Answer]:
+    """Asks a model, and gives each answer a calibrated probability.
+
+    A question like none of those that the calibration was fitted on is answered too. Its answer is compared with those
+    to all kinds of questions about unknown names, and its `template` is None: its probability is not calibrated.
 
     Args:
-        names: the names of the people.
+        texts: questions, or bare names, which get a question of each kind that the calibration knows.
         calibration: the calibration of this model (`load_calibration`).
 
     Raises:
-        ValueError: if a name has a character that is not in the vocabulary, or is too long for the context.
+        ValueError: if a text has a character that is not in the vocabulary, or is too long for the context.
     """
-    questions = questions_about(names, tokenizer)
+    questions = questions_about(texts, tokenizer, calibration.templates)
     predictions = answer_questions(model, tokenizer, [Question(question, None) for question in questions])
     confidence = compute_confidence(
         model,
@@ -239,12 +302,16 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], ca
         predictions,
         candidates=calibration.candidates,
         unknown_names=calibration.unknown_names,
+        templates=calibration.templates,
     )
     answers = []
     probabilities = calibration.probability(confidence.features).tolist()
     distributions = confidence.candidate_probabilities
-    for name, place, probability, distribution in zip(names, predictions, probabilities, distributions, strict=True):
+    for question, answer, probability, distribution in zip(
+        questions, predictions, probabilities, distributions, strict=True
+    ):
         ranked = [(calibration.candidates[k], float(distribution[k])) for k in np.argsort(-distribution)]
-        alternatives = [(other, p) for other, p in ranked if not is_exact_match(other, place)][:NUM_ALTERNATIVES]
-        answers.append(Answer(name, place, probability, probability >= calibration.threshold, alternatives))
+        alternatives = [(other, p) for other, p in ranked if not is_exact_match(other, answer)][:NUM_ALTERNATIVES]
+        confident, template = probability >= calibration.threshold, match(question, calibration.templates)
+        answers.append(Answer(question, answer, probability, confident, alternatives, template))
     return answers

@@ -14,8 +14,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from ..data.birthplaces import question_about
+from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import Question
+from ..data.subjects import Template, match
 from ..tokenization_mingpt import SpecialTokens, tokenize
 from .answering import check_questions
 
@@ -116,6 +117,7 @@ def compute_confidence(
     *,
     candidates: Sequence[str],
     unknown_names: Sequence[str],
+    templates: Sequence[Template] = (BIRTHPLACE,),
     progress: bool = False,
 ) -> Confidence:
     """Computes the confidence features of predictions.
@@ -127,11 +129,19 @@ def compute_confidence(
         questions: N questions.
         predictions: the model's N answers to them.
         candidates: the K possible answers, such as all training answers.
-        unknown_names: names that do not occur in the training text (`invent_names`).
+        unknown_names: names that do not occur in the training text (`invent_names`): as many for each template, those
+            of the first template first.
+        templates: of the questions about unknown names. An answer is compared with those of its question's template;
+            with all of them if its question has none of the templates.
         progress: whether to show a progress bar.
     """
-    unknown = [question_about(name) for name in unknown_names]
-    scorable = sorted(find_scorable(model, tokenizer, [*questions, *unknown], predictions))
+    number = len(unknown_names) // len(templates)
+    unknown: dict[Template | None, list[str]] = {
+        template: [template.fill(name) for name in unknown_names[i * number : (i + 1) * number]]
+        for i, template in enumerate(templates)
+    }
+    unknown[None] = [question for own in unknown.values() for question in own]
+    scorable = sorted(find_scorable(model, tokenizer, [*questions, *unknown[None]], predictions))
     answers = [*candidates, *(prediction for prediction in scorable if prediction not in candidates)]
     scores = score_answers(model, tokenizer, questions, answers, progress=progress)
     of_candidates = scores[:, : len(candidates)]
@@ -139,13 +149,17 @@ def compute_confidence(
 
     log_probability = scores.min(axis=1)  # of predictions that cannot be scored
     contrast = np.zeros(len(questions))
-    if scorable:
-        by_name = score_answers(model, tokenizer, unknown, scorable)
-        log_mean = np.logaddexp.reduce(by_name, axis=0) - np.log(len(unknown))
-    for i, prediction in enumerate(predictions):
-        if prediction in scorable:
-            log_probability[i] = scores[i, answers.index(prediction)]
-            contrast[i] = log_probability[i] - log_mean[scorable.index(prediction)]
+    template_of = [match(question, templates) for question in questions]
+    for template in dict.fromkeys(template_of):
+        own = [i for i, other in enumerate(template_of) if other == template and predictions[i] in scorable]
+        if not own:
+            continue
+        distinct = sorted({predictions[i] for i in own})
+        by_name = score_answers(model, tokenizer, unknown[template], distinct)
+        log_mean = np.logaddexp.reduce(by_name, axis=0) - np.log(len(by_name))
+        for i in own:
+            log_probability[i] = scores[i, answers.index(predictions[i])]
+            contrast[i] = log_probability[i] - log_mean[distinct.index(predictions[i])]
     entropy = -(distribution * np.log(np.maximum(distribution, 1e-300))).sum(axis=1)
     return Confidence(ConfidenceFeatures(log_odds(log_probability), entropy, contrast), distribution)
 

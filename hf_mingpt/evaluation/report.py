@@ -4,16 +4,15 @@
 computes the metrics, and figures.py draws the picture.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..data.birthplaces import name_asked
 from ..data.questions import Question
 from ..data.span_corruption import max_truncated_length
+from ..data.subjects import find_documents
 from ..system.wording import count, percent
 from .markup import escape_markdown
 from .scoring import (
@@ -25,7 +24,7 @@ from .scoring import (
     risk_by_coverage,
 )
 
-RARE = 5  # training questions; a place with fewer is rare
+RARE = 5  # training questions; an answer with fewer is rare
 NUM_EXAMPLES = 5
 PAGE = "calibration.md"  # in the run folder
 PICTURE = "calibration.png"  # beside the page
@@ -46,57 +45,41 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def find_biographies(questions: Sequence[Question], documents: Sequence[str]) -> list[str | None]:
-    """Finds, for each question, the first document whose title is the name in the question; None if there is none.
-
-    Raises:
-        ValueError: if a question does not ask for a birthplace.
-    """
-    names = [name_asked(question.question) for question in questions]
-    asked, by_title = set(names), dict[str, str]()
-    for document in documents:
-        openings = (document[: stop.start()] for stop in re.finditer(r"\. ", document))  # initials have dots, too
-        title = next((opening for opening in openings if opening in asked), None)
-        if title:
-            by_title.setdefault(title, document)
-    return [by_title.get(name) for name in names]
-
-
 def split_accuracy(
     questions: Sequence[Question],
     correct: np.ndarray,
     *,
     train: Sequence[Question] | None,
-    biographies: Sequence[str | None] | None,
+    found: Sequence[str | None] | None,
     context_length: int,
 ) -> dict[str, dict[str, dict[str, int]]]:
-    """Splits the accuracy by the frequency of the place and by what the biography says.
+    """Splits the accuracy by the frequency of the answer and by what the document says.
 
     Args:
         questions: N questions with answers.
         correct: (N,) whether each prediction is correct.
-        train: the training questions, which tell frequent places from rare ones; None if they are not at hand.
-        biographies: what `find_biographies` returns; None if the text is not at hand.
+        train: the training questions, which tell frequent answers from rare ones; None if they are not at hand.
+        found: what `find_documents` returns; None if the text is not at hand.
         context_length: of the model. Span corruption reads at most 7/8 of it from a document.
 
     Returns:
         For each split, for each of its parts, the number of correct predictions and the total.
     """
     splits = {}
-    places = [str(question.answer).strip() for question in questions]
+    answers = [str(question.answer).strip() for question in questions]
     if train is not None:
         frequency = Counter(str(question.answer).strip() for question in train)
-        splits["the place"] = [
-            "frequent" if frequency[place] >= RARE else "rare" if frequency[place] else "not in training answers"
-            for place in places
+        splits["the answer"] = [
+            "frequent" if frequency[answer] >= RARE else "rare" if frequency[answer] else "not in training answers"
+            for answer in answers
         ]
-    if biographies is not None:
+    if found is not None:
         ends = [
-            None if text is None or place not in text else text.index(place) + len(place)
-            for place, text in zip(places, biographies, strict=True)
+            None if text is None or answer not in text else text.index(answer) + len(answer)
+            for answer, text in zip(answers, found, strict=True)
         ]
         reach = max_truncated_length(context_length)
-        splits["the biography"] = [
+        splits["the document"] = [
             "does not say it" if end is None else "says it within the context" if end <= reach else "says it too late"
             for end in ends
         ]
@@ -134,13 +117,14 @@ def build_report(
         context_length: of the model.
     """
     correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
-    biographies = find_biographies(questions, documents) if documents is not None else None
+    asked = [question.question for question in questions]
+    found = find_documents(asked, documents) if documents is not None else None
     order = np.argsort(-probability, kind="stable")
 
     def example(i: int) -> dict[str, Any]:
-        about = {"question": questions[i].question, "prediction": predictions[i], "place": questions[i].answer}
-        text = biographies[i] if biographies is not None else None
-        return {**about, "probability": round(float(probability[i]), 4), "biography": text}
+        about = {"question": questions[i].question, "prediction": predictions[i], "answer": questions[i].answer}
+        text = found[i] if found is not None else None
+        return {**about, "probability": round(float(probability[i]), 4), "document": text}
 
     return {
         "threshold": threshold,
@@ -148,9 +132,7 @@ def build_report(
         "intervals_95": bootstrap_intervals(probability, correct, threshold),
         "invented_names": len(invented_probability),
         "false_answers_on_invented_names": float((invented_probability >= threshold).mean()),
-        "accuracy_by": split_accuracy(
-            questions, correct, train=train, biographies=biographies, context_length=context_length
-        ),
+        "accuracy_by": split_accuracy(questions, correct, train=train, found=found, context_length=context_length),
         "reliability": calibration_error(probability, correct)[1],
         "risk_by_coverage": risk_by_coverage(probability, correct).round(4).tolist(),
         "probabilities": {
@@ -197,9 +179,11 @@ def format_page(report: Mapping[str, Any], *, title: str) -> str:
     for key, heading in (("best", "Most probable correct answers"), ("worst", "Most probable wrong answers")):
         lines += ["", f"## {heading}", ""]
         for found in report[key]:
-            question, prediction, place = (escape_markdown(found[part]) for part in ("question", "prediction", "place"))
-            note = "" if is_exact_match(found["prediction"], found["place"]) else f", correct: {place}"
+            question, prediction, answer = (
+                escape_markdown(found[part]) for part in ("question", "prediction", "answer")
+            )
+            note = "" if is_exact_match(found["prediction"], found["answer"]) else f", correct: {answer}"
             lines.append(f"- {question} **{prediction}** ({percent(found['probability'])}){note}")
-            if found["biography"]:
-                lines.append(f"  > {escape_markdown(found['biography'])}")
+            if found["document"]:
+                lines.append(f"  > {escape_markdown(found['document'])}")
     return "\n".join(lines) + "\n"

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import Question
+from ..data.subjects import Template
 from ..evaluation.answering import answer_questions, questions_about
 from ..tokenization_mingpt import MASK, SpecialTokens, tokenize
 
@@ -60,19 +62,25 @@ class Explanation(NamedTuple):
 
 
 @torch.inference_mode()
-def explain(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> Explanation:
-    """Answers the question where a person was born, and records attention maps and hidden states.
+def explain(
+    model: Any, tokenizer: PreTrainedTokenizerBase, text: str, templates: Sequence[Template] = (BIRTHPLACE,)
+) -> Explanation:
+    """Answers a question, and records attention maps and hidden states.
 
     Args:
         model: a model in evaluation mode. Its attention implementation is "eager" during the call, because the others
             do not return weights.
         tokenizer: the tokenizer of the model.
-        name: the name of the person.
+        text: a question, or a bare name.
+        templates: of the questions about a bare name.
 
     Raises:
-        ValueError: if the name has a character that is not in the vocabulary, or is too long for the context.
+        ValueError: if a bare name has several questions, or the text has a character that is not in the vocabulary, or
+            is too long for the context.
     """
-    (question,) = questions_about([name], tokenizer)
+    question, *others = questions_about([text], tokenizer, templates)
+    if others:
+        raise ValueError(f"{text!r} is a name that {1 + len(others)} questions can be about: write {question!r}.")
     (answer,) = answer_questions(model, tokenizer, [Question(question, None)])
     mask_id = SpecialTokens.of(tokenizer).mask_id
     question_ids, answer_ids = tokenize([question, answer], tokenizer)["input_ids"]

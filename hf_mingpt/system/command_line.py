@@ -23,7 +23,7 @@ from .flag_parser import build_parser, parse_flags
 from .launching import launcher_settings
 from .yaml_flags import format_yaml, read_yaml
 
-_TEXTS = ("prompt", "name", "names")  # fields of text; in all others a leading tilde is the home folder
+_TEXTS = ("prompt", "question", "questions", "name", "names")  # in all other fields a leading tilde is the home folder
 _LISTS = ("report_to",)  # fields of words with commas between them; a YAML file may have a list
 
 Recipe = TypeVar("Recipe")

@@ -1,16 +1,19 @@
-"""The listwise loss, by hand and by finite differences; what an extractor learns and reads."""
+"""What extractors learn and read."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy.optimize import check_grad
-from sklearn.linear_model import LogisticRegression
 
 from hf_mingpt.data.alphabet import Alphabet
-from hf_mingpt.data.answer_extraction import AnswerExtractor, Counts, ListwiseLoss, fit_listwise, read_answers
+from hf_mingpt.data.answer_extraction import Counts, in_parts, learn_extractors, read_answers
 from hf_mingpt.data.birthplaces import question_about
+from hf_mingpt.data.candidate_spans import CandidateKinds
 from hf_mingpt.data.questions import Question
+from hf_mingpt.data.salient_spans import is_among
+from hf_mingpt.data.subjects import Template
 
-from .biographies import BORN, LINES, NAMES, QUESTIONS, encode, encode_batches, make_tokenizer, spans_as_text
+from .biographies import BORN, LINES, NAMES, PLACES, QUESTIONS, encode, encode_batches, make_tokenizer, spans_as_text
 
 
 @pytest.fixture(scope="module")
@@ -19,66 +22,19 @@ def tokenizer():
 
 
 def learn(lines, questions, tokenizer, batch_size=7, numbers=False):
-    return AnswerExtractor.learn(
-        encode_batches(lines, tokenizer, batch_size), questions, Alphabet.of(tokenizer), numbers=numbers
-    )
+    """The extractor of the only relation."""
+    (extractor,) = learn_all(lines, questions, tokenizer, batch_size, numbers).values()
+    return extractor
+
+
+def learn_all(lines, questions, tokenizer, batch_size=7, numbers=False):
+    batches = encode_batches(lines, tokenizer, batch_size)
+    return learn_extractors(batches, questions, Alphabet.of(tokenizer), numbers=numbers)
 
 
 @pytest.fixture(scope="module")
 def extractor(tokenizer):
     return learn(LINES, QUESTIONS[:8], tokenizer)
-
-
-class TestListwiseLoss:
-    """Three documents: one answer of two candidates, two answers of three, and none of one."""
-
-    columns = np.array([[0, 1], [2, 2], [0, 3], [1, 3], [4, 2], [1, 0]])
-    offsets = np.array([0, 2, 5, 6])
-    is_answer = np.array([False, True, True, False, True, False])
-
-    def loss(self, penalty=0.0):
-        return ListwiseLoss(self.columns, self.offsets, self.is_answer, num_features=5, penalty=penalty)
-
-    def test_by_hand(self):
-        """Every score is 0: one of three, two of four, and one of two are right."""
-        value, gradient = self.loss()(np.zeros(6))
-        assert value == pytest.approx(np.log(3) + np.log(2) + np.log(2))
-        # by candidate, the probability less that among the right ones
-        change = np.array([1 / 3, 1 / 3 - 1, 1 / 4 - 1 / 2, 1 / 4, 1 / 4 - 1 / 2, 1 / 2])
-        expected = [change[0] + change[2] + change[5], change[0] + change[3] + change[5]]
-        expected += [2 * change[1] + change[4], change[2] + change[3], change[4]]
-        np.testing.assert_allclose(gradient, [*expected, 1 / 3 + 1 / 4 + 1 / 2 - 1], atol=1e-12)
-
-    def test_the_scores_of_a_document_with_a_null_score(self):
-        """Scores 1 + 2, and 2 * 0.5 for the answer; null 0.25."""
-        loss = ListwiseLoss(self.columns[:2], np.array([0, 2]), np.array([False, True]), num_features=3, penalty=3.0)
-        value, _ = loss(np.array([1.0, 2.0, 0.5, 0.25]))
-        penalty = 1.5 * (1 + 4 + 0.25 + 0.0625)
-        assert value == pytest.approx(np.log(np.exp(3) + np.exp(1) + np.exp(0.25)) - 1 + penalty)
-
-    @pytest.mark.parametrize("penalty", [0.0, 0.7])
-    def test_the_gradient_is_that_of_finite_differences(self, penalty):
-        loss = self.loss(penalty)
-        for seed in range(5):
-            point = np.random.default_rng(seed).normal(size=6) * 2
-            assert check_grad(lambda x: loss(x)[0], lambda x: loss(x)[1], point) < 1e-5
-
-    def test_large_scores_are_finite(self):
-        value, gradient = self.loss()(np.array([800.0, -800, 900, 0, -900, 5]))
-        assert np.isfinite(value)
-        assert np.isfinite(gradient).all()
-
-
-def test_documents_with_one_candidate_are_a_logistic_regression():
-    """Its probability against the null candidate is the logistic function of the difference of their scores."""
-    rng = np.random.default_rng(0)
-    columns, is_answer = rng.integers(0, 6, (80, 3)), rng.random(80) < 0.4
-    weights, null = fit_listwise(columns, np.arange(81), is_answer, num_features=6, penalty=0.5)
-    design = np.zeros((80, 7))
-    np.add.at(design, (np.repeat(np.arange(80), 3), columns.ravel()), 1)
-    design[:, 6] = -1
-    expected = LogisticRegression(C=2.0, fit_intercept=False, tol=1e-8, max_iter=1000).fit(design, is_answer)
-    np.testing.assert_allclose([*weights, null], expected.coef_[0], atol=2e-3)
 
 
 class TestWhatIsLearned:
@@ -135,18 +91,100 @@ class TestWhatIsLearned:
             [encode(lines, tokenizer)], learn(lines, questions, tokenizer, numbers=True), Alphabet.of(tokenizer)
         )
         assert read == answers
-        without = learn(lines, questions, tokenizer)
-        assert "1815" not in read_answers([encode(lines, tokenizer)], without, Alphabet.of(tokenizer)).values()
+        again = learn(lines, questions, tokenizer)  # the kinds are those of the answers
+        assert read_answers([encode(lines, tokenizer)], again, Alphabet.of(tokenizer)) == answers
+        names_only = learn(lines, [question for question in questions if question.answer != "1815"], tokenizer)
+        assert names_only.kinds == CandidateKinds()
 
     def test_nothing_to_learn_from_is_an_error(self, tokenizer):
-        with pytest.raises(ValueError, match=r"about 1 person, whose documents have 0 candidate spans, and none"):
+        with pytest.raises(
+            ValueError, match=r"Of 1 question, 0 name the title of a document, .* 0 candidate spans, hold none"
+        ):
             learn(LINES, [Question(question_about("Ada"), "Rome")], tokenizer)
-        with pytest.raises(ValueError, match="about 20 people, whose documents have 0 candidate spans"):
+        with pytest.raises(ValueError, match=r"Of 20 questions, 0 name the title of a document, .* 0 candidate spans"):
             learn([], QUESTIONS, tokenizer)
-        with pytest.raises(ValueError, match=r"2 candidate spans, and none .* --learned_masking_policy false"):
+        with pytest.raises(
+            ValueError, match=r"1 name the title .* 2 candidate spans, hold none .* --learned_masking_policy false"
+        ):
             learn([*LINES, "Ada. at Rome, Oslo"], [Question(question_about("Ada"), "Elm")], tokenizer)
-        with pytest.raises(ValueError, match="does not ask for a birthplace"):
-            learn(LINES, [Question("Where was Rome?", "Rome")], tokenizer)
+
+    def test_what_cannot_be_learned_from_is_counted(self, tokenizer, caplog):
+        learn(LINES, QUESTIONS, tokenizer)
+        assert not caplog.text
+        learn(
+            LINES, [*QUESTIONS, Question(question_about("Elm"), "Rome"), QUESTIONS[0]._replace(answer="Elm")], tokenizer
+        )
+        assert "Of 22 questions, 1 name no title of a document, and the documents of 1 more do not hold" in caplog.text
+        assert "from the other 20" in caplog.text
+
+
+class TestRelations:
+    """Each document names a birthplace, a year and an occupation."""
+
+    jobs, years = ("baker", "chess player", "poet"), ("1815", "1902")
+
+    def lines(self):
+        for i, name in enumerate(NAMES):
+            facts = [f"born in {BORN[i]} in {self.years[i % 2]}", f"studied at {PLACES[i % 5]}"]
+            yield f"{name}. {name}, a {self.jobs[i % 3]}, {' and '.join(facts[:: 1 if i % 3 else -1])}."
+
+    def questions(self, number=20):
+        asked = {"Where was {} born?": BORN, "In which year was {} born?": self.years, "What did {} do?": self.jobs}
+        for template, answers in asked.items():
+            for i, name in enumerate(NAMES[:number]):
+                yield Question(template.format(name), answers[i % len(answers)])
+
+    def test_each_has_an_extractor_of_its_own(self):
+        tokenizer, lines = make_tokenizer(*self.lines(), "which"), list(self.lines())
+        extractors = learn_all(lines, list(self.questions(12)), tokenizer)
+        for template, expected in (
+            (Template("Where was ", " born?"), BORN),
+            (Template("In which year was ", " born?"), self.years),
+            (Template("What did ", " do?"), self.jobs),
+        ):
+            read = read_answers([encode(lines, tokenizer)], extractors[template], Alphabet.of(tokenizer))
+            assert read == {name: expected[i % len(expected)] for i, name in enumerate(NAMES)}
+        assert extractors[Template("What did ", " do?")].kinds == CandidateKinds(names=False, phrase_words=2)
+
+    def test_a_relation_alone_is_as_among_others(self):
+        tokenizer, lines = make_tokenizer(*self.lines(), "which"), list(self.lines())
+        questions = list(self.questions(12))
+        among = learn_all(lines, questions, tokenizer)
+        for template, extractor in among.items():
+            own = [question for question in questions if template.subject_of(question.question)]
+            (alone,) = learn_all(lines, own, tokenizer).values()
+            assert np.array_equal(alone.weights, extractor.weights)
+
+    def test_questions_without_a_template_share_one(self, tokenizer):
+        free = [Question(f"{word} {name}", born) for word, name, born in zip("abcdef", NAMES, BORN, strict=False)]
+        assert list(learn_all(LINES, free, tokenizer)) == [None]
+        mixed = learn_all(LINES, [*QUESTIONS, *free[:2]], tokenizer)
+        assert list(mixed) == [Template("Where was ", " born?"), None]
+
+    def test_a_relation_without_an_answer_in_the_text_has_none(self, tokenizer):
+        elsewhere = [Question(f"Who is {name}?", "nobody") for name in NAMES]
+        assert list(learn_all(LINES, [*elsewhere, *QUESTIONS], tokenizer)) == [Template("Where was ", " born?")]
+
+    def test_the_longest_title_counts(self):
+        """The question about "Ada Ash King" is about neither Ada Ash nor King."""
+        lines = [*LINES, "Ada Ash King. Ada Ash King, born in Pisa and studied at Rome."]
+        tokenizer = make_tokenizer(*lines)
+        extractor = learn(lines, [*QUESTIONS[:8], Question(question_about("Ada Ash King"), "Pisa")], tokenizer)
+        spans = extractor.find(encode(lines, tokenizer)).spans
+        assert is_among(spans.hashes(), extractor.answers.hashes)[-2:].tolist() == [True, True]
+        read = read_answers([encode(lines, tokenizer)], extractor, Alphabet.of(tokenizer))
+        assert (read["Ada Ash King"], read["Ada Ash"]) == ("Pisa", BORN[0])
+
+
+@pytest.mark.parametrize("size", [1, 50, 200, 1 << 20])
+def test_parts(monkeypatch, size, tokenizer):
+    monkeypatch.setattr("hf_mingpt.data.answer_extraction._PART", size)
+    parts = list(in_parts(encode_batches(LINES, tokenizer, 7)))
+    decode = Alphabet.of(tokenizer).decode
+    texts = [decode(part.token_ids[a:b]) for part in parts for a, b in pairwise(part.offsets)]
+    assert texts == LINES
+    assert len(parts) == {1: 20, 1 << 20: 3}.get(size, len(parts))
+    assert all(part.offsets[0] == 0 for part in parts)
 
 
 class TestKnownAnswers:

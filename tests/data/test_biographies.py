@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_mingpt.data.biographies import MAX_PEOPLE, MAX_PLACES, BiographyRecipe, generate_corpus
+from hf_mingpt.data.biographies import MAX_PEOPLE, MAX_PLACES, RELATIONS, BiographyRecipe, generate_corpus
 from hf_mingpt.data.questions import read_questions
 
 SMALL = {"num_train_people": 60, "num_dev_people": 40, "num_test_people": 20, "num_other_people": 30}
@@ -116,3 +116,16 @@ def test_smallest_and_largest_values():
     ):
         with pytest.raises(ValueError, match=r"needs|use|possible names"):
             BiographyRecipe(**one_more)
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_what_questions_ask_for_is_in_the_text(relation):
+    """The text is the same whatever the questions ask for."""
+    corpus = generate_corpus(BiographyRecipe(**SMALL), relation)
+    assert corpus.documents == generate_corpus(BiographyRecipe(**SMALL)).documents
+    before, after = RELATIONS[relation].split("{name}")
+    held = [
+        any(answer in line for line in corpus.documents if line.startswith(f"{question[len(before) : -len(after)]}. "))
+        for question, answer in corpus.train + corpus.dev + corpus.test
+    ]
+    assert sum(held) >= 0.9 * len(held)  # one in seventy has no biography with a date

@@ -1,6 +1,6 @@
 import pytest
 
-from hf_mingpt.data.birthplaces import invent_names, name_asked, paraphrase_answers, question_about
+from hf_mingpt.data.birthplaces import BIRTHPLACE, invent_names, paraphrase_answers, question_about
 from hf_mingpt.data.questions import Question
 
 NAMES = ["Ada Byron", "Zoë Quist", "Jan van Eyck", "Plato"]
@@ -9,18 +9,12 @@ NAMES = ["Ada Byron", "Zoë Quist", "Jan van Eyck", "Plato"]
 class TestQuestions:
     def test_a_question_contains_the_name(self):
         assert question_about("Ada Byron") == "Where was Ada Byron born?"
-        assert name_asked(question_about("Ada Byron")) == "Ada Byron"
-        assert name_asked("Where was Where was born? born?") == "Where was born?"
+        assert BIRTHPLACE.subject_of("Where was Where was born? born?") == "Where was born?"
 
     def test_a_name_must_not_be_empty(self):
         for empty in ("", " "):
             with pytest.raises(ValueError, match="name is empty"):
                 question_about(empty)
-
-    def test_another_question_is_an_error(self):
-        for other in ("Who was Ada Byron?", "Where was  born?", "Where was Ada", "Ada born?"):
-            with pytest.raises(ValueError, match="does not ask for a birthplace"):
-                name_asked(other)
 
 
 class TestInventedNames:
@@ -35,6 +29,24 @@ class TestInventedNames:
         assert invent_names(NAMES, 3, seed=0) == invent_names(NAMES, 3) != invent_names(NAMES, 3, seed=1)
         assert invent_names(["A b", "C d"], 2) == ["C b", "A d"]
         assert invent_names(["A b", "C d"], 1, documents=["what C b did"]) == ["A d"]
+
+    def test_names_of_one_word_are_cut(self):
+        """Each has the beginning of a name and the end of another, at least two letters of each."""
+        names = ["Peru", "Mali", "Angola", "New Zealand", "Chad"]
+        invented = invent_names(names, 30)
+        assert invented == invent_names(names, 30) != invent_names(names, 30, seed=1)
+        assert len(set(invented)) == 30
+        for name in invented:
+            assert name not in names
+            assert any(
+                name[:cut] in {one[: len(name[:cut])] for one in names}
+                and name[cut:] in {other[-len(name[cut:]) :] for other in names}
+                for cut in range(2, len(name) - 1)
+            )
+        assert invented[0] not in invent_names(names, 29, documents=[f"in {invented[0]}"])
+
+    def test_a_name_is_not_combined_with_itself(self):
+        assert set(invent_names(["Peru", "Mali"], 2)) == {"Peli", "Maru"}
 
     def test_too_few_combinations_are_an_error(self):
         for names, number in ((NAMES, 9), ([], 1), (["Plato"], 1), (["A b"], 1)):

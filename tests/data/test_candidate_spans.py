@@ -6,18 +6,21 @@ import numpy as np
 import pytest
 
 from hf_mingpt.data.alphabet import CharacterClasses
-from hf_mingpt.data.candidate_spans import describe_candidates, find_candidates
+from hf_mingpt.data.candidate_spans import CandidateKinds, describe_candidates, find_candidates
 
 from .texts import MARKS, documents_of
 
 CLASSES = CharacterClasses.of([*MARKS, *map(chr, range(2, 0x180))])
 
 
-def candidates_in(text: str, *others: str, numbers: bool = True) -> list[str]:
+BOTH = CandidateKinds(numbers=True)
+
+
+def candidates_in(text: str, *others: str, kinds: CandidateKinds = BOTH) -> list[str]:
     """The candidates of `text`, as strings, when the others follow it and when they precede it."""
     found = []
     for texts, place in (([text, *others], 0), ([*others, text], len(others))):
-        spans = find_candidates(documents_of(texts), CLASSES, numbers=numbers).spans
+        spans = find_candidates(documents_of(texts), CLASSES, kinds).spans
         joined, its = "".join(texts), slice(spans.offsets[place], spans.offsets[place + 1])
         found.append([joined[a : a + n] for a, n in zip(spans.starts[its], spans.lengths[its], strict=True)])
     assert found[0] == found[1]
@@ -48,17 +51,83 @@ class TestFindCandidates:
             assert candidates_in(text, other) == expected
 
     def test_without_numbers(self):
-        assert candidates_in("Ada. on 26 May 1840 New Rome", numbers=False) == ["New", "New Rome", "Rome"]
+        assert candidates_in("Ada. on 26 May 1840 New Rome", kinds=CandidateKinds()) == ["New", "New Rome", "Rome"]
+
+    @pytest.mark.parametrize(
+        ("kinds", "expected"),
+        [
+            (CandidateKinds(names=False, numbers=True), ["10", "1815", "3"]),
+            (
+                CandidateKinds(names=False, dates=True),
+                ["10 May", "10 May 1815", "May 1815", "Oslo 3"],
+            ),
+            (CandidateKinds(names=False, phrase_words=1), ["a", "civil", "engineer", "of", "born", "in"]),
+            (
+                CandidateKinds(names=False, phrase_words=3),
+                [
+                    *("a", "a civil", "a civil engineer", "civil", "civil engineer", "civil engineer of"),
+                    *("engineer", "engineer of", "of", "born", "in"),
+                ],
+            ),
+            # without numbers, "May" and "Oslo" are months beside days
+            (CandidateKinds(phrase_words=1), ["a", "civil", "engineer", "of", "Rome", "born", "in"]),
+            (
+                CandidateKinds(numbers=True, dates=True),
+                ["Rome", "10", "10 May", "10 May 1815", "May", "May 1815", "1815", "Oslo", "Oslo 3", "3"],
+            ),
+        ],
+    )
+    def test_kinds(self, kinds, expected):
+        text = "Ada. Ada, a civil engineer of Rome (born 10 May 1815) in Oslo 3 ."
+        assert candidates_in(text, kinds=kinds) == expected
+        for other in ("of Bob", "May 1815", "1815", "so"):
+            assert candidates_in(text, other, kinds=kinds) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "dates"),
+        [
+            ("Ada. on May 10, 1815", ["May 10", "May 10, 1815"]),
+            ("Ada. on 10 may 1815", []),
+            ("Ada. on May; 1815", []),
+            ("Ada May. on May 1815", []),  # the title has "May"
+            ("1815 May. so", []),
+            ("Ada. x. On May 1815", ["On May 1815", "May 1815"]),
+        ],
+    )
+    def test_dates(self, text, dates):
+        found = candidates_in(text, kinds=CandidateKinds(names=False, dates=True))
+        assert found == dates
+
+    def test_particles_join_names_beside_phrases(self):
+        kinds = CandidateKinds(phrase_words=1)
+        assert candidates_in("Ada. in Rio de Janeiro", kinds=kinds) == ["in", "Rio", "Rio de Janeiro", "de", "Janeiro"]
+
+    @pytest.mark.parametrize(
+        ("answers", "kinds"),
+        [
+            (["Rome", "New York", "Rio de Janeiro"], CandidateKinds()),
+            (["1815", "1902"], CandidateKinds(names=False, numbers=True)),
+            (["10 May 1815", "May 10, 1815"], CandidateKinds(names=False, dates=True)),
+            (["baker", "chess player"], CandidateKinds(names=False, phrase_words=2)),
+            (["a b c d e f"], CandidateKinds(names=False, phrase_words=4)),
+            (["1815", "10 May 1815", "poet", "Rome"], CandidateKinds(True, True, True, 1)),
+            (["so, so", "?", "10 men", ""], CandidateKinds()),  # no candidate is any of these
+            (["Rome"] * 20 + ["poet"], CandidateKinds()),  # 1 of 21 is too few
+            (["Rome"] * 19 + ["poet"], CandidateKinds(phrase_words=1)),
+        ],
+    )
+    def test_kinds_of_answers(self, answers, kinds):
+        assert CandidateKinds.of(answers) == kinds
 
     def test_names_of_candidates(self):
-        candidates = find_candidates(documents_of(["so", "Ada. in New York, Rio de Janeiro"]), CLASSES)
+        candidates = find_candidates(documents_of(["so", "Ada. in New York, Rio de Janeiro"]), CLASSES, BOTH)
         assert candidates.name.tolist() == [0, 0, 0, 1, 1, 2]
         assert candidates.spans.offsets.tolist() == [0, 0, 6]
         assert candidates.spans.document.tolist() == [1] * 6
 
 
 def describe(texts, num_answers=0, num_documents=0):
-    candidates = find_candidates(documents_of(texts), CLASSES, numbers=False)
+    candidates = find_candidates(documents_of(texts), CLASSES, CandidateKinds())
     number = len(candidates.first)
     answers, documents = (np.broadcast_to(np.asarray(values), (number,)) for values in (num_answers, num_documents))
     return describe_candidates(candidates, CLASSES, num_answers=answers, num_documents=documents)

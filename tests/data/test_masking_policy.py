@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from hf_mingpt.data.alphabet import Alphabet
-from hf_mingpt.data.answer_extraction import AnswerExtractor
+from hf_mingpt.data.answer_extraction import AnswerExtractor, learn_extractors
 from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy, is_answer_like
+from hf_mingpt.data.questions import Question
 from hf_mingpt.data.salient_spans import find_salient_spans
 
-from .biographies import BORN, LINES, QUESTIONS, encode, encode_batches, make_tokenizer, spans_as_text
+from .biographies import BORN, LINES, NAMES, PLACES, QUESTIONS, encode, encode_batches, make_tokenizer, spans_as_text
+
+STUDIED = [PLACES[(i + 1 + i // 6) % 6] for i in range(20)]
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +21,10 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def extractor(tokenizer):
-    return AnswerExtractor.learn(
+    (extractor,) = learn_extractors(
         encode_batches(LINES, tokenizer, 7), QUESTIONS[:8], Alphabet.of(tokenizer), numbers=False
-    )
+    ).values()
+    return extractor
 
 
 def names_of(lines, extractor, tokenizer):
@@ -49,18 +53,18 @@ def test_the_answer_policy_picks_answers_in_any_context(extractor, tokenizer):
 
 def test_the_learned_policy_picks_answer_like_contexts(extractor, tokenizer):
     """In documents about people without a question too, and for names that no question has."""
-    policy = LearnedPolicy(extractor, encode_batches(LINES, tokenizer, 7))
+    policy = LearnedPolicy([extractor], encode_batches(LINES, tokenizer, 7))
     picked = policy(names_of(LINES, extractor, tokenizer), np.arange(20))
     assert spans_as_text(picked, tokenizer) == BORN
     lines = ["Cole. Cole studied at Rome and born in Asheim.", "Elm. so", "so"]
-    picked = LearnedPolicy(extractor, [encode(lines, tokenizer)])(names_of(lines, extractor, tokenizer), np.arange(3))
+    picked = LearnedPolicy([extractor], [encode(lines, tokenizer)])(names_of(lines, extractor, tokenizer), np.arange(3))
     assert spans_as_text(picked, tokenizer) == ["Asheim"]
     assert picked.offsets.tolist() == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20])
 def test_picks_are_looked_up_by_the_index_of_the_document(extractor, tokenizer, batch_size):
-    policy = LearnedPolicy(extractor, encode_batches(LINES, tokenizer, batch_size))
+    policy = LearnedPolicy([extractor], encode_batches(LINES, tokenizer, batch_size))
     index = np.array([13, 2, 2, 19, 0])
     spans = names_of([LINES[i] for i in index], extractor, tokenizer)
     picked = policy(spans, index)
@@ -73,7 +77,7 @@ def test_a_part_of_a_name_can_be_picked(extractor, tokenizer, monkeypatch):
     lines = ["Elm. saw New York, Rome", "Cole. saw Oslo"]
     probabilities = probabilities_of(monkeypatch, {"York": 0.6, "New York": 0.2, "Oslo": 0.4}, [0.1, 0.6])
     probabilities.tokenizer = tokenizer
-    policy = LearnedPolicy(extractor, [encode(lines, tokenizer)])
+    policy = LearnedPolicy([extractor], [encode(lines, tokenizer)])
     picked = policy(names_of(lines, extractor, tokenizer), np.arange(2))
     assert spans_as_text(picked, tokenizer) == ["York"]
     assert picked.offsets.tolist() == [0, 1, 1]
@@ -83,3 +87,17 @@ def test_answer_like_is_half_as_probable_as_the_best_where_an_answer_is_probable
     candidates = extractor.find(encode(["Elm. at Rome, Oslo, Lima", "Cole. at Bath", "Ash. at Kiel", "so"], tokenizer))
     probabilities, null = np.array([0.4, 0.2, 0.198, 0.5, 0.49]), np.array([0.202, 0.5, 0.51, 1.0])
     assert is_answer_like(candidates, probabilities, null).tolist() == [True, True, False, True, False]
+
+
+def test_the_policy_picks_for_every_relation_once(tokenizer):
+    """Two relations with the same answers pick a span once; spans are in the order of the text."""
+    alphabet, batches = Alphabet.of(tokenizer), encode_batches(LINES, tokenizer, 7)
+    studied = [Question(f"Where did {name} study?", place) for name, place in zip(NAMES, STUDIED, strict=True)]
+    again = [Question(f"What town is {name} of?", born) for name, born in zip(NAMES, BORN, strict=True)]
+    extractors = list(learn_extractors(batches, [*QUESTIONS, *studied, *again], alphabet, numbers=False).values())
+    assert len(extractors) == 3
+    spans = names_of(LINES, extractors[0], tokenizer)
+    picked = LearnedPolicy(extractors, batches)(spans, np.arange(20))
+    assert spans_as_text(picked, tokenizer) == spans_as_text(spans, tokenizer)
+    none = LearnedPolicy(extractors, [encode(["so"], tokenizer)])(spans.select(spans.starts < 0), np.arange(1))
+    assert none.counts.tolist() == [0]

@@ -7,7 +7,7 @@ from hf_mingpt.data.draws import uniform_draws
 from hf_mingpt.data.encoding import encode_texts_aligned
 from hf_mingpt.data.questions import Question
 from hf_mingpt.data.sequences import TokenSequences
-from hf_mingpt.data.title_prefixes import MAX_RANDOM_PREFIX, TEXT_LENGTH, TitlePrefixes, runs_of_words
+from hf_mingpt.data.title_prefixes import MAX_RANDOM_PREFIX, TEXT_LENGTH, TitlePrefixes
 
 from .biographies import encode, make_tokenizer
 from .other_tokenizers import byte_bpe
@@ -63,11 +63,6 @@ class TestLearn:
         prefixes, tokenizer = learn([], lines)
         assert tokenizer.decode(prefixes.token_ids) == "".join(lines)[:TEXT_LENGTH]
         assert (len(prefixes.starts), prefixes.text_start) == (0, 0)
-
-
-def test_runs_of_words():
-    assert runs_of_words("Ada?") == [(0, "Ada"), (0, "Ada?"), (3, "?")]
-    assert {text for _, text in runs_of_words("J. B")} >= {"J", "J.", "J. B", "B"}
 
 
 class TestDraw:

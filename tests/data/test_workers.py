@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_mingpt.data.alphabet import Alphabet
-from hf_mingpt.data.answer_extraction import AnswerExtractor
+from hf_mingpt.data.answer_extraction import learn_extractors
 from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.encoding import (
     build_corpus_tokenizer,
@@ -42,7 +42,7 @@ def test_steps_of_every_objective_can_be_pickled(streaming):
     batches = [TokenSequences.from_table(table) for table in documents.with_format("arrow").iter(1000)]
     policies = (
         AnswerPolicy([question.answer for question in questions], Alphabet.of(tokenizer)),
-        LearnedPolicy(AnswerExtractor.learn(batches, questions, Alphabet.of(tokenizer)), batches),
+        LearnedPolicy(list(learn_extractors(batches, questions, Alphabet.of(tokenizer)).values()), batches),
     )
     salient = [SalientSpanMasking(128, 0, fallback=span, policy=policy, **options) for policy in policies]
     mixture = Mixture(encode_questions(questions, tokenizer, 128), QuestionAnswering(), 0.5, seed=0)

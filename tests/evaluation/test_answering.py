@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from hf_mingpt.data.questions import Question, extract_prediction
+from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation.answering import (
     _batches,
     answer_questions,
@@ -10,6 +11,7 @@ from hf_mingpt.evaluation.answering import (
     cut_answer,
     describe_unknown_characters,
     questions_about,
+    with_mark,
     write_predictions,
 )
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, SpecialTokens
@@ -147,6 +149,37 @@ def test_a_name_with_unknown_characters_is_an_error(tokenizer):
     assert questions_about(["Ada", "Zoë"], tokenizer) == ["Where was Ada born?", "Where was Zoë born?"]
     with pytest.raises(ValueError, match="'Xu': character 11, 'X'"):
         questions_about(["Ada", "Xu"], tokenizer)
+    both = [Template("Where was ", " born?"), Template("Was ", " in London?")]
+    with pytest.raises(ValueError, match="'Xu': character 11, 'X'"):
+        questions_about(["Ada", "Xu"], tokenizer, both)
+
+
+@pytest.mark.parametrize(
+    ("text", "questions"),
+    [
+        ("Ada", ["Where was Ada born?", "Who is Ada"]),
+        ("Where was Ada born?", ["Where was Ada born?"]),
+        ("Where was Ada born?[MASK]", ["Where was Ada born?"]),
+        ("Where was Ada born?⁇", ["Where was Ada born?"]),
+        ("Who is Ada", ["Who is Ada"]),  # it has a template
+        ("Was Ada here?", ["Was Ada here?"]),
+    ],
+)
+def test_what_is_typed_is_a_question_or_a_name(tokenizer, text, questions):
+    templates = [Template("Where was ", " born?"), Template("Who is ", "")]
+    assert questions_about([text], tokenizer, templates) == questions
+    assert questions_about([text], tokenizer, []) == [text.split("[MASK]")[0].removesuffix(MASK)]
+
+
+def test_an_empty_name_is_an_error(tokenizer):
+    for templates in ([Template("Where was ", " born?")], []):
+        with pytest.raises(ValueError, match="is empty"):
+            questions_about([" "], tokenizer, templates)
+
+
+def test_the_mark_may_be_typed(tokenizer):
+    assert with_mark("Where was Ada born?[MASK]", tokenizer) == f"Where was Ada born?{MASK}"
+    assert with_mark("Ada⁇", tokenizer) == "Ada⁇"
 
 
 class TestOtherTokenizers:

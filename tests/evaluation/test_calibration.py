@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,8 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_mingpt.data.birthplaces import invent_names, question_about
+from hf_mingpt.data.birthplaces import BIRTHPLACE, invent_names, question_about
 from hf_mingpt.data.questions import Question
+from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation import calibration as calibration_module
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import Calibration, ask, calibrate, check_both_outcomes, fit_calibration
@@ -105,13 +106,33 @@ class TestAsking:
 
     def test_answers(self, model, tokenizer, calibration):
         first, second = ask(model, tokenizer, ["Ada", "Zoë Quist"], calibration)
+        assert (first.question, second.question) == ("Where was Ada born?", "Where was Zoë Quist born?")
         assert (first.name, second.name) == ("Ada", "Zoë Quist")
         assert first.confident == (first.probability >= 0.5)
-        assert first.place not in dict(first.alternatives)
+        assert first.answer == first.place
+        assert first.answer not in dict(first.alternatives)
         probabilities = [probability for _, probability in second.alternatives]
         assert len(probabilities) == 3
         assert probabilities == sorted(probabilities, reverse=True)
         assert ask(model, tokenizer, ["Zoë Quist"], calibration)[0].probability == pytest.approx(second.probability)
+
+    def test_questions_are_asked_as_they_are(self, model, tokenizer, calibration):
+        (name,) = ask(model, tokenizer, ["Ada"], calibration)
+        for text in ("Where was Ada born?", "Where was Ada born?[MASK]", "Where was Ada born?⁇"):
+            assert ask(model, tokenizer, [text], calibration) == [name]
+        (other,) = ask(model, tokenizer, ["Where is Ada?"], calibration)
+        assert (other.question, other.template, other.name) == ("Where is Ada?", None, "Where is Ada?")
+        assert 0 < other.probability < 1
+
+    def test_a_name_gets_every_kind_of_question(self, model, tokenizer, calibration):
+        both = replace(
+            calibration, templates=[BIRTHPLACE, Template("Where is ", "?")], unknown_names=["Byron", "Quist"]
+        )
+        answers = ask(model, tokenizer, ["Ada", "Where is Zoë?"], both)
+        assert [answer.question for answer in answers] == ["Where was Ada born?", "Where is Ada?", "Where is Zoë?"]
+        assert [answer.name for answer in answers] == ["Ada", "Ada", "Zoë"]
+        alone = replace(both, templates=[BIRTHPLACE], unknown_names=["Byron"])  # compared with its own kind only
+        assert ask(model, tokenizer, ["Ada"], alone)[0].probability == pytest.approx(answers[0].probability)
 
     def test_an_unknown_character_is_an_error(self, model, tokenizer, calibration):
         with pytest.raises(ValueError, match=r"'X': character 11, 'X' .* other letters"):
@@ -138,6 +159,10 @@ class TestCalibrationFile:
 
     def test_a_good_file_is_loaded(self, tmp_path):
         assert asdict(self.load(tmp_path, "\ufeff" + json.dumps(self.good))) == self.good
+
+    def test_a_file_without_templates_is_about_birthplaces(self, tmp_path):
+        old = {name: value for name, value in self.good.items() if name != "templates"}
+        assert self.load(tmp_path, json.dumps(old)).templates == [BIRTHPLACE]
 
     def test_a_file_of_an_earlier_version_gives_the_same_probabilities(self, tmp_path):
         """Its candidates were called places."""
@@ -178,6 +203,13 @@ class TestCalibrationFile:
             ({"unknown_names": []}, "no unknown names"),
             ({"unknown_names": [" "]}, "unknown_names are not a list of strings"),
             ({"fitted_on": -1}, "fitted_on is -1"),
+            ({"templates": []}, r"templates are \[\], not a list"),
+            ({"templates": [["Where", 1]]}, "templates are .*, not a list"),
+            ({"templates": "Where?"}, "templates are 'Where.', not a list"),
+            (
+                {"templates": [["Where was ", "?"], ["Who is ", "?"]]},
+                "1 unknown names are not as many for each of its 2",
+            ),
             ({"fitted_on": 2.5}, r"fitted_on is 2\.5"),
         ],
     )
@@ -267,10 +299,10 @@ class TestByHand:
 
         def compute_confidence(model, tokenizer, questions, predictions, **comparison):
             assert (questions, predictions) == (["Ada?", "Bo?"], ["Rome", "Kiel"])
-            assert comparison == {"candidates": candidates, "unknown_names": unknown_names}
+            assert comparison == {"candidates": candidates, "unknown_names": unknown_names, "templates": [BIRTHPLACE]}
             return confidence
 
-        monkeypatch.setattr(calibration_module, "questions_about", lambda names, _: [f"{name}?" for name in names])
+        monkeypatch.setattr(calibration_module, "questions_about", lambda names, *_: [f"{name}?" for name in names])
         monkeypatch.setattr(calibration_module, "answer_questions", lambda *_: ["Rome", "Kiel"])
         monkeypatch.setattr(calibration_module, "compute_confidence", compute_confidence)
         calibration = Calibration(
@@ -278,13 +310,14 @@ class TestByHand:
         )
         ada, bo = ask(None, None, ["Ada", "Bo"], calibration)  # Ada is at the threshold
         assert ada == (
-            "Ada",
+            "Ada?",
             "Rome",
             0.5,
             True,
             [("Oslo", 0.25), ("Lima", 0.125), ("Bath", 0.0625)],
+            None,
         )
-        assert bo == ("Bo", "Kiel", pytest.approx(0.2), False, [("Oslo", 0.4), ("Bath", 0.35), ("Lima", 0.15)])
+        assert bo == ("Bo?", "Kiel", pytest.approx(0.2), False, [("Oslo", 0.4), ("Bath", 0.35), ("Lima", 0.15)], None)
 
 
 class TestCalibrate:
@@ -339,5 +372,22 @@ class TestCalibrate:
             calibrate(runs[0], questions, [*self.train, questions[0]])
         with pytest.raises(ValueError, match="correct answers is 0 of 2"):
             calibrate(runs[0], questions[::2], self.train, num_unknown_names=1, num_invented_names=0)
+        with pytest.raises(ValueError, match="have no words in common around"):
+            calibrate(runs[0], [Question("Who?", "Ada"), Question("A b", "Bo")], [Question("Why x", "so")])
         with pytest.raises(ValueError, match=r"names gives \d+ new ones, not 432"):
             calibrate(runs[0], questions, self.train)
+
+    def test_every_kind_of_question_gets_invented_names_of_its_own(self, runs, tokenizer):
+        """Two kinds, each with a half of the invented names, and with unknown names from its own subjects."""
+        train = [*self.train, *(Question(f"Ada is in {name}?", "A") for name in ("Born", "Bonn", "London", "Zone"))]
+        asked = [*self.asked, "Ada is in Lone?"]
+        predictions = answer_questions(*runs[0], [Question(question, None) for question in asked])
+        references = (p if i % 2 else f"not {p}" for i, p in enumerate(predictions))
+        questions = [Question(*pair) for pair in zip(asked, references, strict=True)]
+        numbers = {"num_unknown_names": 2, "num_invented_names": 2}
+        calibration, _, _ = calibrate(runs[0], questions, train, **numbers)
+        assert calibration.templates == [BIRTHPLACE, Template("Ada is in ", "?")]
+        people, towns = calibration.unknown_names[:2], calibration.unknown_names[2:]
+        assert all(" " in name for name in people)
+        assert len(towns) == 2
+        assert not any(" " in name for name in towns)

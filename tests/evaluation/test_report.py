@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from hf_mingpt.data.questions import Question
+from hf_mingpt.data.subjects import find_documents
 from hf_mingpt.evaluation.report import (
     build_report,
-    find_biographies,
     format_metrics,
     format_page,
     split_accuracy,
@@ -25,31 +25,28 @@ TEXTS = [
 
 
 class TestReport:
-    def test_a_biography_is_found_by_its_title(self):
-        assert find_biographies(ASKED, TEXTS) == [*TEXTS, None]
-        initials = Question("Where was A. F. Kidd born?", "Bonn")
-        assert find_biographies([initials], ["A. F. Ek. x", "A. F. Kidd. A. F. Kidd. y"]) == [
-            "A. F. Kidd. A. F. Kidd. y"
-        ]
-
     def test_accuracy_is_split_by_place_and_biography(self):
         correct = np.array([True, False, True, False])
         split = split_accuracy(
-            ASKED, correct, train=TRAIN, biographies=find_biographies(ASKED, TEXTS), context_length=64
+            ASKED,
+            correct,
+            train=TRAIN,
+            found=find_documents([question for question, _ in ASKED], TEXTS),
+            context_length=64,
         )
-        assert split["the place"] == {
+        assert split["the answer"] == {
             "frequent": {"correct": 1, "total": 2},
             "not in training answers": {"correct": 1, "total": 1},
             "rare": {"correct": 0, "total": 1},
         }
-        assert split["the biography"] == {
+        assert split["the document"] == {
             "does not say it": {"correct": 1, "total": 2},
             "says it within the context": {"correct": 1, "total": 1},
             "says it too late": {"correct": 0, "total": 1},
         }
-        without = split_accuracy(ASKED, correct, train=TRAIN, biographies=None, context_length=64)
-        assert without == {"the place": split["the place"]}
-        assert split_accuracy(ASKED, correct, train=None, biographies=None, context_length=64) == {}
+        without = split_accuracy(ASKED, correct, train=TRAIN, found=None, context_length=64)
+        assert without == {"the answer": split["the answer"]}
+        assert split_accuracy(ASKED, correct, train=None, found=None, context_length=64) == {}
 
     @pytest.fixture
     def report(self):
@@ -63,7 +60,7 @@ class TestReport:
         assert report["scores"]["accuracy_of_given_answers"] == 0.5
         assert [found["prediction"] for found in report["best"]] == ["Rome", "Gilmore"]
         assert [found["prediction"] for found in report["worst"]] == ["Bonn", "Paris"]
-        assert report["worst"][0]["biography"] == TEXTS[1]
+        assert report["worst"][0]["document"] == TEXTS[1]
         assert report["probabilities"] == {"correct": [0.9, 0.4], "wrong": [0.8, 0.1], "invented": [0.6, 0.2]}
 
     def test_is_a_page(self, report):
@@ -78,8 +75,8 @@ class TestSplitsByHand:
         train = [Question(str(n), "Rome") for n in range(5)] + [Question(str(n), "Oslo") for n in range(4)]
         asked = [Question("", place) for place in ("Rome", "Oslo", "Oslo", "Bonn")]
         correct = np.array([True, True, False, False])
-        assert split_accuracy(asked, correct, train=train, biographies=None, context_length=48) == {
-            "the place": {
+        assert split_accuracy(asked, correct, train=train, found=None, context_length=48) == {
+            "the answer": {
                 "frequent": {"correct": 1, "total": 1},
                 "not in training answers": {"correct": 0, "total": 1},
                 "rare": {"correct": 1, "total": 2},
@@ -89,19 +86,12 @@ class TestSplitsByHand:
     def test_the_context_is_read_up_to_seven_eighths(self):
         """42 of 48 characters: a place that ends with the 42nd is read, one that ends later is not."""
         texts = ["x" * 38 + "Rome", "x" * 39 + "Rome", "Rome" + "x" * 60 + "Rome", None]
-        split = split_accuracy(
-            [Question("", "Rome")] * 4, np.ones(4, bool), train=None, biographies=texts, context_length=48
-        )
-        assert {part: counts["total"] for part, counts in split["the biography"].items()} == {
+        split = split_accuracy([Question("", "Rome")] * 4, np.ones(4, bool), train=None, found=texts, context_length=48)
+        assert {part: counts["total"] for part, counts in split["the document"].items()} == {
             "does not say it": 1,
             "says it within the context": 2,
             "says it too late": 1,
         }
-
-    def test_namesakes_and_longer_names(self):
-        asked = [Question(f"Where was {name} born?", "") for name in ("Ada", "Ada B. Ek", "Bo")]
-        documents = ["Ada B. Ek. first", "Ada. x", "Ada. y", "Bo", "Cy. Bo. x"]
-        assert find_biographies(asked, documents) == ["Ada. x", "Ada B. Ek. first", None]
 
 
 class TestPageByHand:
@@ -120,8 +110,8 @@ class TestPageByHand:
         assert [found["question"][10] for found in report["worst"]] == list("acegi")
         assert [found["probability"] for found in report["worst"]] == [0.9, 0.8, 0.7, 0.6, 0.5]
         assert report["best"][0] == {
-            "question": "Where was b born?", "prediction": "Rome", "place": "Rome", "probability": 0.85,
-            "biography": None,
+            "question": "Where was b born?", "prediction": "Rome", "answer": "Rome", "probability": 0.85,
+            "document": None,
         }  # fmt: skip
         assert (report["threshold"], report["invented_names"]) == (0.7, 3)
         assert report["false_answers_on_invented_names"] == pytest.approx(1 / 3)
@@ -141,7 +131,7 @@ class TestPageByHand:
         assert (len(page) - worst, worst - best) == (7, 8)
 
     def test_undefined_metrics_are_none(self):
-        report = {**self.report(), "accuracy_by": {"the place": {"rare": {"correct": 1, "total": 8}}}}
+        report = {**self.report(), "accuracy_by": {"the answer": {"rare": {"correct": 1, "total": 8}}}}
         report["scores"] = {"auroc": None, "brier": 0.25}
         report["intervals_95"] = {"auroc": None, "brier": [0.0, 0.5]}
         report["invented_names"] = 1
@@ -150,7 +140,7 @@ class TestPageByHand:
             "| brier | 0.250 | 0.000 to 0.500 |",
             "| answers given to 1 invented name | 0.333 | |",
             "",
-            "| the place | accuracy | questions |",
+            "| the answer | accuracy | questions |",
             "|---|---|---|",
             "| rare | 12.5% | 8 |",
         ]

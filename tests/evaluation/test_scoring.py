@@ -76,8 +76,8 @@ def test_answers_are_compared_as_the_reference_does(tmp_path):
         train=[Question("q", " London ")] * 5, documents=["Bo. Bo was born in Rome .", "Cy. Oslo"], context_length=64,
     )  # fmt: skip
     assert len(report["probabilities"]["correct"]) == expected
-    assert report["accuracy_by"]["the place"]["frequent"] == {"correct": 1, "total": 1}
-    assert report["accuracy_by"]["the biography"]["says it within the context"] == {"correct": 2, "total": 2}
+    assert report["accuracy_by"]["the answer"]["frequent"] == {"correct": 1, "total": 1}
+    assert report["accuracy_by"]["the document"]["says it within the context"] == {"correct": 2, "total": 2}
     assert ", correct:" not in format_page(report, title="t").split("## Most probable wrong")[0]
     assert baselines([Question("q", "Rome "), Question("r", " Rome"), Question("s", "Bonn")], references) == {
         "most frequent (Rome)": accuracy(["Rome"] * 4, references),

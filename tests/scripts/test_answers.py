@@ -18,8 +18,11 @@ def test_answers_come_with_probabilities(home, calibrated):
     likely = r"(over |under )?\d+% likely to be correct"
     reply = rf"(.+ \({likely}|I don't know \(.* is {likely}, below the threshold of [\d.]+%)\)"
     assert re.search(rf"Bra Mir: {reply}\n    alternatives: (Bra|Mir) (over |under )?\d+%", said)
+    said = works("ask.py", "Who is Bra?", "Where was Bra Mir born?", "--model_name_or_path", calibrated, "--use_cpu")
+    assert re.search(rf"Who is Bra\?: {reply}\n    alternatives: .*\n    note: the run was not calibrated on", said)
+    assert re.search(rf"Where was Bra Mir born\?: {reply}\n    alternatives: .*\n$", said) or "Bra Mir:" in said
     for arguments, message in (
-        (["--model_name_or_path", calibrated], "No name"),
+        (["--model_name_or_path", calibrated], "No question: give one or a name"),
         (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: write it with"),
         (["B☃", "--model_name_or_path", calibrated, "--use_cpu"], "'☃'"),
     ):
@@ -38,9 +41,11 @@ def test_questions_without_answers_get_predictions(home, tmp_path):
 
 def test_a_reply_names_the_threshold_and_is_never_certain():
     describe = runpy.run_path(str(SCRIPTS / "ask.py"))["describe"]
-    sure, unsure = Answer("Ada", "Rome", 0.9996, True, [("Bo", 0.0002)]), Answer("Ada", "Rome", 0.914, False, [])
-    assert describe(sure, None, 0.5) == "Ada: Rome (over 99% likely to be correct)\n    alternatives: Bo under 1%"
-    said = describe(unsure, "Ada. A line.", 0.97258)
+    sure, unsure = Answer("Ada?", "Rome", 0.9996, True, [("Bo", 0.0002)]), Answer("Ada?", "Rome", 0.914, False, [])
+    assert (
+        describe(sure, None, 0.5, "Ada") == "Ada: Rome (over 99% likely to be correct)\n    alternatives: Bo under 1%"
+    )
+    said = describe(unsure, "Ada. A line.", 0.97258, "Ada")
     assert said.startswith("Ada: I don't know (Rome is 91% likely to be correct, below the threshold of 97.26%)\n")
     assert said.endswith("text: Ada. A line.")
 
@@ -67,6 +72,8 @@ def test_an_answer_is_explained_on_one_page(home, tmp_path):
     assert "<h1>Where was Bra Mir born?" in text
     assert text.count("</svg>") == 3
     assert not re.search(r'(src|href)="(?!#|data:)', text)  # nothing from elsewhere
+    said = works("explain_answer.py", home / "finetuned", "Who is Bra?", "--output_file", tmp_path / "other.html")
+    assert said.startswith("Who is Bra?")
     refused("give --overwrite_output_dir", "explain_answer.py", home / "finetuned", "Bra", "--output_file", page)
 
 

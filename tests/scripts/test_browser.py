@@ -110,7 +110,7 @@ def test_a_name_is_typed_and_the_answer_is_read(run, address, browser):
     browser.find_element("css selector", "#name textarea, #name input").send_keys(NAME)
     browser.find_element("id", "ask").click()
     wait_for(browser, lambda: "likely to be correct" in text_of(browser, "answer"))
-    shown, place = " ".join(text_of(browser, "answer").split()), " ".join(expected.place.split())
+    shown, place = " ".join(text_of(browser, "answer").split()), " ".join(expected.answer.split())
     likely = f"{percent(expected.probability)} likely to be correct"
     below = f"below the threshold of {100 * calibration.threshold:.4g}%"
     assert shown == (f"{place} {likely}." if expected.confident else f"I don't know {place} is {likely}, {below}.")

@@ -14,7 +14,7 @@ def test_a_calibrated_run_reports_its_calibration(home, calibrated):
         "--num_invented_names", 20, "--use_cpu",
     )  # fmt: skip
     report = json.loads((calibrated / "report.json").read_text())["calibration"]
-    assert sum(part["total"] for part in report["accuracy_by"]["the biography"].values()) == 8
+    assert sum(part["total"] for part in report["accuracy_by"]["the document"].values()) == 8
     assert len(report["probabilities"]["invented"]) == 20
     assert (calibrated / "calibration.png").read_bytes().startswith(b"\x89PNG")
     assert "20 invented names" in (calibrated / "calibration.md").read_text()

@@ -59,6 +59,13 @@ class TestMistakes:
         refused("The prompt's character 3, '□'", "sample.py", *run, "⁇B□")
         refused("The prompt's character 2, 'Ω'", "sample.py", *run, "⁇Ω")
         works("sample.py", *run, "B⁇", "--max_new_tokens", 1)
+        asked = ["--model_name_or_path", home / "pretrained", "--question"]
+        refused("Give a prompt or a question, not both", "sample.py", *asked, "B?", "--prompt", "B")
+        refused("no empty question", "sample.py", *asked, " ")
+        for question in ("B?", "B?[MASK]"):
+            greedy = ["--max_new_tokens", 2, "--greedy"]
+            assert works("sample.py", *asked, question, *greedy) == works("sample.py", *run, "B?[MASK]", *greedy)
+        assert works("sample.py", *run, "B?[MASK]", *greedy) == works("sample.py", *run, "B?⁇", *greedy)
         page = ["--output_file", tmp_path / "page.html"]
         refused("'A⁇': character 12, '⁇'", "explain_answer.py", home / "finetuned", "A⁇", *page)
 
