@@ -200,8 +200,9 @@ def is_character_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
     except ValueError:
         return False
     # a byte-level tokenizer without merges has single characters as tokens, too, but they stand for bytes
-    text = "".join(tokenizer.get_vocab())
-    return tokenizer(text, add_special_tokens=False)["input_ids"] == table[list(map(ord, text))].tolist()
+    characters = list(tokenizer.get_vocab())
+    ids = tokenizer(characters, add_special_tokens=False)["input_ids"]
+    return ids == [[int(table[ord(character)])] for character in characters]
 
 
 def code_points(texts: Sequence[str] | pa.Array) -> tuple[np.ndarray, np.ndarray]:

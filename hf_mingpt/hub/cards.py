@@ -18,7 +18,7 @@ from .metadata import describe_run
 from .run_folders import strip_folders
 
 logger = logging.getLogger(__name__)
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 # in a wheel inside the package, in a checkout beside it
 CARD_TEMPLATE = next(p for p in (_PACKAGE / "model_card.md", _PACKAGE.parent / "model_card.md") if p.exists())
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, get_dataset_config_names, load_dataset
+from datasets import get_dataset_config_names, load_dataset
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 
@@ -98,7 +98,8 @@ def push_dataset(folder: str | Path, repo_id: str | None = None, *, private: boo
     if not (folder / "README.md").is_file():
         raise FileNotFoundError(f"{folder} has no README.md, the dataset card: write one, or give another folder.")
     try:
-        configurations = {name: load_dataset(str(folder), name) for name in get_dataset_config_names(str(folder))}
+        names = get_dataset_config_names(str(folder))
+        configurations: dict[str, Any] = {name: load_dataset(str(folder), name) for name in names}
     except Exception as error:
         raise describe_failure(str(folder), "dataset", error) from error
     card = DatasetCard.load(folder / "README.md")
@@ -118,7 +119,6 @@ def push_dataset(folder: str | Path, repo_id: str | None = None, *, private: boo
         what: dict[str, Any] = {"repo_type": "dataset", "commit_message": "Push the card"}
         api.create_commit(address.repo_id, [*plain, *deletions], **what)
         for name, splits in configurations.items():
-            assert isinstance(splits, DatasetDict)
             splits.push_to_hub(address.repo_id, config_name=name, commit_message=f"Push {name}")
     return str(address)
 

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -35,7 +35,7 @@ def test_the_code_points_of_every_other_tokenizer():
     assert not is_character_tokenizer(tokenizer)
     alphabet = Alphabet.of(tokenizer)
     assert alphabet.encode(["Aé", "\U0001f469"])[0].tolist() == [0x41, 0xE9, 0x1F469]
-    assert [chr(i) for i in alphabet.classes[3:]] == [".", " ", "(", ")"]
+    assert [chr(i) for i in alphabet.classes[3:]] == [".", " ", "(", ")", ","]
     assert [bool(alphabet.classes.upper[ord(one)]) for one in "Éé1-"] == [True, False, False, False]
     assert [bool(alphabet.classes.word[ord(one)]) for one in "Éé1-_ "] == [True, True, True, True, False, False]
 
@@ -49,6 +49,7 @@ def test_a_character_tokenizer_with_an_added_token_is_another_one():
 
 
 @given(st.lists(st.text()))
+@settings(deadline=None)  # the first example makes the alphabet of all code points
 def test_decoding_inverts_encoding(texts):
     alphabet = Alphabet.of(byte_level())
     ids, offsets = alphabet.encode(texts)

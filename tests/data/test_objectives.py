@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_mingpt.data.alphabet import Alphabet
-from hf_mingpt.data.answer_extraction import AnswerExtractor
+from hf_mingpt.data.answer_extraction import learn_extractors
 from hf_mingpt.data.batching import BatchShape, make_micro_batches
 from hf_mingpt.data.draws import uniform_draws
 from hf_mingpt.data.encoding import (
@@ -385,7 +385,8 @@ class TestOtherTokenizers:
         picked = []
         for tokenizer in (make_tokenizer(), byte_bpe(), word_piece("".join([*BIOGRAPHIES, "?"]))):
             batches = [documents.characters for documents in iterate(encode(lines, tokenizer))]
-            policy = LearnedPolicy(AnswerExtractor.learn(batches, questions, Alphabet.of(tokenizer)), batches)
+            extractors = learn_extractors(batches, questions, Alphabet.of(tokenizer))
+            policy = LearnedPolicy(list(extractors.values()), batches)
             picked.append((policy.starts.tolist(), policy.lengths.tolist(), policy.offsets.tolist()))
         assert picked[0] == picked[1] == picked[2]
         assert len(picked[0][0]) > 10
