@@ -85,19 +85,27 @@ def refuse_chats_without_template(handle):
     return handle_request
 
 
-if __name__ == "__main__":
+def adapt_server() -> None:
+    """Wraps the methods of the server."""
     from transformers.cli.serving import chat_completion, model_manager, response, utils
-    from transformers.cli.transformers import main
 
     def wrap(owner, name, wrapper):
         setattr(owner, name, wrapper(getattr(owner, name)))
 
-    transformers.MinGPTForCausalLM = hf_mingpt.MinGPTForCausalLM
     for generator in (utils.GenerateManager, utils.CBGenerateManager):
         wrap(generator, "generate_streaming", keep_to_context)
         wrap(generator, "generate_non_streaming", keep_to_context)
     for chat in (chat_completion.ChatCompletionHandler, response.ResponseHandler):
         wrap(chat, "handle_request", refuse_chats_without_template)
     wrap(model_manager.ModelManager, "load_model_and_processor", find_model_first)
+
+
+if __name__ == "__main__":
+    from transformers.cli.transformers import main
+    from transformers.utils.import_utils import is_serve_available
+
+    transformers.MinGPTForCausalLM = hf_mingpt.MinGPTForCausalLM
+    if is_serve_available():  # if not, the library says what is missing
+        adapt_server()
     sys.argv.insert(1, "serve")
     main()
