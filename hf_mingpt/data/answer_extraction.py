@@ -8,13 +8,13 @@ answer here". The score of a candidate is the sum of the weights of its features
 Reference: Chen et al. 2017, Reading Wikipedia to Answer Open-Domain Questions, arXiv:1704.00051.
 """
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from ..system.command_line import warn
 from ..system.wording import count
 from .alphabet import Alphabet, CharacterClasses
 from .candidate_spans import CandidateKinds, CandidateSpans, describe_candidates, find_candidates
@@ -26,8 +26,6 @@ from .sequences import TokenSequences
 from .subjects import Template, TitleSearch, find_templates, longest_title, match
 
 _PART = 1 << 20  # characters of documents whose candidates are described together
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def learn_extractors(
             "give questions about titles of the text, or --learned_masking_policy false."
         )
     if num_held < len(questions):
-        logger.warning(
+        warn(
             f"Of {count(len(questions), 'question')}, {len(questions) - num_titled} name no title of a document, and "
             f"the documents of {num_titled - num_held} more do not hold the answer: the masking policy learns from the "
             f"other {num_held:,}."

@@ -21,8 +21,8 @@ INSTALLED = """\
 @pytest.mark.parametrize(
     ("called", "words", "text"),
     [
-        ("/work/scripts/ask.py", ["ask.py"], CHECKOUT),
-        ("/work/hf-mingpt copy/ask.py", ["ask.py"], CHECKOUT),
+        ("/home/ada/scripts/ask.py", ["ask.py"], CHECKOUT),
+        ("/home/ada/hf-mingpt copy/ask.py", ["ask.py"], CHECKOUT),
         ("hf-mingpt ask", ["hf-mingpt", "ask"], INSTALLED),
     ],
 )
