@@ -5,6 +5,7 @@ Functions import torch and what needs it: the process that starts the workers of
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import runpy
@@ -86,6 +87,11 @@ def rows_of(batches, name="input_ids"):
     from hf_mingpt.tokenization_mingpt import PAD_ID
 
     return sorted(tuple(i for i in row.tolist() if i not in (PAD_ID, -100)) for b in batches for row in b[name])
+
+
+def pytest_collection_finish():
+    """Spares garbage collections all that is imported: each of `accelerate.utils.release_memory` takes half a second."""
+    gc.freeze()
 
 
 @pytest.fixture(params=VARIANTS)
