@@ -36,6 +36,9 @@ VARIANTS = {
 }
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 TEXT = "Where was Ada Byron born? Ada Byron (10 December 1815) was born in London, and Zoë Quist in Ålesund.\n"
+# The files that take longest, the longest first.
+SLOW = ("pushing", "several_processes", "killed_runs", "stopping", "notebooks", "run_folders", "processes", "environment")
+SLOW += ("saving", "spaces", "benchmarks", "import", "loop", "command_line", "answers", "readme", "experiment")
 LINES = [TEXT[:n].strip() for n in range(5, 69)]  # 64 documents of 4 to 68 characters
 
 
@@ -87,6 +90,12 @@ def rows_of(batches, name="input_ids"):
     from hf_mingpt.tokenization_mingpt import PAD_ID
 
     return sorted(tuple(i for i in row.tolist() if i not in (PAD_ID, -100)) for b in batches for row in b[name])
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the slow files, so that the workers of pytest-xdist end at about the same time."""
+    place = {f"test_{name}.py": number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
 
 
 def pytest_collection_finish():
