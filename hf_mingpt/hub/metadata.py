@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, constants, eval_result_entries_to_yaml
 
 from ..data.questions import Question, read_questions
-from ..system.files import is_path
+from ..system.files import hub_dataset, is_path
 from ..tokenization_mingpt import MASK
 
 RESULTS_FILE = ".eval_results/hf_mingpt.yaml"
@@ -104,6 +104,8 @@ def _accuracy(report: Mapping[str, Any]) -> float:
 
 
 def _hub_name(source: str | None) -> str | None:
+    if source and (dataset := hub_dataset(source)):
+        return dataset.repository
     return source if source and "/" in source and not is_path(source) else None
 
 
