@@ -10,6 +10,7 @@ r"""Finetunes a pretrained minGPT on questions with answers, or trains its archi
 Flags can also come from a YAML file: `scripts/finetune.py recipe.yaml --seed 1`.
 """
 
+import hf_mingpt.system.threads  # noqa: F401, I001 (before torch)
 import time
 
 from accelerate.utils import set_seed
