@@ -85,8 +85,8 @@ def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> di
     """The accuracy of constant answers: the most frequent training answer, and London if it is ever correct."""
     scores = {}
     if train:
-        place, _ = Counter(str(question.answer).strip() for question in train).most_common(1)[0]
-        scores[f"most frequent ({place})"] = accuracy([place] * len(references), references)
+        answer, _ = Counter(str(question.answer).strip() for question in train).most_common(1)[0]
+        scores[f"most frequent ({answer})"] = accuracy([answer] * len(references), references)
     if any(is_exact_match("London", reference) for reference in references):
         scores["always London"] = accuracy(["London"] * len(references), references)
     return scores
