@@ -22,8 +22,10 @@ from unittest import mock
 
 _FORK, _SERVER = multiprocessing.get_context("fork"), multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["numpy", "pandas", "psutil", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model", "torch", "yaml"]
-    + ["torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.tensor"]  # which transformers imports
+    [
+        *("numpy", "pandas", "psutil", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model", "torch", "yaml"),
+        *("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.tensor"),  # which transformers imports
+    ]
 )
 _PATH = list(sys.path)  # without what libraries add to it later
 
