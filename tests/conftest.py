@@ -37,7 +37,16 @@ VARIANTS = {
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0}
 TEXT = "Where was Ada Byron born? Ada Byron (10 December 1815) was born in London, and Zoë Quist in Ålesund.\n"
 # The files that take longest, the longest first.
-SLOW = ("pushing", "several_processes", "processes", "stopping", "killed_runs", "compilation", "notebooks", "run_folders")
+SLOW = (
+    "pushing",
+    "several_processes",
+    "processes",
+    "stopping",
+    "killed_runs",
+    "compilation",
+    "notebooks",
+    "run_folders",
+)
 SLOW += ("environment", "import", "spaces", "benchmarks", "saving", "loop", "resuming", "command_line", "answers")
 LINES = [TEXT[:n].strip() for n in range(5, 69)]  # 64 documents of 4 to 68 characters
 
@@ -99,7 +108,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Spares garbage collections what is imported: each one of `accelerate.utils.release_memory` takes half a second."""
+    """Spares garbage collections what is imported: each one of accelerate's `release_memory` takes half a second."""
     gc.freeze()
 
 
