@@ -75,7 +75,7 @@ def main() -> None:
         start_run(recipe, accelerator)
         started = time.perf_counter()
         model = train(model, steps, recipe, accelerator, evaluate)
-        finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=True)
+        finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, questions=questions)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def main() -> None:
         started = time.perf_counter()
         model = train(model, steps, recipe, accelerator, evaluate)
         seconds = time.perf_counter() - started
-        finish_run(recipe, accelerator, model, tokenizer, seconds=seconds, stop_at_mask=bool(questions))
+        finish_run(recipe, accelerator, model, tokenizer, seconds=seconds, questions=questions)
 
 
 def load_documents(
