@@ -111,6 +111,19 @@ def calibration_error(probability: np.ndarray, correct: np.ndarray) -> tuple[flo
     return error, curve
 
 
+def area_under_roc(probability: np.ndarray, correct: np.ndarray) -> float | None:
+    """The area under the ROC curve: how often a correct answer is more probable than a wrong one, ties counted half.
+
+    It is None if all answers are correct or all are wrong. scikit-learn's `roc_auc_score` takes a millisecond for the
+    same number, and `bootstrap_intervals` computes it a thousand times.
+    """
+    right, wrong = probability[correct], np.sort(probability[~correct])
+    if not len(right) or not len(wrong):
+        return None
+    less, less_or_equal = (np.searchsorted(wrong, right, side) for side in ("left", "right"))
+    return float((less + less_or_equal).sum() / (2 * len(right) * len(wrong)))
+
+
 def risk_by_coverage(probability: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """The risk-coverage curve: (N,) the error rate of the n most probable answers, for n from 1 to N."""
     order = np.argsort(-probability, kind="stable")
@@ -130,14 +143,12 @@ def calibration_metrics(probability: np.ndarray, correct: np.ndarray, threshold:
         area_under_risk_coverage, accuracy_at_10_percent and so on (of the most probable answers), coverage, and
         accuracy_of_given_answers (None if the model always abstains).
     """
-    from sklearn.metrics import brier_score_loss, roc_auc_score
-
     risk = risk_by_coverage(probability, correct)
     given = probability >= threshold
     return {
-        "auroc": float(roc_auc_score(correct, probability)) if 0 < correct.sum() < len(correct) else None,
+        "auroc": area_under_roc(probability, correct),
         "expected_calibration_error": calibration_error(probability, correct)[0],
-        "brier": float(brier_score_loss(correct, probability)),
+        "brier": float(np.mean((probability - correct) ** 2)),
         "area_under_risk_coverage": float(risk.mean()),
         **{f"accuracy_at_{n}_percent": float(1 - risk[max(1, round(n * len(risk) / 100)) - 1]) for n in COVERAGES},
         "coverage": float(given.mean()),

@@ -45,7 +45,7 @@ def program_name() -> str:
 
 def is_command() -> bool:
     """Whether this program was called as `hf-mingpt COMMAND`."""
-    return sys.argv[0].startswith(f"{PROGRAM} ")
+    return re.fullmatch(rf"{PROGRAM} [\w-]+", sys.argv[0]) is not None
 
 
 def as_called(text: str) -> str:

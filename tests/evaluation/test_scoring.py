@@ -3,6 +3,7 @@
 import evaluate
 import numpy as np
 import pytest
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from hf_mingpt import METRIC_FOLDER
 from hf_mingpt.data.questions import Question, read_questions
@@ -140,6 +141,14 @@ class TestCalibrationMetrics:
         assert scores["area_under_risk_coverage"] == pytest.approx((1 / 3 + 1 / 4 + 2 / 5) / 5)
         assert scores["accuracy_at_50_percent"] == 1
         assert (scores["coverage"], scores["accuracy_of_given_answers"]) == pytest.approx((0.6, 2 / 3))
+
+    def test_agree_with_scikit_learn(self):
+        rng = np.random.default_rng(0)
+        for number in (2, 9, 400):
+            probability, correct = rng.random(number).round(1), np.arange(number) % 3 > 0  # with ties
+            scores = calibration_metrics(probability, correct, threshold=0.5)
+            assert scores["auroc"] == pytest.approx(roc_auc_score(correct, probability), rel=1e-14)
+            assert scores["brier"] == pytest.approx(brier_score_loss(correct, probability), rel=1e-14)
 
     def test_all_correct(self):
         scores = calibration_metrics(self.probability, np.ones(5, dtype=bool), threshold=1.0)
