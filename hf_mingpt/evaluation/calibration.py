@@ -258,7 +258,7 @@ class Answer(NamedTuple):
     answer: the model's prediction.
     probability: the probability that it is correct.
     confident: whether the probability reaches the threshold. If not, the model abstains: do not rely on the answer.
-    alternatives: other answers and their probabilities among the candidates, most probable first.
+    alternatives: other answers of the candidates and their probabilities, not calibrated, most probable first.
     template: of the question; None if the calibration has no question like it, so that the probability is a guess.
     """
 
