@@ -1,4 +1,4 @@
-r"""Combines several minGPTs: of their answers to a question, the one with the greatest mean probability.
+r"""Combines several minGPTs, or phrasings: of their answers to a question, the one with the greatest mean probability.
 
     python scripts/ensemble.py runs/run-0 runs/run-1 runs/run-2 --questions_file birth_dev.tsv \
         --output_dir runs/ensemble
@@ -11,16 +11,26 @@ questions, and the questions of the file with the ensemble's answers. One model 
         --train_questions_file birth_places_train.tsv --output_dir runs/teachers
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
         --questions_file runs/teachers/distilled.tsv --output_dir runs/distilled
+
+With --masked_forms, every run is also asked in masked forms, as in pretraining. One run is enough then:
+
+    python scripts/ensemble.py runs/run-0 --masked_forms 3 --train_file wiki.txt \
+        --train_questions_file birth_places_train.tsv --questions_file birth_dev.tsv --output_dir runs/four-phrasings
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
+from transformers import PreTrainedTokenizerBase
+
+from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.phrasings import find_masked_forms, rephrase
+from hf_mingpt.data.questions import Question, add_pseudo_labels, read_questions, write_questions
 from hf_mingpt.evaluation.answering import (
     answer_questions,
     check_questions,
     describe_unknown_characters,
+    with_mark,
     write_predictions,
 )
 from hf_mingpt.evaluation.ensemble import ensemble_answers
@@ -39,19 +49,32 @@ from hf_mingpt.system.writing import check_no_writer, one_writer, write_json
 @dataclass(frozen=True, kw_only=True)
 class EnsembleRecipe:
     runs: tuple[str, ...] = flag((), "Run folders or Hub names.")
-    questions_file: str = required("TSV of questions, with or without answers.")
+    questions_file: str = required("TSV or Hub dataset of questions, with or without answers.")
     output_dir: str = required("Folder to write.")
     train_questions_file: str | None = flag(
-        None, "TSV of the training questions, for distilled.tsv and the baseline.", formerly="train_file"
+        None,
+        "TSV or Hub dataset of the training questions, for distilled.tsv, the baseline and masked forms.",
+        formerly="train_file",
     )
+    masked_forms: int = flag(
+        0,
+        "Ask in this number of masked forms too, the most frequent ones, such as `Ada Byron. in [MASK], `.",
+    )
+    train_file: str | None = flag(None, "Text that the runs were pretrained on, for masked forms.")
     overwrite_output_dir: bool = flag(False, "Replace existing predictions.")
     batch_size: int = flag(128, "Questions per batch.")
     use_cpu: bool = flag(False, "Stay on the CPU.")
 
     def __post_init__(self):
         check_least(self, 1, "batch_size")
-        if len(self.runs) < 2:
-            raise ValueError(f"An ensemble needs two runs or more, not {len(self.runs)}: name their folders.")
+        check_least(self, 0, "masked_forms")
+        if len(self.runs) < (1 if self.masked_forms else 2):
+            raise ValueError(
+                f"An ensemble needs two runs or more, not {len(self.runs)}: name their folders, or ask one in "
+                "--masked_forms."
+            )
+        if self.masked_forms and None in (self.train_file, self.train_questions_file):
+            raise ValueError("masked_forms are counted in a text: give --train_file and --train_questions_file.")
 
 
 def main() -> None:
@@ -66,9 +89,12 @@ def main() -> None:
         labels = ["the run ensemble" if label == "ensemble" else label for label in name_apart(recipe.runs)]
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_questions_file, answers=True) if recipe.train_questions_file else None
+        asked = [question for question, _ in questions]
+        phrasings = rephrase_questions(recipe, asked, train) if recipe.masked_forms and train else []
         runs = [load_run(name) for name in recipe.runs]
         for model, tokenizer in runs:
-            check_questions(questions, tokenizer, model.config.max_position_embeddings)
+            for texts in (asked, *phrasings):
+                check_questions(as_asked(texts, tokenizer), tokenizer, model.config.max_position_embeddings)
         for unknown in dict.fromkeys(describe_unknown_characters(questions, tokenizer) for _, tokenizer in runs):
             if unknown:  # once if the runs have one vocabulary
                 warn(unknown)
@@ -76,11 +102,28 @@ def main() -> None:
     for model, _ in runs:
         model.to(device).eval()
 
-    predictions = [answer_questions(*run, questions, batch_size=recipe.batch_size, progress=True) for run in runs]
-    asked = [question for question, _ in questions]
-    chosen = ensemble_answers(runs, asked, predictions, progress=True)
+    predictions = [
+        answer_questions(*run, as_asked(texts, run[1]), batch_size=recipe.batch_size, progress=True)
+        for texts in (asked, *phrasings)
+        for run in runs
+    ]
+    chosen = ensemble_answers(runs, asked, predictions, phrasings=phrasings, progress=True)
     with accidents(), one_writer(folder):
-        write(recipe, folder, questions, train, dict(zip(labels, predictions, strict=True)), chosen)
+        write(recipe, folder, questions, train, dict(zip(labels, predictions, strict=False)), chosen)
+
+
+def as_asked(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[Question]:
+    return [Question(with_mark(text, tokenizer), None) for text in texts]
+
+
+def rephrase_questions(recipe: EnsembleRecipe, asked: list[str], train: list[Question]) -> list[list[str]]:
+    forms = find_masked_forms(train, load_texts(str(recipe.train_file))["text"][:], recipe.masked_forms)
+    for template, found in forms.items():
+        print(f"{template} is also asked as {', '.join(f'{str(form)!r}' for form in found)}.")
+    phrasings = rephrase(asked, forms)
+    if not any(texts != asked for texts in phrasings):
+        raise ValueError(f"{recipe.train_file} has no masked form of these questions: leave --masked_forms out.")
+    return phrasings
 
 
 def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: dict[str, list[str]], chosen) -> None:
@@ -100,7 +143,7 @@ def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: d
         rows = {name: accuracy(answers, references) for name, answers in predictions.items()}
         rows["ensemble"] = accuracy(chosen, references)
         rows |= baselines(train, references)
-        content = {"questions": file_record(recipe.questions_file), "results": rows, **run_record()}
+        content = {"questions": file_record(recipe.questions_file, questions), "results": rows, **run_record()}
         write_json(folder / "report.json", content)
         print(format_table(rows))
 

@@ -5,10 +5,10 @@ r"""Evaluates a minGPT on a file of questions: predictions, accuracy beside base
     python scripts/evaluate_birthplaces.py --model_name_or_path runs/rope-answers \
         --questions_file birth_test_inputs.tsv --output_dir runs/rope-answers/test
 
-Writes predictions.txt (one per line, in the order of the questions) and, if the file has answers, report.json; by
-default into the run folder. If the run has a calibration.json (scripts/calibrate.py), it also writes calibration.md and
-calibration.png; with --train_file, the page says what the text holds. Runs on one process, or on several with
-`accelerate launch`.
+The questions may ask for anything, not only for birthplaces. Writes predictions.txt (one per line, in the order of the
+questions) and, if the file has answers, report.json; by default into the run folder. If the run has a calibration.json
+(scripts/calibrate.py), it also writes calibration.md and calibration.png; with --train_file, the page says what the
+text holds. Runs on one process, or on several with `accelerate launch`.
 """
 
 from contextlib import ExitStack
@@ -44,14 +44,15 @@ from hf_mingpt.system.files import name_apart
 from hf_mingpt.system.launching import join_processes
 from hf_mingpt.system.wording import count
 from hf_mingpt.system.writing import check_no_writer, one_writer, write_json, write_text, written_aside
+from hf_mingpt.tokenization_mingpt import tokenize
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
     model_name_or_path: str = required("Finetuned run folder or Hub name.")
-    questions_file: str = required("TSV of questions, with or without answers.")
+    questions_file: str = required("TSV or Hub dataset of questions, with or without answers.")
     train_questions_file: str | None = flag(
-        None, "TSV of the training questions, for the most frequent answer.", formerly="train_file"
+        None, "TSV or Hub dataset of the training questions, for the most frequent answer.", formerly="train_file"
     )
     without_pretraining: str | None = flag(None, "Run trained without pretraining, to compare.")
     calibration: str | None = flag(None, "Run whose calibration is used. None: the run itself.")
@@ -110,6 +111,7 @@ def main() -> None:
                     train=train,
                     documents=documents,
                     context_length=runs[0][0].config.max_position_embeddings,
+                    count_tokens=lambda text: len(tokenize([text], runs[0][1])["input_ids"][0]),
                 )
         if state.is_main_process:
             write(recipe, folder, questions, train, predictions, calibration_report)
@@ -195,8 +197,8 @@ def write(recipe, folder, questions, train, predictions, calibration_report) -> 
     rows |= baselines(train, references)
     content = {
         "model_name_or_path": recipe.model_name_or_path,
-        "questions": file_record(recipe.questions_file),
-        "train": file_record(recipe.train_questions_file) if recipe.train_questions_file else None,
+        "questions": file_record(recipe.questions_file, questions),
+        "train": file_record(recipe.train_questions_file, train) if train else None,
         "results": rows,
         **({"calibration": calibration_report} if calibration_report else {}),
         **run_record(),

@@ -10,6 +10,7 @@ r"""Finetunes a pretrained minGPT on questions with answers, or trains its archi
 Flags can also come from a YAML file: `scripts/finetune.py recipe.yaml --seed 1`.
 """
 
+import hf_mingpt.system.threads  # noqa: F401, I001 (before torch)
 import time
 
 from accelerate.utils import set_seed
@@ -74,7 +75,7 @@ def main() -> None:
         start_run(recipe, accelerator)
         started = time.perf_counter()
         model = train(model, steps, recipe, accelerator, evaluate)
-        finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, stop_at_mask=True)
+        finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, questions=questions)
 
 
 if __name__ == "__main__":

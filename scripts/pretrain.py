@@ -17,6 +17,7 @@ interrupted run resumes bit-exactly with the same command and `--resume_from_che
 `--overwrite_output_dir`, the new run is written beside the existing one and replaces it when it has finished.
 """
 
+import hf_mingpt.system.threads  # noqa: F401, I001 (before torch)
 import time
 from collections.abc import Sequence
 
@@ -99,7 +100,7 @@ def main() -> None:
         started = time.perf_counter()
         model = train(model, steps, recipe, accelerator, evaluate)
         seconds = time.perf_counter() - started
-        finish_run(recipe, accelerator, model, tokenizer, seconds=seconds, stop_at_mask=bool(questions))
+        finish_run(recipe, accelerator, model, tokenizer, seconds=seconds, questions=questions)
 
 
 def load_documents(

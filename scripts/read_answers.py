@@ -31,11 +31,11 @@ class ReaderRecipe:
     train_file: str = required(
         "Text to read: a file with one document per line, or another source that pretrain.py takes."
     )
-    questions_file: str = required("TSV of training questions with answers.")
+    questions_file: str = required("TSV or Hub dataset of training questions with answers.")
     output_dir: str = required("Folder to write.")
     overwrite_output_dir: bool = flag(False, "Replace an existing result.")
     dev_questions_file: str | None = flag(
-        None, "TSV of questions with answers, to measure the accuracy.", formerly="dev_file"
+        None, "TSV or Hub dataset of questions with answers, to measure the accuracy.", formerly="dev_file"
     )
 
 
@@ -48,7 +48,9 @@ def main() -> None:
         labeled = read_questions(recipe.questions_file, answers=True)
         dev = read_questions(recipe.dev_questions_file, answers=True) if recipe.dev_questions_file else []
         texts = load_texts(recipe.train_file)
-        tokenizer = build_corpus_tokenizer(texts, MinGPTConfig.max_position_embeddings, recipe.questions_file)
+        tokenizer = build_corpus_tokenizer(
+            texts, MinGPTConfig.max_position_embeddings, more=[f"{q}{a}" for q, a in labeled]
+        )
         alphabet = Alphabet.of(tokenizer)
         documents = list(iterate(encode_documents(texts, tokenizer)))
         extractors = learn_extractors(documents, labeled, alphabet, numbers=False)

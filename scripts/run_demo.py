@@ -6,6 +6,7 @@ It prints every command that it runs. You can copy, change and run each of them 
 biographies are generated first.
 """
 
+import hf_mingpt.system.threads  # noqa: I001 (before torch)
 import json
 import multiprocessing
 import os

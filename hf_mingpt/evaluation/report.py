@@ -5,7 +5,7 @@ computes the metrics, and figures.py draws the picture.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ def split_accuracy(
     train: Sequence[Question] | None,
     found: Sequence[str | None] | None,
     context_length: int,
+    count_tokens: Callable[[str], int] = len,
 ) -> dict[str, dict[str, dict[str, int]]]:
     """Splits the accuracy by the frequency of the answer and by what the document says.
 
@@ -61,6 +62,7 @@ def split_accuracy(
         train: the training questions, which tell frequent answers from rare ones; None if they are not at hand.
         found: what `find_documents` returns; None if the text is not at hand.
         context_length: of the model. Span corruption reads at most 7/8 of it from a document.
+        count_tokens: of a text, in the tokenizer of the model; `len` counts those of a character tokenizer.
 
     Returns:
         For each split, for each of its parts, the number of correct predictions and the total.
@@ -75,7 +77,7 @@ def split_accuracy(
         ]
     if found is not None:
         ends = [
-            None if text is None or answer not in text else text.index(answer) + len(answer)
+            None if text is None or answer not in text else count_tokens(text[: text.index(answer) + len(answer)])
             for answer, text in zip(answers, found, strict=True)
         ]
         reach = max_truncated_length(context_length)
@@ -103,6 +105,7 @@ def build_report(
     train: Sequence[Question] | None,
     documents: Sequence[str] | None,
     context_length: int,
+    count_tokens: Callable[[str], int] = len,
 ) -> dict[str, Any]:
     """Computes the calibration report, as report.json holds it.
 
@@ -114,11 +117,14 @@ def build_report(
         invented_probability: (M,) the probabilities of the answers about M invented names, all of them wrong.
         train: the training questions; None if they are not at hand.
         documents: the training text; None if it is not at hand.
-        context_length: of the model.
+        context_length, count_tokens: see `split_accuracy`.
     """
     correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
     asked = [question.question for question in questions]
     found = find_documents(asked, documents) if documents is not None else None
+    splits = split_accuracy(
+        questions, correct, train=train, found=found, context_length=context_length, count_tokens=count_tokens
+    )
     order = np.argsort(-probability, kind="stable")
 
     def example(i: int) -> dict[str, Any]:
@@ -132,7 +138,7 @@ def build_report(
         "intervals_95": bootstrap_intervals(probability, correct, threshold),
         "invented_names": len(invented_probability),
         "false_answers_on_invented_names": float((invented_probability >= threshold).mean()),
-        "accuracy_by": split_accuracy(questions, correct, train=train, found=found, context_length=context_length),
+        "accuracy_by": splits,
         "reliability": calibration_error(probability, correct)[1],
         "risk_by_coverage": risk_by_coverage(probability, correct).round(4).tolist(),
         "probabilities": {

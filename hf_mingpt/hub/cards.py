@@ -3,18 +3,22 @@
 import json
 import logging
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
 
+from ..data.encoding import load_tokenizer
+from ..data.questions import read_questions
 from ..evaluation.markup import code_span, escape_markdown
 from ..evaluation.report import PICTURE, PICTURE_LINE, format_metrics, format_table
 from ..system.fields import with_present_names
 from ..system.wording import count
 from ..system.writing import written_aside
+from ..tokenization_mingpt import is_character_tokenizer
 from ..training.recipes import FinetuneRecipe, PretrainRecipe
-from .metadata import describe_run
+from .metadata import describe_questions, describe_run
 from .run_folders import strip_folders
 
 logger = logging.getLogger(__name__)
@@ -48,11 +52,13 @@ def write_card(
     """
     folder = Path(folder)
     recipe, run, config = (read_public(folder / name) for name in ("recipe.json", "run.json", "config.json"))
-    recipe = with_present_names(FinetuneRecipe if recipe["kind"] == "FinetuneRecipe" else PretrainRecipe, recipe)
+    recipe = _with_present_names(recipe)
+    tokenizer, questions = load_tokenizer(str(folder)), _find_questions(folder, run)
     report_path = folder / "report.json"
     report = read_public(report_path) if report_path.exists() else None
     name = repo_id or folder.resolve().name
-    data = describe_run(folder, name, recipe, report, dataset=dataset, language=language)
+    about: dict[str, Any] = {"tokenizer": tokenizer, "questions": questions, "dataset": dataset, "language": language}
+    data = describe_run(name, recipe, report, **about)
     card = ModelCard.from_template(
         data,
         template_path=str(CARD_TEMPLATE),
@@ -63,7 +69,14 @@ def write_card(
         parameters=f"{run['parameters']:,}",
         config=config,
         recipe=recipe,
-        answers_questions=recipe["kind"] == "FinetuneRecipe" or bool(recipe.get("questions_file")),
+        answers_questions=bool(questions),
+        example=next(iter(questions.get("examples", ())), None),
+        characters=is_character_tokenizer(tokenizer),
+        vocabulary=len(tokenizer),
+        mask=tokenizer.mask_token,
+        pad=tokenizer.pad_token,
+        quote=lambda text: json.dumps(text, ensure_ascii=not text.isprintable()),
+        options=", add_special_tokens=False" if tokenizer.num_special_tokens_to_add() else "",
         run=run,
         report=report,
         table=format_table(report["results"]) if report else None,
@@ -80,6 +93,26 @@ def try_card(folder: str | Path) -> None:
         write_card(folder)
     except Exception as error:  # of the template, the records or the disk
         logger.warning(f"{folder} has no new card: {error}")
+
+
+def _with_present_names(recipe: dict[str, Any]) -> dict[str, Any]:
+    return with_present_names(FinetuneRecipe if recipe["kind"] == "FinetuneRecipe" else PretrainRecipe, recipe)
+
+
+def _find_questions(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
+    """`describe_questions` of a run's training questions; empty if there are none.
+
+    run.json has it; for a run of an earlier version, it is found if the file of the questions is still there.
+    """
+    if "questions" in run:
+        return run["questions"]
+    recipe = _with_present_names(json.loads((folder / "recipe.json").read_text(encoding="utf-8")))
+    if recipe["kind"] != "FinetuneRecipe" and not recipe.get("questions_file"):
+        return {}
+    questions = []
+    with suppress(OSError, ValueError):
+        questions = read_questions(recipe["questions_file"], answers=True)
+    return describe_questions(questions)
 
 
 def _format_calibration(report: dict[str, Any]) -> str | None:

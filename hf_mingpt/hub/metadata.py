@@ -6,46 +6,64 @@ dataset on the Hub and a task of its eval.yaml, and appears on the leaderboard o
 References: https://huggingface.co/docs/hub/model-cards, https://huggingface.co/docs/hub/eval-results.
 """
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, constants, eval_result_entries_to_yaml
+from transformers import PreTrainedTokenizerBase
 
-from ..data.questions import Question, read_questions
-from ..system.files import is_path
-from ..tokenization_mingpt import MASK
+from ..data.questions import Question
+from ..data.subjects import find_templates, match
+from ..system.files import hub_dataset, is_path
+from ..tokenization_mingpt import is_character_tokenizer
 
 RESULTS_FILE = ".eval_results/hf_mingpt.yaml"
-NUM_WIDGET_EXAMPLES = 3
+NUM_EXAMPLES = 3
 _ENGLISH = re.compile(r"(In which|Who|What|Where|When|Which|How) ")
 
 
+def describe_questions(questions: Sequence[Question]) -> dict[str, Any]:
+    """What a card says about training questions: a few examples, of as many templates as possible, and the language."""
+    asked = list(dict.fromkeys(question.question for question in questions))
+    templates = find_templates(asked)
+    first_of_kind = {match(question, templates): question for question in reversed(asked)}.values()
+    examples = list(dict.fromkeys([*sorted(first_of_kind, key=asked.index), *asked]))[:NUM_EXAMPLES]
+    return {"examples": examples, "language": "en" if asked and all(map(_ENGLISH.match, asked)) else None}
+
+
 def describe_run(
-    folder: Path,
     name: str,
     recipe: Mapping[str, Any],
     report: Mapping[str, Any] | None,
     *,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Mapping[str, Any],
     dataset: str | None = None,
     language: str | None = None,
 ) -> ModelCardData:
     """Collects the metadata of a run's model card.
 
     Args:
-        folder: the run folder.
         name: the name of the model.
         recipe: recipe.json, prepared for publication.
         report: report.json, prepared for publication; None: the run has not been evaluated.
+        tokenizer: of the run.
+        questions: `describe_questions` of the training questions; empty if there are none.
         dataset: the run's data on the Hub, if it was pushed there after the training.
         language: codes of ISO 639, separated by commas. None: English if the training questions are, else unknown.
     """
-    questions = _training_questions(folder)
-    if language is None and questions and all(_ENGLISH.match(question) for question, _ in questions):
-        language = "en"
+    language = language or questions.get("language")
+    pretrains = recipe["kind"] == "PretrainRecipe" and recipe.get("objective") == "span_corruption"
+    tags = {
+        "mingpt": True,
+        "character-level": is_character_tokenizer(tokenizer),
+        "span-corruption": pretrains and recipe.get("ssm_probability", 0) < 1,
+        "salient-span-masking": pretrains and recipe.get("ssm_probability", 0) > 0,
+        "closed-book-question-answering": bool(questions),
+    }
     base = None if recipe.get("from_scratch") else _hub_name(recipe.get("model_name_or_path"))
     sources = [dataset, *(_hub_name(recipe.get(flag)) for flag in ("train_file", "questions_file"))]
     return ModelCardData(
@@ -53,11 +71,11 @@ def describe_run(
         language=language.split(",") if language and "," in language else language,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["mingpt", "character-level", "span-corruption", "closed-book-question-answering"],
+        tags=[tag for tag, holds in tags.items() if holds],
         base_model=base,
         datasets=list(dict.fromkeys(source for source in sources if source)) or None,
         metrics=["exact_match"] if report else None,
-        widget=[{"text": f"{question}{_mask(folder)}"} for question, _ in questions[:NUM_WIDGET_EXAMPLES]] or None,
+        widget=[{"text": f"{question}{tokenizer.mask_token}"} for question in questions.get("examples", ())] or None,
         model_name=name,
         eval_results=[_result(report, dataset)] if report else None,
     )
@@ -86,8 +104,8 @@ def format_results(report: Mapping[str, Any], dataset: str, repo_id: str) -> str
 def _result(report: Mapping[str, Any], dataset: str | None) -> EvalResult:
     return EvalResult(
         task_type="question-answering",
-        task_name="Closed-book birthplace questions",
-        dataset_type=dataset or "birthplaces",
+        task_name="Closed-book question answering",
+        dataset_type=dataset or _task(report),
         dataset_name=report["questions"]["file"],
         metric_type="exact_match",
         metric_name="accuracy",
@@ -104,22 +122,6 @@ def _accuracy(report: Mapping[str, Any]) -> float:
 
 
 def _hub_name(source: str | None) -> str | None:
+    if source and (dataset := hub_dataset(source)):
+        return dataset.repository
     return source if source and "/" in source and not is_path(source) else None
-
-
-def _mask(folder: Path) -> str:
-    """The MASK of a run's tokenizer."""
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return str(settings.get("mask_token") or MASK)
-
-
-def _training_questions(folder: Path) -> list[Question]:
-    """The training questions of a run, if their file is still there."""
-    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    earlier = "train_file" if recipe["kind"] == "FinetuneRecipe" else None  # as earlier versions called it
-    source = recipe.get("questions_file") or recipe.get(earlier)
-    try:
-        return read_questions(source, answers=True) if source else []
-    except (OSError, ValueError):
-        return []

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.questions import CHAT_TEMPLATE, MAX_ANSWER_TOKENS
+from ..data.questions import CHAT_TEMPLATE, MAX_ANSWER_TOKENS, Question
 from ..system.command_line import user_errors
 from ..system.writing import one_writer, write_json
 from ..tokenization_mingpt import SpecialTokens
@@ -18,6 +19,7 @@ from ..training.folders import last_checkpoint, run_folder
 from ..training.recipes import TrainingRecipe
 from ..training.trackers import close_trackers
 from .cards import try_card
+from .metadata import describe_questions
 from .pushing import push_run
 from .run_folders import replace_run, run_record, written_whole
 
@@ -31,7 +33,7 @@ def finish_run(
     tokenizer: PreTrainedTokenizerBase,
     *,
     seconds: float,
-    stop_at_mask: bool,
+    questions: Sequence[Question],
 ) -> None:
     """Writes a trained run into its folder (on the main process), and pushes it if the recipe says so.
 
@@ -41,7 +43,7 @@ def finish_run(
         model: the trained model.
         tokenizer: its tokenizer.
         seconds: the training time.
-        stop_at_mask: whether generation stops at MASK, as after the answer to a question.
+        questions: the training questions; may be empty.
 
     Raises:
         OSError: if it cannot be written. The checkpoints and the run to be replaced stay as they are.
@@ -58,6 +60,7 @@ def finish_run(
             "mixed_precision": accelerator.mixed_precision,
             "parameters": model.num_parameters(),
             "training_seconds": round(seconds, 1),
+            "questions": describe_questions(questions) if questions else {},
             **final_evaluation(recipe),
         }
         folder, written = Path(recipe.output_dir), run_folder(recipe)
@@ -65,7 +68,7 @@ def finish_run(
             try:
                 with written_whole(written, folder.resolve().name) as aside:
                     shutil.copy(written / "recipe.json", aside)
-                    save_run(aside, model, tokenizer, record, stop_at_mask=stop_at_mask)
+                    save_run(aside, model, tokenizer, record, stop_at_mask=bool(questions))
             except OSError as error:
                 raise OSError(
                     f"{error} The last checkpoint is {last_checkpoint(recipe)}: make room, and resume with "

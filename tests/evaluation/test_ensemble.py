@@ -39,6 +39,15 @@ def test_a_confident_model_outweighs_an_unsure_one(runs, monkeypatch):
     assert ensemble_answers(runs, QUESTIONS[:1], [["Bonn"], ["Rome"]]) == ["Bonn"]
 
 
+def test_a_phrasing_counts_like_a_model(runs, monkeypatch):
+    """In it, "[MASK]" stands for the mask token of the tokenizer."""
+    probabilities = {QUESTIONS[0]: [0.5, 0.4], "Ada. in ⁇, ": [0.1, 0.3]}  # of Bonn and Rome
+    monkeypatch.setattr(ensemble, "score_answers", lambda model, tokenizer, texts, _: np.log([probabilities[texts[0]]]))
+    places = [["Bonn"], ["Rome"]]
+    assert ensemble_answers(runs[:1], QUESTIONS[:1], places) == ["Bonn"]
+    assert ensemble_answers(runs[:1], QUESTIONS[:1], places, phrasings=[["Ada. in [MASK], "]]) == ["Rome"]
+
+
 def test_an_answer_that_cannot_be_scored_is_chosen_last(runs):
     too_long = "Lon" * 11
     for other in ("", too_long):

@@ -44,6 +44,15 @@ class TestReport:
             "says it within the context": {"correct": 1, "total": 1},
             "says it too late": {"correct": 0, "total": 1},
         }
+        in_words = split_accuracy(
+            ASKED[1:2],
+            correct[:1],
+            train=None,
+            found=TEXTS[1:2],
+            context_length=64,
+            count_tokens=lambda text: len(text.split()),
+        )
+        assert in_words == {"the document": {"says it within the context": {"correct": 1, "total": 1}}}
         without = split_accuracy(ASKED, correct, train=TRAIN, found=None, context_length=64)
         assert without == {"the answer": split["the answer"]}
         assert split_accuracy(ASKED, correct, train=None, found=None, context_length=64) == {}

@@ -3,9 +3,10 @@
 import evaluate
 import numpy as np
 import pytest
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from hf_mingpt import METRIC_FOLDER
-from hf_mingpt.data.questions import Question, read_questions
+from hf_mingpt.data.questions import Question, read_questions, write_questions
 from hf_mingpt.evaluation.report import build_report, format_page, format_table
 from hf_mingpt.evaluation.scoring import (
     accuracy,
@@ -123,7 +124,14 @@ def test_the_table_and_the_file_record(tmp_path):
     ]
     (tmp_path / "a.txt").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_record(tmp_path / "a.txt") == {"file": "a.txt", "bytes": 3, "sha256": digest}
+    assert file_record(tmp_path / "a.txt", []) == {"file": "a.txt", "bytes": 3, "sha256": digest}
+
+
+def test_a_dataset_on_the_hub_has_the_record_of_a_file_with_its_questions(tmp_path):
+    questions = [Question("Where?", "Rome"), Question("When?", "1815")]
+    write_questions(tmp_path / "a.tsv", questions)
+    record = file_record(tmp_path / "a.tsv", questions)
+    assert file_record("you/people:dev", questions) == {**record, "file": "you/people:dev"}
 
 
 class TestCalibrationMetrics:
@@ -140,6 +148,14 @@ class TestCalibrationMetrics:
         assert scores["area_under_risk_coverage"] == pytest.approx((1 / 3 + 1 / 4 + 2 / 5) / 5)
         assert scores["accuracy_at_50_percent"] == 1
         assert (scores["coverage"], scores["accuracy_of_given_answers"]) == pytest.approx((0.6, 2 / 3))
+
+    def test_agree_with_scikit_learn(self):
+        rng = np.random.default_rng(0)
+        for number in (2, 9, 400):
+            probability, correct = rng.random(number).round(1), np.arange(number) % 3 > 0  # with ties
+            scores = calibration_metrics(probability, correct, threshold=0.5)
+            assert scores["auroc"] == pytest.approx(roc_auc_score(correct, probability), rel=1e-14)
+            assert scores["brier"] == pytest.approx(brier_score_loss(correct, probability), rel=1e-14)
 
     def test_all_correct(self):
         scores = calibration_metrics(self.probability, np.ones(5, dtype=bool), threshold=1.0)

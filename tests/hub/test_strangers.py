@@ -87,10 +87,11 @@ def test_a_name_stays_in_its_table_cell():
     assert_harmless(lines[2])
 
 
-def test_names_inject_no_markup_into_the_card(tmp_path):
+def test_names_inject_no_markup_into_the_card(tmp_path, tokenizer):
     evil = EVIL.replace("/", "").replace("\n", " ")
     row = {"accuracy": 1.0, "correct": 1, "total": 1, "interval_95": [0.2, 1.0]}
     recipe = {"kind": "FinetuneRecipe", "train_file": f"x/{evil}", "model_name_or_path": f"y/{evil}"}
+    tokenizer.save_pretrained(tmp_path)
     write_json(tmp_path / "recipe.json", recipe)
     write_json(tmp_path / "run.json", {"parameters": 1, "command": f"'{evil}'", "training_seconds": 1.0})
     write_json(tmp_path / "config.json", {"max_position_embeddings": 48})

@@ -20,7 +20,9 @@ def test_answers_come_with_probabilities(home, calibrated):
     assert re.search(rf"Bra Mir: {reply}\n    alternatives: (Bra|Mir) (over |under )?\d+%", said)
     said = works("ask.py", "Who is Bra?", "Where was Bra Mir born?", "--model_name_or_path", calibrated, "--use_cpu")
     assert re.search(rf"Who is Bra\?: {reply}\n    alternatives: .*\n    note: the run was not calibrated on", said)
-    assert re.search(rf"Where was Bra Mir born\?: {reply}\n    alternatives: .*\n$", said) or "Bra Mir:" in said
+    assert re.search(rf"Where was Bra Mir born\?: {reply}\n    alternatives: .*\n    why: The model .*\.\n$", said)
+    gap = works("ask.py", "Bra Mir was born in [MASK].", "--model_name_or_path", calibrated, "--use_cpu")
+    assert re.search(rf"Bra Mir was born in ⁇\.: {reply}\n", gap)
     for arguments, message in (
         (["--model_name_or_path", calibrated], "No question: give one or a name"),
         (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: write it with"),
@@ -97,6 +99,19 @@ def test_several_runs_answer_together(home, tmp_path):
     assert len(distilled.splitlines()) == 12 + sum(map(bool, said))
     for runs, message in (([home / "finetuned"], "two runs or more, not 1"), ([home, home], "holds predictions")):
         refused(message, "ensemble.py", *runs, *run)
+    refused("give --train_file and", "ensemble.py", home / "finetuned", *run, "--masked_forms", "2")
+
+
+def test_one_run_answers_in_several_phrasings(home, tmp_path):
+    data = home / "data"
+    run = ["--questions_file", data / "birth_dev.tsv", "--train_questions_file", data / "birth_places_train.tsv"]
+    run += ["--output_dir", tmp_path, "--use_cpu", "--masked_forms", "2"]
+    shown = works("ensemble.py", home / "finetuned", *run, "--train_file", data / "biographies.txt")
+    assert re.search(r"Where was \.\.\. born\? is also asked as '\.\.\.\. .*\[MASK\]", shown)
+    assert json.loads((tmp_path / "report.json").read_text())["results"]["ensemble"]["total"] == 8
+    (tmp_path / "other.txt").write_text("Nobody. Nobody was anywhere\n")
+    options = ["--train_file", tmp_path / "other.txt", "--overwrite_output_dir"]
+    refused("no masked form of these questions", "ensemble.py", home / "finetuned", *run, *options)
 
 
 def test_an_open_book_baseline_extracts_answers(home, tmp_path):

@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+import yaml
+from huggingface_hub import DatasetCard
 
 from .running import TINY, refused, script, works
 
@@ -38,6 +40,17 @@ class TestPeople:
         for path in (tmp_path / "plain").glob("*.t*"):
             assert path.read_bytes() == (data / path.name).read_bytes()
         assert not (tmp_path / "plain/train.tsv").exists()
+        relations = ["birthplace", "birth_year", "occupation"]
+        for folder, names in ((data, ["questions", *relations]), (tmp_path / "plain", ["questions"])):
+            card, tasks = DatasetCard.load(folder / "README.md"), yaml.safe_load((folder / "eval.yaml").read_text())
+            *of_questions, _ = card.data.configs
+            files = {(c["config_name"], f["split"]): f["path"] for c in of_questions for f in c["data_files"]}
+            assert list(dict.fromkeys(name for name, _ in files)) == names
+            assert all((folder / path).is_file() for path in files.values())
+            assert {f"{task['id']}.tsv" for task in tasks["tasks"]} == {
+                path for (_, split), path in files.items() if split != "train"
+            }
+            assert ("occupations" in card.text, "occupations" in tasks["description"]) == (folder == data,) * 2
         refused(
             "relations 'age' is unknown: choose one of birthplace, birth_year",
             "generate_biographies.py",

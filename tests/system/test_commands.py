@@ -23,7 +23,10 @@ INSTALLED = """\
     [
         ("/home/ada/scripts/ask.py", ["ask.py"], CHECKOUT),
         ("/home/ada/hf-mingpt copy/ask.py", ["ask.py"], CHECKOUT),
+        ("hf-mingpt copy/ask.py", ["ask.py"], CHECKOUT),
+        ("hf-mingpt copy.py", ["hf-mingpt copy.py"], CHECKOUT),
         ("hf-mingpt ask", ["hf-mingpt", "ask"], INSTALLED),
+        ("hf-mingpt train-tokenizer", ["hf-mingpt", "train-tokenizer"], INSTALLED),
     ],
 )
 def test_texts_are_about_what_was_called(monkeypatch, called, words, text):

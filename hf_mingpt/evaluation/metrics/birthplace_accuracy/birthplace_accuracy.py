@@ -1,4 +1,4 @@
-"""Exact-match accuracy of birthplace answers, as a metric of the `evaluate` library.
+"""Exact-match accuracy of answers, such as birthplaces, as a metric of the `evaluate` library.
 
 It loads offline: `evaluate.load(hf_mingpt.METRIC_FOLDER)`. It does not import this package, so that it also loads from
 a Space on the Hub where the package is not installed.
@@ -11,8 +11,8 @@ _DESCRIPTION = "Fraction of predictions that equal the reference after stripping
 _CITATION = "CS224n: Natural Language Processing with Deep Learning, assignment 5, Stanford University."
 _INPUTS = """
 Args:
-    predictions: a list of strings, the predicted places.
-    references: a list of strings, the true places, in the same order.
+    predictions: a list of strings, the predicted answers.
+    references: a list of strings, the correct answers, in the same order.
 Returns:
     accuracy: a float from 0 to 1.
     correct: the number of correct predictions.
