@@ -81,7 +81,7 @@ class Cell(NamedTuple):
         return f"{self.people:,} people, {self.policy}, {size}{', one run' * self.one_run}"
 
 
-SIZES = ((32, 1), (32, 2), (64, 2), (128, 4))  # hidden size and layers
+SIZES = ((16, 2), (32, 1), (32, 2), (64, 2), (128, 4))  # hidden size and layers
 GRID = [
     Cell(people, policy, *size, exposures)
     for people in (1_000, 10_000)
@@ -211,7 +211,8 @@ def measure(cell: Cell) -> list[dict[str, Any]]:
             row = {"exposures": BETWEEN * (len(rows) + 1) if cell.one_run else cell.exposures, **about}
             row |= {"prior_bits": float(-prior.mean())}
             for form, prompts in forms.items():
-                log2, correct = recall(trained, tokenizer, prompts)
+                closed = form == "question" or cell.policy != SPAN
+                log2, correct = recall(trained, tokenizer, prompts, closed=closed)
                 bits = log2 - prior
                 row[form] = {"correct": int(correct[asked].sum()), "total": len(corpus.dev)}
                 row[form] |= {"bits": float(bits[asked].mean()), "bits_of_all": float(bits.mean())}
@@ -272,17 +273,20 @@ def log2_prior(people: Sequence[Question]) -> np.ndarray:
 
 
 @torch.inference_mode()
-def recall(model: Any, tokenizer: Any, questions: Sequence[Question]) -> tuple[np.ndarray, np.ndarray]:
+def recall(
+    model: Any, tokenizer: Any, questions: Sequence[Question], *, closed: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """The probability of the true answers, and whether greedy decoding gives them.
 
+    Args:
+        closed: a MASK ends each answer, as it does in every sequence but those of span corruption.
+
     Returns:
-        (N,) log2 of the probability of each answer and the MASK that closes it, and (N,) booleans.
+        (N,) log2 of the probability of each answer, and (N,) booleans.
     """
     pad_id, mask_id = SpecialTokens.of(tokenizer)
-    prompts, answers = (
-        [[*ids, mask_id] for ids in tokenize(list(texts), tokenizer)["input_ids"]]
-        for texts in zip(*questions, strict=True)
-    )
+    encoded, answers = (tokenize(list(texts), tokenizer)["input_ids"] for texts in zip(*questions, strict=True))
+    prompts, answers = [[*ids, mask_id] for ids in encoded], [[*ids, *[mask_id] * closed] for ids in answers]
     lengths = np.array([len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)])
     log2, correct = np.empty(len(questions)), np.empty(len(questions), dtype=bool)
     for index in np.array_split(np.argsort(lengths), -(-len(questions) // 500)):

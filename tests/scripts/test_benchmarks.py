@@ -143,6 +143,9 @@ def test_recall_is_greedy_decoding_and_its_probability():
     assert correct.tolist() == [False] * len(questions) + [True] * len(ended)
     nats = [score_answers(model, tokenizer, [question], [answer])[0, 0] for question, answer in asked]
     assert log2 == pytest.approx([value / math.log(2) for value in nats], rel=1e-4)
+    open_log2, correct = exposure.recall(model, tokenizer, asked, closed=False)  # without the MASK that ends an answer
+    assert (open_log2 > log2).all()
+    assert correct[-len(ended) :].all()
 
 
 def test_a_study_of_exposures_resumes_and_shows_its_curves(tmp_path, monkeypatch, capsys):
