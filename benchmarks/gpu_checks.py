@@ -219,7 +219,15 @@ def int8_weights(place: Place) -> str:
 
 
 def trained(
-    place: Place, folder: str, *, model=None, precision: str = "no", graphs: bool = True, evaluate=None, **changes
+    place: Place,
+    folder: str,
+    *,
+    model=None,
+    precision: str = "no",
+    graphs: bool = True,
+    evaluate=None,
+    pad_to_multiple_of: int = 8,
+    **changes,
 ):
     """Trains a model for some steps; returns it, and its losses by step."""
     path = place.folder / folder
@@ -232,7 +240,9 @@ def trained(
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=place.device.type == "cpu", mixed_precision=precision)
     model = model or build_model(dropout=dropout, small=place.small)
-    steps = TrainingSteps(examples(), NextTokenPrediction(), BatchShape(16, 2, pad_to_multiple_of=8), seed=0)
+    steps = TrainingSteps(
+        examples(), NextTokenPrediction(), BatchShape(16, 2, pad_to_multiple_of=pad_to_multiple_of), seed=0
+    )
     with mock.patch.object(stepping, "can_record", stepping.can_record if graphs else lambda *_: False):
         model = train(model, steps, recipe, accelerator, evaluate)
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -254,9 +264,13 @@ def training_losses(place: Place, precision: str) -> str:
 
 
 def recorded_steps(place: Place, *, compiled: bool) -> str:
-    """Compares CUDA graphs with the same steps kernel by kernel, with dropout."""
+    """Compares CUDA graphs with the same steps kernel by kernel, with dropout.
+
+    Compiled, all batches have one shape: torch.compile takes some ten seconds for each.
+    """
     place.need_gpu()
     options = {"dropout": 0.1, "precision": "bf16", "max_steps": 30, "torch_compile": compiled}
+    options["pad_to_multiple_of"] = 64 if compiled else 8
     plain, losses = trained(place, f"kernels-{compiled}", graphs=False, **options)
     graphed, recorded = trained(place, f"graphs-{compiled}", **options)
     error = max(abs(recorded[step] - losses[step]) / losses[step] for step in losses)

@@ -31,9 +31,11 @@ from hf_mingpt.system.writing import check_no_writer, one_writer, write_json
 @dataclass(frozen=True, kw_only=True)
 class CalibrationRecipe:
     model_name_or_path: str = required("Run folder or Hub name.")
-    questions_file: str = required("TSV of questions with answers, held out from the training of that run.")
+    questions_file: str = required(
+        "TSV or Hub dataset of questions with answers, held out from the training of that run."
+    )
     train_questions_file: str = required(
-        "TSV of the run's training questions: their answers are the candidates.", formerly="train_file"
+        "TSV or Hub dataset of the run's training questions: their answers are the candidates.", formerly="train_file"
     )
     train_file: str | None = flag(
         None, "The text that the run was trained on: no invented name occurs in it.", formerly="corpus_file"

@@ -46,7 +46,7 @@ class DemoRecipe:
     train_file: str | None = flag(
         None, "The text that the model was trained on: shows the line that a question is about.", formerly="corpus_file"
     )
-    questions_file: str | None = flag(None, "TSV of questions with answers, for examples.")
+    questions_file: str | None = flag(None, "TSV or Hub dataset of questions with answers, for examples.")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
     port: int = flag(7860, "Port of the page on 127.0.0.1.")
 

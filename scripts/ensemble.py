@@ -49,10 +49,12 @@ from hf_mingpt.system.writing import check_no_writer, one_writer, write_json
 @dataclass(frozen=True, kw_only=True)
 class EnsembleRecipe:
     runs: tuple[str, ...] = flag((), "Run folders or Hub names.")
-    questions_file: str = required("TSV of questions, with or without answers.")
+    questions_file: str = required("TSV or Hub dataset of questions, with or without answers.")
     output_dir: str = required("Folder to write.")
     train_questions_file: str | None = flag(
-        None, "TSV of the training questions, for distilled.tsv, the baseline and masked forms.", formerly="train_file"
+        None,
+        "TSV or Hub dataset of the training questions, for distilled.tsv, the baseline and masked forms.",
+        formerly="train_file",
     )
     masked_forms: int = flag(
         0,
@@ -141,7 +143,7 @@ def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: d
         rows = {name: accuracy(answers, references) for name, answers in predictions.items()}
         rows["ensemble"] = accuracy(chosen, references)
         rows |= baselines(train, references)
-        content = {"questions": file_record(recipe.questions_file), "results": rows, **run_record()}
+        content = {"questions": file_record(recipe.questions_file, questions), "results": rows, **run_record()}
         write_json(folder / "report.json", content)
         print(format_table(rows))
 

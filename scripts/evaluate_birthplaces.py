@@ -50,9 +50,9 @@ from hf_mingpt.tokenization_mingpt import tokenize
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
     model_name_or_path: str = required("Finetuned run folder or Hub name.")
-    questions_file: str = required("TSV of questions, with or without answers.")
+    questions_file: str = required("TSV or Hub dataset of questions, with or without answers.")
     train_questions_file: str | None = flag(
-        None, "TSV of the training questions, for the most frequent answer.", formerly="train_file"
+        None, "TSV or Hub dataset of the training questions, for the most frequent answer.", formerly="train_file"
     )
     without_pretraining: str | None = flag(None, "Run trained without pretraining, to compare.")
     calibration: str | None = flag(None, "Run whose calibration is used. None: the run itself.")
@@ -197,8 +197,8 @@ def write(recipe, folder, questions, train, predictions, calibration_report) -> 
     rows |= baselines(train, references)
     content = {
         "model_name_or_path": recipe.model_name_or_path,
-        "questions": file_record(recipe.questions_file),
-        "train": file_record(recipe.train_questions_file) if recipe.train_questions_file else None,
+        "questions": file_record(recipe.questions_file, questions),
+        "train": file_record(recipe.train_questions_file, train) if train else None,
         "results": rows,
         **({"calibration": calibration_report} if calibration_report else {}),
         **run_record(),

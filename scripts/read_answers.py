@@ -30,11 +30,11 @@ class ReaderRecipe:
     train_file: str = required(
         "Text to read: a file with one document per line, or another source that pretrain.py takes."
     )
-    questions_file: str = required("TSV of training questions with answers.")
+    questions_file: str = required("TSV or Hub dataset of training questions with answers.")
     output_dir: str = required("Folder to write.")
     overwrite_output_dir: bool = flag(False, "Replace an existing result.")
     dev_questions_file: str | None = flag(
-        None, "TSV of questions with answers, to measure the accuracy.", formerly="dev_file"
+        None, "TSV or Hub dataset of questions with answers, to measure the accuracy.", formerly="dev_file"
     )
 
 

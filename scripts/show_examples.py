@@ -32,7 +32,7 @@ class ShowRecipe:
         None, "Folder or Hub name of a tokenizer or of a run. None: a character tokenizer, built from the text."
     )
     vocabulary_file: str | None = flag(None, "Text whose characters join the vocabulary.")
-    questions_file: str | None = flag(None, "TSV of questions and answers.")
+    questions_file: str | None = flag(None, "TSV or Hub dataset of questions and answers.")
     num_examples: int = flag(2, "Examples of each objective.")
     seed: int = flag(0, "Seed of the draws.")
     block_size: int = flag(128, "Longest example, in tokens.")

@@ -21,7 +21,7 @@ from hf_mingpt.system.writing import UNFINISHED, check_no_writer, one_writer
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRecipe:
-    questions_file: str = required("TSV of questions with answers.")
+    questions_file: str = required("TSV or Hub dataset of questions with answers.")
     output_dir: str = required("Folder to write.")
     overwrite_output_dir: bool = flag(False, "Replace existing folds.")
     num_folds: int = flag(5, "Number of folds; each question is held out in one.")

@@ -31,7 +31,9 @@ SMALLEST = len(SPECIAL_TOKENS) + 256  # a token for every byte
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRecipe:
     train_file: str = required("Text: a file with one document per line, or another source that pretrain.py takes.")
-    questions_file: str | None = flag(None, "TSV of questions, with or without answers, whose text is added.")
+    questions_file: str | None = flag(
+        None, "TSV or Hub dataset of questions, with or without answers, whose text is added."
+    )
     vocab_size: int = flag(2048, "Tokens of the vocabulary, at most.")
     output_dir: str = required("Folder to write.")
     overwrite_output_dir: bool = flag(False, "Replace the tokenizer in output_dir.")

@@ -1,4 +1,4 @@
-"""Loading: documents from files, folders, streams and the Hub, as a dataset with the column "text".
+"""Loading: documents from files, folders, streams and the Hub, as a dataset with the column "text"; Hub questions.
 
 Built on `datasets`. Caches are keyed by the content of a file, not by its path or its time.
 """
@@ -10,7 +10,16 @@ from pathlib import Path
 
 import datasets.config
 import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset, load_dataset_builder
+from datasets import (
+    Dataset,
+    Features,
+    IterableDataset,
+    List,
+    Value,
+    get_dataset_config_names,
+    load_dataset,
+    load_dataset_builder,
+)
 from datasets.fingerprint import Hasher
 from datasets.packaged_modules.csv.csv import CsvConfig
 
@@ -21,6 +30,7 @@ from ..system.files import (
     check_utf8,
     describe_failure,
     hash_folder,
+    hub_dataset,
     sha256_of,
 )
 from ..system.writing import writable_cache
@@ -41,8 +51,9 @@ def load_texts(
     strings of JSON are text, whatever they look like; other types are an error.
 
     Args:
-        source: a path (.txt: one document per line; .tsv, .csv, .parquet, .jsonl: a column of documents) or a Hub name.
-            A path is taken literally and never looked up on the Hub (`files.is_path`).
+        source: a path (.txt: one document per line; .tsv, .csv, .parquet, .jsonl: a column of documents) or a Hub
+            name, which may have a configuration and a split (`files.hub_dataset`). A path is taken literally and never
+            looked up on the Hub (`files.is_path`).
         name: the configuration of a Hub dataset.
         split: of a Hub dataset.
         text_column: the column of the documents; it becomes "text".
@@ -55,8 +66,14 @@ def load_texts(
     datasets.config.HF_DATASETS_CACHE = writable_cache(Path(datasets.config.HF_DATASETS_CACHE))
     if Path(source).is_file():
         return _load_file(Path(source), text_column, streaming)
-    check_source(source, "file")
     where, options = source, {}
+    if on_hub := hub_dataset(source):
+        given = {on_hub.configuration: name, on_hub.split: None if split == "train" else split}
+        if both := next(((a, b) for a, b in given.items() if a and b and a != b), None):
+            raise ValueError(f"{source} names {both[0]!r}, and a flag names {both[1]!r}: give one of them.")
+        where, name, split = on_hub.repository, on_hub.configuration or name, on_hub.split or split
+    else:
+        check_source(source, "file")
     try:
         if Path(source).is_dir():
             where = _link_by_content(Path(source))
@@ -70,6 +87,38 @@ def load_texts(
         raise ValueError(f"{source} has no column {text_column!r}, only {columns}: set text_column.")
     dataset = dataset.select_columns([text_column])
     return dataset if text_column == "text" else dataset.rename_column(text_column, "text")
+
+
+def load_questions(source: str) -> list[tuple[str, str | None]]:
+    """Loads the columns "question" and "answer" of a dataset on the Hub; without the second, answers are None.
+
+    Args:
+        source: the name for `files.hub_dataset`. The usual configuration is "questions", if there is one, and the
+            usual split "train".
+
+    Raises:
+        OSError: if there is no such dataset, or the Hub cannot be reached.
+        ValueError: if it has no such configuration, split or column, or a column is not text.
+    """
+    on_hub = hub_dataset(source)
+    if on_hub is None:
+        raise FileNotFoundError(f"No file at {source}: check the path.")
+    datasets.config.HF_DATASETS_CACHE = writable_cache(Path(datasets.config.HF_DATASETS_CACHE))
+    try:
+        name = on_hub.configuration
+        if name is None and "questions" in get_dataset_config_names(on_hub.repository):
+            name = "questions"
+        rows = load_dataset(on_hub.repository, name, split=on_hub.split or "train")
+    except Exception as error:
+        raise describe_failure(source, "questions", error) from error
+    columns = ["question", *(["answer"] if "answer" in rows.column_names else [])]
+    for column in columns:
+        if column not in rows.column_names:
+            raise ValueError(f"{source} has no column {column!r}, only {rows.column_names}: rename one of them.")
+        if getattr(rows.features[column], "dtype", None) not in ("string", "large_string", "null"):
+            raise ValueError(f"{source}: its column {column!r} is not text: make it one text in each row.")
+    questions = rows["question"][:]
+    return list(zip(questions, rows["answer"][:] if "answer" in columns else [None] * len(questions), strict=True))
 
 
 def _link_by_content(folder: Path) -> str:

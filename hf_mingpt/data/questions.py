@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..system.files import read_text
+from ..system.files import hub_dataset, read_text
 from ..system.writing import write_text
 from ..tokenization_mingpt import MASK, MASK_ID, PAD, check_marks
 from .sequences import TokenSequences
@@ -32,23 +32,21 @@ class Question(NamedTuple):
     answer: str | None
 
 
-def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Question]:
-    """Reads `question TAB answer` lines, or lines of questions only.
+def read_questions(source: str | Path, *, answers: bool | None = None) -> list[Question]:
+    """Reads `question TAB answer` lines, or lines of questions only, or a dataset on the Hub.
 
     Args:
-        path: a UTF-8 text file.
+        source: a UTF-8 text file, or the Hub name of a dataset with the columns "question" and "answer" (`loading`).
         answers: True: every line must have an answer. False: none may. None: the first line decides.
 
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: with the line number, if the file is empty or not UTF-8, or if a line has too few or too many
             columns, an empty one, or a reserved character (PAD or MASK).
+        OSError: if the dataset cannot be loaded.
     """
-    text = read_text(path)
-    if not text.strip("\n"):
-        raise ValueError(f"{path} is empty: it needs lines of `question TAB answer`.")
-    check_marks(text, path)
-    lines = text.removesuffix("\n").split("\n")
+    lines = _read_hub(str(source)) if hub_dataset(str(source)) else _read_file(source)
+    check_marks("\n".join(lines), source)
     if answers is None:
         answers = "\t" in lines[0]
     questions = []
@@ -56,20 +54,44 @@ def read_questions(path: str | Path, *, answers: bool | None = None) -> list[Que
         columns = text.split("\t")
         if answers and len(columns) != 2:
             raise ValueError(
-                f"{path}, line {number}: {len(columns) - 1} tabs in {text!r}: write `question TAB answer`, one tab."
+                f"{source}, line {number}: {len(columns) - 1} tabs in {text!r}: write `question TAB answer`, one tab."
             )
         if not answers and len(columns) != 1:
-            raise ValueError(f"{path}, line {number}: a tab in {text!r}, but the first line has no answer.")
+            raise ValueError(f"{source}, line {number}: a tab in {text!r}, but the first line has no answer.")
         if not all(column.strip() for column in columns):
-            raise ValueError(f"{path}, line {number}: an empty question or answer in {text!r}: fill it or drop it.")
+            raise ValueError(f"{source}, line {number}: an empty question or answer in {text!r}: fill it or drop it.")
         questions.append(Question(columns[0], columns[1] if answers else None))
     return questions
 
 
+def _read_file(path: str | Path) -> list[str]:
+    text = read_text(path)
+    if not text.strip("\n"):
+        raise ValueError(f"{path} is empty: it needs lines of `question TAB answer`.")
+    return text.removesuffix("\n").split("\n")
+
+
+def _read_hub(source: str) -> list[str]:
+    """The rows of a dataset as the lines of a file."""
+    from .loading import load_questions
+
+    rows = load_questions(source)
+    if not rows:
+        raise ValueError(f"{source} has no rows: it needs a question in each.")
+    lines = ["\t".join(cell for cell in row if cell is not None) for row in rows]
+    if broken := next((line for line in lines if "\n" in line or "\r" in line), None):
+        raise ValueError(f"{source}: {broken!r} has a line end: remove it.")
+    return lines
+
+
 def write_questions(path: str | Path, questions: Sequence[tuple[str, str | None]]) -> None:
     """Writes `question TAB answer` lines; a question without an answer is a line of its own."""
-    lines = [question if answer is None else f"{question}\t{answer}" for question, answer in questions]
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_text(path, format_questions(questions))
+
+
+def format_questions(questions: Sequence[tuple[str, str | None]]) -> str:
+    """The content of a file of questions."""
+    return "".join(f"{question}\n" if answer is None else f"{question}\t{answer}\n" for question, answer in questions)
 
 
 def add_pseudo_labels(labeled: Sequence[Question], unlabeled: Sequence[str], answers: Sequence[str]) -> list[Question]:

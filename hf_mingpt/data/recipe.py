@@ -24,7 +24,9 @@ class DataRecipe:
     vocabulary_file: str | None = flag(
         None, "File whose characters join the vocabulary, such as the questions for a later finetuning."
     )
-    questions_file: str | None = flag(None, "TSV of training questions with answers, mixed into every step.")
+    questions_file: str | None = flag(
+        None, "TSV or Hub dataset of training questions with answers, mixed into every step."
+    )
     questions_ratio: float = flag(0.25, "Ratio of questions among the examples of a step.", formerly="questions_share")
     paraphrases_per_answer: int = flag(
         0, "Documents to add for each answer of questions_file, in different words.", formerly="phrasings_per_answer"

@@ -7,6 +7,7 @@ References: Wilson 1927 (interval of a proportion); Guo et al. 2017, arXiv:1706.
 Geifman and El-Yaniv 2017, arXiv:1705.08500 (risk and coverage).
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.questions import Question
-from ..system.files import sha256_of
+from ..data.questions import Question, format_questions
+from ..system.files import hub_dataset, sha256_of
 from ..system.wording import count
 from ..system.writing import writable_cache
 
@@ -91,9 +92,17 @@ def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> di
     return scores
 
 
-def file_record(path: str | Path) -> dict[str, Any]:
-    """Identifies a file in a report: name, bytes, sha256."""
-    return {"file": Path(path).name, "bytes": Path(path).stat().st_size, "sha256": sha256_of(path)}
+def file_record(source: str | Path, questions: Sequence[Question]) -> dict[str, Any]:
+    """Identifies a file of questions in a report: name, bytes, sha256. A dataset on the Hub has those of such a file.
+
+    Args:
+        source: the file, or the Hub name of a dataset.
+        questions: what it holds.
+    """
+    if not hub_dataset(str(source)):
+        return {"file": Path(source).name, "bytes": Path(source).stat().st_size, "sha256": sha256_of(source)}
+    content = format_questions(questions).encode()
+    return {"file": str(source), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def calibration_error(probability: np.ndarray, correct: np.ndarray) -> tuple[float, list[dict[str, float]]]:

@@ -57,7 +57,7 @@ def write_card(
     report_path = folder / "report.json"
     report = read_public(report_path) if report_path.exists() else None
     name = repo_id or folder.resolve().name
-    about = {"tokenizer": tokenizer, "questions": questions, "dataset": dataset, "language": language}
+    about: dict[str, Any] = {"tokenizer": tokenizer, "questions": questions, "dataset": dataset, "language": language}
     data = describe_run(name, recipe, report, **about)
     card = ModelCard.from_template(
         data,

@@ -13,12 +13,11 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, constants, eval_result_entries_to_yaml
-
 from transformers import PreTrainedTokenizerBase
 
 from ..data.questions import Question
 from ..data.subjects import find_templates, match
-from ..system.files import is_path
+from ..system.files import hub_dataset, is_path
 from ..tokenization_mingpt import is_character_tokenizer
 
 RESULTS_FILE = ".eval_results/hf_mingpt.yaml"
@@ -123,4 +122,6 @@ def _accuracy(report: Mapping[str, Any]) -> float:
 
 
 def _hub_name(source: str | None) -> str | None:
+    if source and (dataset := hub_dataset(source)):
+        return dataset.repository
     return source if source and "/" in source and not is_path(source) else None

@@ -54,6 +54,7 @@ RUN_FILES = [*PUBLIC_FILES, SAMPLES, *IGNORE_PATTERNS, TRACKER_FOLDER, "checkpoi
 REPLACED = f"{UNFINISHED}replacement"  # folder in a run folder: the run that is being replaced
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
 _PACKAGE = Path(__file__).parent.parent
+_ON_HUB = re.compile(r"\w[\w.-]*/[\w.-]+(?:(?:/[\w.-]+)?:[\w.-]+)?")  # a model, or a dataset as `hub_dataset` reads it
 
 
 def check_destination(recipe: TrainingRecipe) -> None:
@@ -229,14 +230,15 @@ def _commit() -> str | None:
 def strip_folders(argument: str, near: Path | None = None) -> str:
     """Strips folders from an argument of a command: of each path, separated by commas, the last part remains.
 
-    `owner/name` stays as a name on the Hub, unless `owner` exists here or in a folder above `near`.
+    `owner/name`, with or without `:split`, stays as a name on the Hub, unless `owner` exists here or in a folder above
+    `near`.
     """
     flag, equals, value = argument.rpartition("=")
     here = (near or Path.cwd() / "x").resolve()
 
     def shorten(path: str) -> str:
         owner, *_ = path.split("/")
-        if re.fullmatch(r"\w[\w.-]*/[\w.-]+", path) and not any((f / owner).exists() for f in (Path(), *here.parents)):
+        if _ON_HUB.fullmatch(path) and not any((f / owner).exists() for f in (Path(), *here.parents)):
             return path
         return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 

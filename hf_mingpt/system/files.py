@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -22,6 +22,15 @@ from huggingface_hub.utils import validate_repo_id
 TEXT_FORMATS = (".txt", ".tsv", ".csv", ".parquet", ".jsonl", ".json")
 _CHUNK = 1 << 22  # bytes or characters
 _LINE_ENDS = re.compile(r"\r+\n?")
+_HUB_DATASET = re.compile(r"([\w.-]+/[\w.-]+)(?:(?:/([\w.-]+))?:([\w.-]+))?")
+
+
+class HubDataset(NamedTuple):
+    """A dataset on the Hub, with its configuration and split; None: the usual one."""
+
+    repository: str
+    configuration: str | None
+    split: str | None
 
 
 def is_path(name: str) -> bool:
@@ -38,6 +47,17 @@ def is_path(name: str) -> bool:
     except HFValidationError:
         return True
     return path.parent.is_dir() if "/" in name else "." in name
+
+
+def hub_dataset(name: str) -> HubDataset | None:
+    """Parses `owner/name`, `owner/name:split` or `owner/name/configuration:split`. None: the name is a path.
+
+    Example: `you/people/questions:dev` is the split `dev` of the configuration `questions`.
+    """
+    match = _HUB_DATASET.fullmatch(name)
+    if match is None or is_path(match[1]) or Path(name).exists() or Path(name).suffix in TEXT_FORMATS:
+        return None
+    return HubDataset(match[1], match[2], match[3])
 
 
 def check_source(name: str, what: str, *, has_owner: bool = False) -> None:

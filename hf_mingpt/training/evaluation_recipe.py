@@ -13,7 +13,9 @@ class EvaluationRecipe:
     """Held-out data, evaluations while the model trains, and the best weights."""
 
     validation_questions_file: str | None = flag(
-        None, "TSV of questions with answers: measures accuracy and loss while training.", topic="Evaluation"
+        None,
+        "TSV or Hub dataset of questions with answers: measures accuracy and loss while training.",
+        topic="Evaluation",
     )
     validation_ratio: float | None = flag(
         None, "Ratio of questions_file to hold out for evaluation. Without questions_file: of the documents."

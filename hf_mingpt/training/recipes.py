@@ -198,7 +198,7 @@ class PretrainRecipe(DataRecipe, TrainingRecipe):
 class FinetuneRecipe(TrainingRecipe):
     """The run configuration of finetuning: a pretrained run, and questions with answers."""
 
-    questions_file: str = required("TSV of questions with answers.", topic="Data", formerly="train_file")
+    questions_file: str = required("TSV or Hub dataset of questions with answers.", topic="Data", formerly="train_file")
     model_name_or_path: str = required("Pretrained run folder or Hub name.", topic="Model")
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
     from_scratch: bool = flag(False, "Take the architecture and the vocabulary of that model, but new weights.")

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from hf_mingpt import METRIC_FOLDER
-from hf_mingpt.data.questions import Question, read_questions
+from hf_mingpt.data.questions import Question, read_questions, write_questions
 from hf_mingpt.evaluation.report import build_report, format_page, format_table
 from hf_mingpt.evaluation.scoring import (
     accuracy,
@@ -124,7 +124,14 @@ def test_the_table_and_the_file_record(tmp_path):
     ]
     (tmp_path / "a.txt").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_record(tmp_path / "a.txt") == {"file": "a.txt", "bytes": 3, "sha256": digest}
+    assert file_record(tmp_path / "a.txt", []) == {"file": "a.txt", "bytes": 3, "sha256": digest}
+
+
+def test_a_dataset_on_the_hub_has_the_record_of_a_file_with_its_questions(tmp_path):
+    questions = [Question("Where?", "Rome"), Question("When?", "1815")]
+    write_questions(tmp_path / "a.tsv", questions)
+    record = file_record(tmp_path / "a.tsv", questions)
+    assert file_record("you/people:dev", questions) == {**record, "file": "you/people:dev"}
 
 
 class TestCalibrationMetrics:

@@ -129,7 +129,7 @@ def test_the_card_of_a_run_without_questions(run_folder, tokenizer, flags, tags,
     recipe = PretrainRecipe(train_file="t.txt", output_dir="-", validation_ratio=0.05, **flags)
     card = save_card(run_folder, recipe, tokenizer)
     assert card.data.tags == ["mingpt", "character-level", *tags]
-    assert not {'widget', 'language'} & card.data.to_dict().keys()
+    assert not {"widget", "language"} & card.data.to_dict().keys()
     assert said in card.text
     assert ("Finetune it before use" in card.text) == (flags.get("objective") != "causal")
     assert LIMITS in card.text

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 
+from hf_mingpt.data.questions import read_questions
 from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json
 
@@ -191,13 +192,26 @@ def test_a_text_on_the_hub_is_loaded(client, tmp_path):
 
 
 READ_DATA = """
-from datasets import load_dataset
+import json
+from datasets import Dataset, load_dataset
 from hf_mingpt.data.loading import load_texts
-for streaming in (False, True):
-    texts = load_texts("tester/lives", name="biographies", streaming=streaming)
-    print(sum(1 for _ in texts), next(iter(texts))["text"])
-questions = load_dataset("tester/lives", "questions")
-print({split: len(rows) for split, rows in questions.items()}, questions["dev"][0])
+from hf_mingpt.data.questions import read_questions
+if __name__ == "__main__":
+    for source, name in (("tester/lives", "biographies"), ("tester/lives/biographies:train", None)):
+        texts = load_texts(source, name=name, streaming=name is None)
+        print(sum(1 for _ in texts), next(iter(texts))["text"])
+    questions = load_dataset("tester/lives", "questions")
+    print({split: len(rows) for split, rows in questions.items()}, questions["dev"][0])
+
+    Dataset.from_dict({"question": ["Who?", "A\\nB?"]}).push_to_hub("tester/asked", split="dev")
+    Dataset.from_dict({"question": ["Who?"], "answer": [["Ada", "Bo"]]}).push_to_hub("tester/lists")
+    lives = [f"tester/lives{rest}" for rest in ("", ":dev", "/questions:test", "/biographies:train", ":no")]
+    asked = ["tester/asked:dev[:1]", "tester/asked", "tester/asked:dev"]
+    for source in (*lives[:3], *asked, "tester/lists", *lives[3:], "tester/nobody"):
+        try:
+            print(json.dumps(read_questions(source)))
+        except (OSError, ValueError) as error:
+            print(error)
 """
 
 
@@ -235,11 +249,27 @@ def test_generated_data_is_pushed_and_loaded(hub, client, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = CORPUS.read_text(encoding="utf-8").splitlines()
     first = (folder / "birth_dev.tsv").read_text(encoding="utf-8").splitlines()[0].split("\t")
-    plain, streamed, questions = done.stdout.splitlines()
+    plain, streamed, questions, *asked = done.stdout.splitlines()
     assert plain == streamed == f"{len(lines)} {lines[0]}"
     assert (
         questions == f"{{'train': 100, 'dev': 60, 'test': 40}} {dict(zip(('question', 'answer'), first, strict=True))}"
     )
+    for read, file in zip(asked, ("birth_places_train", "birth_dev", "birth_test"), strict=False):
+        assert json.loads(read) == [list(question) for question in read_questions(folder / f"{file}.tsv")]
+    for read, said in zip(
+        asked[3:],
+        (
+            "tester/asked:dev[:1]: check the path",
+            'tester/asked has no readable questions: Unknown split "train"',
+            "tester/asked:dev: 'A\\nB?' has a line end",
+            "tester/lists: its column 'answer' is not text",
+            "tester/lives/biographies:train has no column 'question', only ['text']",
+            'Unknown split "no"',
+            "No questions tester/nobody here or on the Hub: Dataset 'tester/nobody' doesn't exist",
+        ),
+        strict=True,
+    ):
+        assert said in read
 
 
 def test_the_card_of_an_evaluated_run_names_its_data(hub, client, run_folder):

@@ -12,7 +12,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_mingpt.hub import cards, saving
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.pushing import push_run
-from hf_mingpt.hub.run_folders import is_finished
+from hf_mingpt.hub.run_folders import is_finished, strip_folders
 from hf_mingpt.training.folders import list_checkpoints
 
 from .runs import Killed, losses, script, snapshot
@@ -324,3 +324,10 @@ def test_an_evaluation_without_answers_removes_the_report_of_other_predictions(f
     script("evaluate_birthplaces.py", *run)
     assert len((finished / "predictions.txt").read_text().splitlines()) == 1
     assert not [name for name in ("report.json", "honesty.md", "honesty.png") if (finished / name).exists()]
+
+
+def test_a_published_command_keeps_names_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("you/people", "you/people:dev", "you/people/questions:dev"):
+        assert strip_folders(f"--questions_file={name}") == f"--questions_file={name}"
+    assert strip_folders("of-you/people/dev.tsv") == "dev.tsv"

@@ -4,7 +4,16 @@ import pytest
 
 from hf_mingpt.data.encoding import build_corpus_tokenizer, load_tokenizer
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.system.files import check_source, is_path, name_apart, parse_json, read_lines, read_text
+from hf_mingpt.system.files import (
+    HubDataset,
+    check_source,
+    hub_dataset,
+    is_path,
+    name_apart,
+    parse_json,
+    read_lines,
+    read_text,
+)
 
 ODD_NAMES = ["a[1]", "*", "?", "{x}", "50%", "a b", "é", "a::b", "zip::a", "~", "#a", "$HOME", "hf:", "--a"]
 
@@ -67,6 +76,19 @@ class TestPaths:
             check_source("gpt2", "run folder", has_owner=True)
         (tmp_path / "gpt2").mkdir()
         check_source("gpt2", "run folder", has_owner=True)
+
+    def test_a_dataset_on_the_hub_may_have_a_configuration_and_a_split(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name, expected in {
+            "you/people": ("you/people", None, None),
+            "you/people:dev": ("you/people", None, "dev"),
+            "you/people/questions:dev": ("you/people", "questions", "dev"),
+        }.items():
+            assert hub_dataset(name) == HubDataset(*expected)
+        (tmp_path / "data").mkdir()
+        paths = ("people", "people:dev", "you/people/dev", "you/people.tsv", "data/x", "data/x:dev", "/a/b", "")
+        for path in (*paths, "you/people/dev.tsv"):
+            assert hub_dataset(path) is None
 
     def test_the_shortest_distinct_names_of_paths(self):
         assert name_apart(["runs/a/fast", "runs/b/fast", "runs/b/slow"]) == ["a/fast", "b/fast", "slow"]
