@@ -83,7 +83,7 @@ $(VENV)/release-ready: pyproject.toml constraints.txt $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,release]"
 	touch $@
 
-# executes docs/notebooks and keeps what comes out: a quarter of an hour on two cores, less with a GPU
+# executes docs/notebooks and keeps what comes out: half an hour on two cores, less with a GPU
 notebooks: $(VENV)/ready
 	$(BIN)/python docs/notebooks/run.py
 
