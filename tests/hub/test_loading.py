@@ -1,7 +1,6 @@
 """Loading restores what was saved, refuses what is damaged, and runs no code of the repository."""
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -138,8 +137,7 @@ class TestLoading:
             "finetune.py": ["--model_name_or_path", folder, "--questions_file", tmp_path / "t.tsv", "--use_cpu"],
         }[script]
         flags += ["--output_dir", tmp_path / "out"] if script == "finetune.py" else []
-        environment = {**os.environ, "HF_HOME": str(tmp_path)}
-        done = run_python(SCRIPTS / script, *flags, clean=True, input="y\n" * 99, env=environment)
+        done = run_python(SCRIPTS / script, *flags, input="y\n" * 99)
         assert (done.returncode, owned.exists(), (tmp_path / "out").exists()) == (2, False, False), done.stderr
         assert "y/N" not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
