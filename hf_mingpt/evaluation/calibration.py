@@ -1,6 +1,6 @@
 """Calibration: the probability that an answer is correct, and the threshold below which the model abstains.
 
-A logistic regression turns the three features of `confidence.py` into a probability (`Calibration.probability`). It is
+A logistic regression turns the features of `confidence.py` into a probability (`Calibration.probability`). It is
 fitted on questions with known answers that the model was not trained on (`calibrate`); the same questions, and invented
 names, give the threshold. `ask` answers questions with a calibration.
 
@@ -16,6 +16,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..data.birthplaces import BIRTHPLACE, invent_names
+from ..data.phrasings import find_masked_forms
 from ..data.questions import Question
 from ..data.subjects import Template, find_templates, match
 from ..tokenization_mingpt import check_marks
@@ -24,6 +25,7 @@ from .confidence import ConfidenceFeatures, compute_confidence
 from .scoring import exact_matches, is_exact_match, wilson_interval
 
 NUM_ALTERNATIVES = 3
+NUM_MASKED_FORMS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +34,9 @@ class Calibration:
 
     weights, bias: the coefficients of the logistic regression on the confidence features.
     threshold: the model abstains if the probability of its answer is below it.
-    candidates, unknown_names, templates: the arguments of `compute_confidence` with which the features were computed;
-        a calibration of an earlier version has no templates, because all questions were about birthplaces.
+    candidates, unknown_names, templates, masked_forms: the arguments of `compute_confidence` with which the features
+        were computed; a calibration of an earlier version has no templates, because all questions were about
+        birthplaces, and no masked forms.
     fitted_on: the number of questions.
 
     Raises:
@@ -47,15 +50,22 @@ class Calibration:
     unknown_names: list[str]
     fitted_on: int
     templates: list[Template] = field(default_factory=lambda: [BIRTHPLACE])
+    masked_forms: list[list[Template]] = field(default_factory=list)
 
     def __post_init__(self):
-        pairs = self.templates if isinstance(self.templates, list) else []
-        if not pairs or not all(isinstance(t, list | tuple) and list(map(type, t)) == [str, str] for t in pairs):
+        if not self.templates or not _are_templates(self.templates):
             raise ValueError(f"Its templates are {self.templates!r}, not a list of what precedes and follows a name.")
-        object.__setattr__(self, "templates", [Template(*pair) for pair in pairs])  # JSON has lists
-        if not isinstance(self.weights, dict) or self.weights.keys() != set(ConfidenceFeatures._fields):
+        object.__setattr__(self, "templates", [Template(*pair) for pair in self.templates])  # JSON has lists
+        forms = self.masked_forms
+        if not isinstance(forms, list) or not all(map(_are_templates, forms)):
+            raise ValueError(f"Its masked forms are {forms!r}, not a list of templates for each kind of question.")
+        if forms and len(forms) != len(self.templates):
+            raise ValueError(f"It has masked forms of {len(forms)} templates, not of {len(self.templates)}.")
+        object.__setattr__(self, "masked_forms", [[Template(*pair) for pair in own] for own in forms])
+        fields = feature_names(any(forms))
+        if not isinstance(self.weights, dict) or self.weights.keys() != set(fields):
             found = ", ".join(map(str, self.weights)) if isinstance(self.weights, dict) else repr(self.weights)
-            features = ", ".join(ConfidenceFeatures._fields)
+            features = ", ".join(fields)
             raise ValueError(f"Its weights are of {found}, but the features are {features}.")
         for name, value in {**self.weights, "bias": self.bias, "threshold": self.threshold}.items():
             if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
@@ -78,8 +88,19 @@ class Calibration:
 
     def probability(self, features: ConfidenceFeatures) -> np.ndarray:
         """(N,) the probability that each answer is correct: sigmoid(weights . features + bias)."""
-        weighted = sum(self.weights[name] * feature for name, feature in features._asdict().items())
+        weighted = sum(weight * getattr(features, name) for name, weight in self.weights.items())
         return 1 / (1 + np.exp(-(weighted + self.bias)))
+
+
+def feature_names(masked: bool) -> tuple[str, ...]:
+    """The features of a calibration, with or without those of masked forms."""
+    return ConfidenceFeatures._fields if masked else ConfidenceFeatures._fields[:-1]
+
+
+def _are_templates(pairs: Any) -> bool:
+    return isinstance(pairs, list) and all(
+        isinstance(pair, list | tuple) and list(map(type, pair)) == [str, str] for pair in pairs
+    )
 
 
 def check_both_outcomes(correct: np.ndarray) -> None:
@@ -96,11 +117,13 @@ def fit_calibration(
     correct: np.ndarray,
     *,
     invented_features: ConfidenceFeatures | None = None,
+    features_to_tell_apart: ConfidenceFeatures | None = None,
     candidates: Sequence[str] = (),
     unknown_names: Sequence[str] = (),
     templates: Sequence[Template] = (BIRTHPLACE,),
+    masked_forms: Sequence[Sequence[Template]] = (),
     target_accuracy: float = 0.8,
-    max_false_answer_rate: float = 0.1,
+    max_false_answer_rate: float = 0.07,
 ) -> Calibration:
     """Fits the probability and chooses the threshold.
 
@@ -112,29 +135,36 @@ def fit_calibration(
         features: of N answers to questions that the model was not trained on.
         correct: (N,) whether each answer is correct.
         invented_features: of answers about invented people, all of them wrong. None: they do not limit the threshold.
-        candidates, unknown_names, templates: the arguments of `compute_confidence` with which the features were
-            computed.
+        features_to_tell_apart: of such answers by the model of `features`. A first regression weights the features so
+            that these answers count as wrong, too; a second one, on the N answers alone, scales and shifts its result.
+            None: the N answers decide the weights.
+        candidates, unknown_names, templates, masked_forms: the arguments of `compute_confidence` with which the
+            features were computed.
         target_accuracy: the least accuracy of the answers that are given.
         max_false_answer_rate: the greatest fraction of invented names that may get an answer.
 
     Raises:
         ValueError: if all answers are correct or all are wrong.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
     check_both_outcomes(correct)
-    values = np.stack(features, axis=1)
-    scaler = StandardScaler().fit(values)
-    regression = LogisticRegression().fit(scaler.transform(values), correct)
-    weights = regression.coef_[0] / scaler.scale_
+    names = feature_names(any(masked_forms))
+    values = np.stack([getattr(features, name) for name in names], axis=1)
+    if features_to_tell_apart is None:
+        weights, bias = _fit_regression(values, correct)
+    else:
+        others = np.stack([getattr(features_to_tell_apart, name) for name in names], axis=1)
+        both = np.append(correct, np.zeros(len(others), dtype=bool))
+        direction, _ = _fit_regression(np.concatenate((values, others)), both)
+        scale, bias = _fit_regression(values @ direction[:, None], correct)
+        weights = scale * direction
     calibration = Calibration(
-        weights=dict(zip(ConfidenceFeatures._fields, weights.tolist(), strict=True)),
-        bias=float(regression.intercept_[0] - weights @ scaler.mean_),
+        weights=dict(zip(names, weights.tolist(), strict=True)),
+        bias=bias,
         threshold=1.0,
         candidates=list(candidates),
         unknown_names=list(unknown_names),
         templates=list(templates),
+        masked_forms=[list(forms) for forms in masked_forms],
         fitted_on=len(correct),
     )
     probability = calibration.probability(features)
@@ -150,6 +180,17 @@ def fit_calibration(
     return replace(calibration, threshold=threshold)
 
 
+def _fit_regression(values: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, float]:
+    """A logistic regression on (N, F) values, standardized: (F,) the weights of the values as they are, and the bias."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(values)
+    regression = LogisticRegression().fit(scaler.transform(values), outcomes)
+    weights = regression.coef_[0] / scaler.scale_
+    return weights, float(regression.intercept_[0] - weights @ scaler.mean_)
+
+
 def calibrate(
     held_out_run: tuple[Any, PreTrainedTokenizerBase],
     questions: Sequence[Question],
@@ -161,7 +202,7 @@ def calibrate(
     num_invented_names: int = 400,
     seed: int = 0,
     target_accuracy: float = 0.8,
-    max_false_answer_rate: float = 0.1,
+    max_false_answer_rate: float = 0.07,
     progress: bool = False,
 ) -> tuple[Calibration, np.ndarray, np.ndarray]:
     """Calibrates a model on questions that it was not trained on.
@@ -172,7 +213,8 @@ def calibrate(
         train: the training questions of that run. Their answers are the candidates.
         run: model and tokenizer of the run to calibrate, if it is another, trained in the same way on all questions.
             Its answers about invented names limit the threshold.
-        documents: the training text, in which no invented name may occur.
+        documents: the training text, in which no invented name may occur, and from which masked forms of the questions
+            come.
         num_unknown_names: the number of invented names for the feature `contrast`, for each template of the questions.
         num_invented_names: the number of other invented names, which limit the threshold; 0: no limit. They are divided
             among the templates.
@@ -210,17 +252,22 @@ def calibrate(
     predictions = answer_questions(*held_out_run, questions, progress=progress)
     correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
     check_both_outcomes(correct)
+    found = find_masked_forms(train, documents, NUM_MASKED_FORMS) if documents else {}
+    masked_forms = [found.get(template, []) for template in templates]
     comparison: dict[str, Any] = {"candidates": candidates, "unknown_names": unknown_names, "templates": templates}
+    comparison["masked_forms"] = masked_forms if any(masked_forms) else []
     asked = [question for question, _ in questions]
     features = compute_confidence(*held_out_run, asked, predictions, **comparison, progress=progress).features
-    invented_features = None
-    if invented:
-        asked, predictions = [question for question, _ in invented], answer_questions(*run, invented)
-        invented_features = compute_confidence(*run, asked, predictions, **comparison, progress=progress).features
+    about_invented = []  # features of either run
+    for model, tokenizer in dict.fromkeys((held_out_run, run)) if invented else ():
+        asked, predictions = [question for question, _ in invented], answer_questions(model, tokenizer, invented)
+        confidence = compute_confidence(model, tokenizer, asked, predictions, **comparison, progress=progress)
+        about_invented.append(confidence.features)
     calibration = fit_calibration(
         features,
         correct,
-        invented_features=invented_features,
+        invented_features=about_invented[-1] if invented else None,
+        features_to_tell_apart=about_invented[0] if invented else None,
         **comparison,
         target_accuracy=target_accuracy,
         max_false_answer_rate=max_false_answer_rate,
@@ -305,16 +352,17 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ca
         candidates=calibration.candidates,
         unknown_names=calibration.unknown_names,
         templates=calibration.templates,
+        masked_forms=calibration.masked_forms,
     )
     answers = []
     probabilities = calibration.probability(confidence.features).tolist()
     distributions = confidence.candidate_probabilities
-    for question, answer, probability, distribution, *features in zip(
-        questions, predictions, probabilities, distributions, *confidence.features, strict=True
+    for i, (question, answer, probability, distribution) in enumerate(
+        zip(questions, predictions, probabilities, distributions, strict=True)
     ):
         ranked = [(calibration.candidates[k], float(distribution[k])) for k in np.argsort(-distribution)]
         alternatives = [(other, p) for other, p in ranked if not is_exact_match(other, answer)][:NUM_ALTERNATIVES]
         confident, template = probability >= calibration.threshold, match(question, calibration.templates)
-        own = ConfidenceFeatures(*features)
+        own = ConfidenceFeatures(*(feature if feature is None else feature[i] for feature in confidence.features))
         answers.append(Answer(question, answer, probability, confident, alternatives, template, own))
     return answers

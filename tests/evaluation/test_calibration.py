@@ -211,6 +211,10 @@ class TestCalibrationFile:
                 "1 unknown names are not as many for each of its 2",
             ),
             ({"fitted_on": 2.5}, r"fitted_on is 2\.5"),
+            ({"masked_forms": "in"}, "masked forms are 'in', not a list of templates"),
+            ({"masked_forms": [["", 1]]}, "masked forms are .* not a list of templates"),
+            ({"masked_forms": [[["", ". "]], []]}, "masked forms of 2 templates, not of 1"),
+            ({"masked_forms": [[["", ". "]]]}, "the features are log_odds, entropy, contrast, masked_log_odds"),
         ],
     )
     def test_an_impossible_value_is_an_error(self, tmp_path, changed, message):
@@ -227,10 +231,10 @@ class TestFitting:
     @pytest.mark.parametrize("number", [50, 400])
     def test_is_a_logistic_regression_on_standardized_features(self, number):
         features, correct, _ = draw_features(number)
-        values, (others, _, _) = np.stack(features, axis=1), draw_features(30, seed=1)
+        values, (others, _, _) = np.stack(features[:3], axis=1), draw_features(30, seed=1)
         regression = make_pipeline(StandardScaler(), LogisticRegression()).fit(values, correct)
         calibration = fit_calibration(features, correct, candidates=["Rome"], unknown_names=["Xu"])
-        expected = regression.predict_proba(np.stack(others, axis=1))[:, 1]
+        expected = regression.predict_proba(np.stack(others[:3], axis=1))[:, 1]
         np.testing.assert_allclose(calibration.probability(others), expected, rtol=1e-9)
         assert (calibration.fitted_on, calibration.candidates, calibration.unknown_names) == (number, ["Rome"], ["Xu"])
 
@@ -272,6 +276,24 @@ class TestFitting:
         )
         assert calibration.threshold == 0.5
 
+    def test_invented_names_shape_the_weights_and_known_ones_the_probability(self):
+        """Only masked forms tell invented names from others, and only log-odds tell correct answers from wrong ones."""
+        rng = np.random.default_rng(0)
+        correct = rng.random(400) < 0.7
+        features = ConfidenceFeatures(*rng.normal(size=(4, 400)))
+        features = features._replace(log_odds=features.log_odds + 1.5 * correct)
+        invented = ConfidenceFeatures(*rng.normal(size=(4, 400)))
+        invented = invented._replace(log_odds=features.log_odds, masked_log_odds=invented.masked_log_odds - 3)
+        forms = {"masked_forms": [[Template("", ". in [MASK]")]], "invented_features": invented}
+        plain = fit_calibration(features, correct, **forms)
+        calibration = fit_calibration(features, correct, features_to_tell_apart=invented, **forms)
+        assert abs(plain.weights["masked_log_odds"]) < 0.3
+        assert calibration.weights["masked_log_odds"] > 0.8 * calibration.weights["log_odds"] > 0.3
+        assert calibration.probability(features).mean() == pytest.approx(correct.mean(), abs=1e-3)
+        given = [(c.probability(features) >= c.threshold).mean() for c in (plain, calibration)]
+        assert given[0] < 0.25
+        assert given[1] > 0.5
+
     def test_both_outcomes_are_required(self):
         check_both_outcomes(np.array([True, False]))
         for correct, said in (([False] * 3, "correct answers is 0 of 3"), ([True], "correct answers is 1 of 1")):
@@ -299,7 +321,12 @@ class TestByHand:
 
         def compute_confidence(model, tokenizer, questions, predictions, **comparison):
             assert (questions, predictions) == (["Ada?", "Bo?"], ["Rome", "Kiel"])
-            assert comparison == {"candidates": candidates, "unknown_names": unknown_names, "templates": [BIRTHPLACE]}
+            assert comparison == {
+                "candidates": candidates,
+                "unknown_names": unknown_names,
+                "templates": [BIRTHPLACE],
+                "masked_forms": [],
+            }
             return confidence
 
         monkeypatch.setattr(calibration_module, "questions_about", lambda names, *_: [f"{name}?" for name in names])
@@ -319,7 +346,7 @@ class TestByHand:
         )
         alternatives = [("Oslo", 0.4), ("Bath", 0.35), ("Lima", 0.15)]
         assert bo[:-1] == ("Bo?", "Kiel", pytest.approx(0.2), False, alternatives, None)
-        assert [answer.features for answer in (ada, bo)] == [(0, 0, 0), (pytest.approx(np.log(0.25)), 0, 0)]
+        assert [answer.features for answer in (ada, bo)] == [(0, 0, 0, None), (pytest.approx(np.log(0.25)), 0, 0, None)]
 
 
 class TestCalibrate:
@@ -352,9 +379,18 @@ class TestCalibrate:
         comparison = {"candidates": ["Bonn", "London"], "unknown_names": invented[:2]}
         features = compute_confidence(*held_out_run, self.asked, predictions, **comparison).features
         about_invented = [question_about(name) for name in invented[2:]]
-        answers = answer_questions(*run, [Question(question, None) for question in about_invented])
-        invented_features = compute_confidence(*run, about_invented, answers, **comparison).features
-        expected = fit_calibration(features, correct, invented_features=invented_features, **comparison)
+        own_features, invented_features = (
+            compute_confidence(*each, about_invented, answer_questions(*each, asked), **comparison).features
+            for each in runs
+            for asked in [[Question(question, None) for question in about_invented]]
+        )
+        expected = fit_calibration(
+            features,
+            correct,
+            invented_features=invented_features,
+            features_to_tell_apart=own_features,
+            **comparison,
+        )
         assert correct.tolist() == [False, True, False, True]
         assert calibration == expected
         np.testing.assert_array_equal(probability, expected.probability(features))
