@@ -23,14 +23,17 @@ define beside
 endef
 VERSION_TESTS ?= tests/plugin tests/data tests/evaluation tests/interpretability tests/hub/test_saving.py
 TORCH := $(shell grep '^torch==' constraints.txt)
-test-versions: $(VENV)-lowest/ready newest
+test-versions: test-lowest test-newest
+.PHONY: test-lowest test-newest
+test-lowest: $(VENV)-lowest/ready
 	$(VENV)-lowest/bin/python -m pytest $(VERSION_TESTS)
+test-newest: newest
 	$(VENV)-newest/bin/python -m pytest $(VERSION_TESTS)
 
 # the model and its answers, with and without the package: the part that .ci/run has the time for
 QUICK_TESTS := tests/plugin/test_modeling.py tests/evaluation/test_answering.py tests/hub/test_saving.py::test_a_run_loads_with_and_without_the_package
 test-versions-quick:
-	$(MAKE) test-versions VERSION_TESTS="$(QUICK_TESTS)"
+	$(MAKE) test-versions VERSION_TESTS="-n 0 $(QUICK_TESTS)"
 
 LOWEST := import tomllib; bounds = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
 	print(*(bound.replace(">=", "==") for bound in bounds if not bound.startswith("torch>=")), sep="\n")
@@ -61,8 +64,7 @@ $(VENV)-tools/ready: pyproject.toml constraints.txt $(VENV)/ready
 	touch $@
 
 # the page of scripts/demo.py in headless Chromium, which is installed if it is not there (Debian, as root)
-test-browser: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,browser]"
+test-browser: $(VENV)/ready-browser
 	command -v chromedriver > /dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver)
 	$(BIN)/python -m pytest -o addopts= --quiet -m browser tests/scripts/test_browser.py
 
@@ -71,26 +73,21 @@ test-tutorial: $(VENV)/ready
 	$(BIN)/python -m pytest -o addopts= --quiet -m tutorial tests/scripts/test_tutorial.py
 
 # wheel and sdist: built, checked, installed into an environment of their own, and the experiment by `hf-mingpt` alone
-test-wheel: $(VENV)/release-ready
+test-wheel: $(VENV)/ready-release
 	$(BIN)/python -m pytest -o addopts= --quiet -m wheel tests/scripts/test_wheel.py
 
 # wheel, sdist, runs, notebooks and checksums in dist/release-VERSION, for a person to upload; RUNS="folder folder"
 RUNS ?=
-release: $(VENV)/release-ready
+release: $(VENV)/ready-release
 	$(BIN)/python .ci/release.py $(RUNS)
 
-$(VENV)/release-ready: pyproject.toml constraints.txt $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,release]"
-	touch $@
-
-# executes docs/notebooks and keeps what comes out: a quarter of an hour on two cores, less with a GPU
+# executes docs/notebooks and keeps what comes out: half an hour on two cores, less with a GPU
 notebooks: $(VENV)/ready
 	$(BIN)/python docs/notebooks/run.py
 
 # random bytes for the readers of other people's files: half a minute
 FUZZ_SECONDS ?= 30
-fuzz: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,fuzz]"
+fuzz: $(VENV)/ready-fuzz
 	$(BIN)/python tests/fuzz/readers.py -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=$(VENV)/ -verbosity=0
 
 # a gigabyte of text, and 200,000 steps, in flat memory: half an hour, and six gigabytes of disk
@@ -108,8 +105,7 @@ bench: $(VENV)/ready
 	$(BIN)/python benchmarks/scaling.py
 
 # the site of README.md and docs/, in site/: a dead link or a missing docstring fails
-docs: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
+docs: $(VENV)/ready-docs
 	$(BIN)/mkdocs build --strict
 
 checks: $(VENV)/ready
@@ -120,15 +116,26 @@ checks: $(VENV)/ready
 	$(BIN)/mlinter hf_mingpt
 	$(BIN)/codespell
 
-# what the demo needs, and, beyond that, what the tests and checks need
+# what the demo needs; what the tests and checks need, the demo's included; and beyond that the extra of another target
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 $(VENV)/demo-ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[plot]"
+	$(INSTALL) ".[plot]"
 	touch $@
 
-$(VENV)/ready: $(VENV)/demo-ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) ".[dev]"
+	touch $(VENV)/demo-ready $@
+
+$(VENV)/ready-%: $(VENV)/ready
+	$(INSTALL) ".[dev,$*]"
 	touch $@
+
+# the extras of all that .ci/run makes, in one installation
+.PHONY: ready-for-ci
+ready-for-ci: $(VENV)/ready-browser,docs,fuzz
+	touch $(VENV)/ready-browser $(VENV)/ready-docs $(VENV)/ready-fuzz
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-tools runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -137,6 +144,5 @@ clean:
 SAMPLE ?= 174
 SEED ?= 0
 .PHONY: mutants
-mutants: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,mutants]"
+mutants: $(VENV)/ready-mutants
 	$(BIN)/python tests/mutants.py --sample $(SAMPLE) --seed $(SEED)

@@ -56,7 +56,7 @@ def run_script(script: Path, arguments: Sequence[str]) -> None:
 
 
 def _scripts() -> dict[str, Path]:
-    """The scripts by their commands, in the order of the alphabet."""
+    """The scripts by their commands, in alphabetical order."""
     return dict(sorted((name_of(path.stem), path) for path in SCRIPTS.glob("*.py")))
 
 

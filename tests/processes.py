@@ -16,11 +16,16 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 _FORK, _SERVER = multiprocessing.get_context("fork"), multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["numpy", "pandas", "psutil", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model", "torch", "yaml"]
+    [
+        *("numpy", "pandas", "psutil", "pyarrow.parquet", "scipy.stats", "sklearn.linear_model", "torch", "yaml"),
+        *("torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.tensor"),  # which transformers imports
+    ]
 )
 _PATH = list(sys.path)  # without what libraries add to it later
 
@@ -124,13 +129,17 @@ def run_python(*arguments: object, clean: bool = False, **options) -> subprocess
 
 
 def start_ranks(number: int, *arguments: object, **options) -> list[Python]:
-    """Starts the processes of one distributed job, with the environment that torchrun would give each of them."""
+    """Starts the processes of one distributed job, with the environment that torchrun would give each of them.
+
+    A process that waits two minutes for another one fails: one of them skips a collective operation.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     job = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = dict(options.pop("env", None) or os.environ) | {name: str(value) for name, value in job.items()}
     ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number))
-    return [start_python(*arguments, env=environment | rank, **options) for rank in ranks]
+    with mock.patch("torch.distributed.distributed_c10d.default_pg_timeout", timedelta(minutes=2)):
+        return [start_python(*arguments, env=environment | rank, **options) for rank in ranks]
 
 
 def run_ranks(number: int, *arguments: object, **options) -> subprocess.CompletedProcess:

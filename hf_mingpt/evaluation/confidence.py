@@ -93,7 +93,8 @@ class Confidence(NamedTuple):
     """What `compute_confidence` returns for N answers.
 
     features: the inputs of the calibration.
-    candidate_probabilities: (N, K), the distribution over the candidate answers; each row sums to 1.
+    candidate_probabilities: (N, K), the probability of each candidate if the answer is a candidate or the prediction: a
+        row sums to 1 if the prediction is a candidate, and to less otherwise.
     """
 
     features: ConfidenceFeatures
@@ -145,7 +146,8 @@ def compute_confidence(
     answers = [*candidates, *(prediction for prediction in scorable if prediction not in candidates)]
     scores = score_answers(model, tokenizer, questions, answers, progress=progress)
     of_candidates = scores[:, : len(candidates)]
-    distribution = np.exp(of_candidates - np.logaddexp.reduce(of_candidates, axis=1, keepdims=True))
+    total = np.logaddexp.reduce(of_candidates, axis=1)
+    distribution = np.exp(of_candidates - total[:, None])
 
     log_probability = scores.min(axis=1)  # of predictions that cannot be scored
     contrast = np.zeros(len(questions))
@@ -160,8 +162,11 @@ def compute_confidence(
         for i in own:
             log_probability[i] = scores[i, answers.index(predictions[i])]
             contrast[i] = log_probability[i] - log_mean[distinct.index(predictions[i])]
+            if predictions[i] not in candidates:
+                total[i] = np.logaddexp(total[i], log_probability[i])
     entropy = -(distribution * np.log(np.maximum(distribution, 1e-300))).sum(axis=1)
-    return Confidence(ConfidenceFeatures(log_odds(log_probability), entropy, contrast), distribution)
+    features = ConfidenceFeatures(log_odds(log_probability), entropy, contrast)
+    return Confidence(features, np.exp(of_candidates - total[:, None]))
 
 
 def log_odds(log_probability: np.ndarray, *, eps: float = 1e-6) -> np.ndarray:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, get_origin
@@ -49,6 +49,7 @@ def parse_recipe(
     """
     _prepare_terminal()
     presets = presets or {}
+    known = fields(recipe_class)  # type: ignore[arg-type]  # a dataclass, which a TypeVar cannot say
     with user_errors():
         parser = build_parser(recipe_class, presets, positionals)
         by_flag, words = parse_flags(parser, sys.argv[1:] if argv is None else argv)
@@ -64,7 +65,7 @@ def parse_recipe(
         if prints_config:
             print(format_yaml(recipe_class, {**({"preset": preset} if preset else {}), **values, **asked}))
             sys.exit(0)
-        names = {f.name for f in _fields(recipe_class)}
+        names = {f.name for f in known}
         if "use_cpu" in names:  # a script without this flag uses no device, so the launcher has no say
             values |= {name: value for name, value in launcher_settings().items() if name in names}
         for name, replaced in getattr(recipe_class, "REPLACED_BY", {}).items():
@@ -74,20 +75,16 @@ def parse_recipe(
         if shows_help:
             build_parser(recipe_class, presets, positionals, values | {"preset": preset}).print_help()
             sys.exit(0)
-        if missing := [f.name for f in _fields(recipe_class) if f.default is MISSING and f.name not in values]:
+        if missing := [f.name for f in known if f.default is MISSING and f.name not in values]:
             raise ValueError(f"Some flags are required: give {', '.join(f'--{name}' for name in missing)}.")
         recipe = recipe_class(**{name: _as_meant(name, value) for name, value in values.items()})
         check_finite(recipe)
         return recipe
 
 
-def _fields(recipe_class: Any) -> tuple[Field, ...]:
-    return fields(recipe_class)
-
-
 def _read_file(path: str, recipe_class: Any, parser: Any) -> dict[str, Any]:
     """Reads the values of a YAML file, with the types of the flags; null only where None is the default."""
-    nullable = {f.name for f in _fields(recipe_class) if f.default is None}
+    nullable = {f.name for f in fields(recipe_class) if f.default is None}
     nullable |= {old for old, name in old_names(recipe_class).items() if name in nullable}
     lines = read_yaml(Path(path).expanduser(), nullable, _LISTS)
     values, _ = parse_flags(parser, [f"--{name}={value}" for name, value in lines.items() if value is not None])
@@ -102,7 +99,7 @@ def _place(
     Raises:
         ValueError: if words are left over.
     """
-    types: dict[str, Any] = {f.name: f.type for f in _fields(recipe_class)}
+    types: dict[str, Any] = {f.name: f.type for f in fields(recipe_class)}
     rest, placed = list(words), dict[str, Any]()
     for name in [name for name in positionals if name not in given]:
         if get_origin(types[name]) is tuple:
@@ -132,21 +129,25 @@ def _up_to_date(recipe_class: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def warn(sentence: str) -> None:
     """Prints a warning, on the main process only."""
-    if os.environ.get("RANK", "0") == "0":
+    if _is_main_process():
         print(f"{program_name()}: warning: {as_called(sentence)}", file=sys.stderr)
 
 
 def tell(sentence: str) -> None:
     """Prints what a script has decided, on the main process only."""
-    if os.environ.get("RANK", "0") == "0":
+    if _is_main_process():
         print(sentence)
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _prepare_terminal() -> None:
     """Prepares output and the report of errors.
 
-    Characters that the encoding of the terminal lacks are escaped, Ctrl-C is reported in one line, and a program whose
-    output nobody reads any more, as in `| head`, ends without a word.
+    Characters that the encoding of the terminal lacks are escaped. Ctrl-C is reported in one line. A program ends
+    silently when the reader of its output has gone, as in `| head`.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # not a stand-in of a notebook or a test
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -164,7 +165,7 @@ def _prepare_terminal() -> None:
 
 
 def _exit_if_unread(error: BaseException) -> None:
-    """Ends the program if an error says that the reader of its output has gone, and not that of another pipe."""
+    """Ends the program if the error comes from its own output, whose reader has gone, and not from another pipe."""
     if isinstance(error, BrokenPipeError):
         try:
             print(flush=True)
@@ -218,7 +219,7 @@ def user_errors() -> Iterator[None]:
         _exit_if_unread(error)
         # an error of a configuration's field has its one sentence in the cause
         message = error.__cause__ or error if isinstance(error, StrictDataclassError) else error
-        if os.environ.get("RANK", "0") == "0":
+        if _is_main_process():
             print(f"{program_name()}: {as_called(str(message))}", file=sys.stderr)
         sys.exit(2)
 

@@ -49,9 +49,9 @@ def is_command() -> bool:
 
 
 def as_called(text: str) -> str:
-    """A text that names scripts, launch configurations or extras of a checkout, as it is right for this program.
+    """Rewrites a text that names scripts, launch configurations or extras of a checkout for the way this program runs.
 
-    Called as `hf-mingpt`, "write it with scripts/calibrate.py" becomes "write it with hf-mingpt calibrate".
+    Run as `hf-mingpt`, "write it with scripts/calibrate.py" becomes "write it with hf-mingpt calibrate".
     """
     if not is_command():
         return text

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 # The groups of --help, in this order. A field without a topic has that of the field before it.
@@ -38,21 +38,21 @@ def flag(default: Any, help: str, *, topic: str | None = None, formerly: str | N
 
 def required(help: str, *, topic: str | None = None, formerly: str | None = None) -> Any:
     """A field of a recipe without a default; otherwise as `flag`."""
-    return field(metadata={"help": help, "topic": topic, "formerly": formerly})
+    return flag(MISSING, help, topic=topic, formerly=formerly)
 
 
 def old_names(recipe_class: Any) -> dict[str, str]:
-    """The present names of the fields that had another one, by that one."""
+    """Maps the old names of fields to their present names."""
     return {old: f.name for f in fields(recipe_class) if (old := f.metadata.get("formerly"))}
 
 
 def with_present_names(
     recipe_class: Any, values: Mapping[str, Any], warn: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Values by the present names of the fields of a recipe.
+    """Renames values from the old names of fields to the present ones.
 
-    Where an old name is now that of another field, a file .tsv under it is meant for the old one: `train_file` was the
-    training questions of some scripts, and is the text now.
+    An old name may be the present name of another field: `train_file` named the training questions in some scripts, and
+    names the text now. A value that ends in .tsv is taken for the questions, unless they are given by their own name.
 
     Args:
         recipe_class: a dataclass.
@@ -80,7 +80,7 @@ def with_present_names(
 def without_constants(
     recipe_class: Any, values: Mapping[str, Any], warn: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Values without those that were fields once and are constants now: the `CONSTANTS` of a recipe.
+    """Drops the values of former fields that are constants now: the `CONSTANTS` of a recipe.
 
     Args:
         recipe_class: a dataclass.
@@ -88,7 +88,7 @@ def without_constants(
         warn: takes a sentence for every constant.
 
     Raises:
-        ValueError: if a constant is given another value; None is no value.
+        ValueError: if a constant is given another value than its own or None.
     """
     constants = getattr(recipe_class, "CONSTANTS", {})
     for name in constants.keys() & values.keys():
@@ -122,8 +122,7 @@ def check_least(recipe: Any, least: int, *names: str) -> None:
 def check_positive(recipe: Any, *names: str) -> None:
     """Raises a ValueError if one of these numbers of a recipe is 0 or less. None is off."""
     for name in names:
-        value = getattr(recipe, name)
-        if value is not None and value <= 0:
+        if (value := getattr(recipe, name)) is not None and value <= 0:
             raise ValueError(f"{name} is {value}: it must be more than 0.")
 
 

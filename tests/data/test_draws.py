@@ -25,9 +25,9 @@ class TestPermutation:
         first, *others = (permute(np.arange(500), 500, seed=s, epoch=e) for s, e in ((0, 0), (0, 1), (1, 0)))
         assert all((first == other).sum() < 10 for other in others)
 
-    @pytest.mark.parametrize("size", [10, 12, 17])
+    @pytest.mark.parametrize("size", [10, 17])
     def test_every_position_leads_anywhere_equally_often(self, size):
-        orders = np.stack([permute(np.arange(size), size, seed=0, epoch=epoch) for epoch in range(5_000)])
+        orders = np.stack([permute(np.arange(size), size, seed=0, epoch=epoch) for epoch in range(3_000)])
         for place in range(size):
             counts = np.bincount(orders[:, place], minlength=size)
             expected = len(orders) / size

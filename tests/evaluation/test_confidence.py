@@ -44,7 +44,7 @@ class TestConfidence:
             model, tokenizer, QUESTIONS, ["Bonn", "Rome"], candidates=CANDIDATES, unknown_names=["Ada"]
         )
         assert found.candidate_probabilities.shape == (2, 4)
-        np.testing.assert_allclose(found.candidate_probabilities.sum(axis=1), 1)
+        assert found.candidate_probabilities[0].sum() == pytest.approx(1)  # Rome is no candidate
         assert (found.features.entropy >= 0).all()
         ada, zoe = score_answers(model, tokenizer, QUESTIONS, ["Bonn", "Rome"])
         chosen = np.exp([ada[0], zoe[1]])
@@ -52,6 +52,14 @@ class TestConfidence:
         assert found.features.contrast == pytest.approx(
             [0, zoe[1] - ada[1]], abs=1e-4
         )  # the unknown name was asked about
+
+    def test_an_answer_that_is_no_candidate_takes_its_part_of_the_probability(self, model, tokenizer):
+        found = compute_confidence(
+            model, tokenizer, QUESTIONS, ["Oslo", "Bonn"], candidates=["Rome", "Bonn"], unknown_names=["Ada"]
+        )
+        scores = np.exp(score_answers(model, tokenizer, QUESTIONS, ["Rome", "Bonn", "Oslo"]))
+        expected = [scores[0, :2] / scores[0].sum(), scores[1, :2] / scores[1, :2].sum()]
+        np.testing.assert_allclose(found.candidate_probabilities, expected, rtol=1e-4)
 
     def test_certainty_has_finite_log_odds(self):
         assert log_odds(np.log([0.5, 0.9])) == pytest.approx(np.log([1, 9]))
@@ -100,8 +108,8 @@ class TestByHand:
         features, distributions = self.confidence(["Rome", "Kiel"])
         np.testing.assert_allclose(features.log_odds, np.log([0.5 / 0.5, 0.2 / 0.8]))
         np.testing.assert_allclose(features.contrast, np.log([0.5 / 0.3, 0.2 / 0.2]), atol=1e-12)
-        np.testing.assert_allclose(distributions, [[4 / 7, 2 / 7, 1 / 7], [1 / 4, 1 / 2, 1 / 4]])
-        expected = [-sum(p * math.log(p) for p in row) for row in distributions]
+        np.testing.assert_allclose(distributions, [[4 / 7, 2 / 7, 1 / 7], [1 / 8, 1 / 4, 1 / 8]])  # Kiel: 1 / 2
+        expected = [-sum(p * math.log(p) for p in row) for row in ([4 / 7, 2 / 7, 1 / 7], [1 / 4, 1 / 2, 1 / 4])]
         np.testing.assert_allclose(features.entropy, expected)
 
     def test_an_answer_may_have_one_character(self, table, monkeypatch):

@@ -14,14 +14,17 @@ from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json
 from hf_mingpt.training.recipes import FinetuneRecipe
 
-from ..conftest import small_model
+from ..conftest import VARIANTS, small_model
 from ..processes import run_python
 from .conftest import RECORD
 
 
 @pytest.fixture
 def run_folder(tmp_path, tokenizer, variant):
-    folder = tmp_path / f"run-{variant}"
+    return save_small_run(tmp_path / f"run-{variant}", tokenizer, variant)
+
+
+def save_small_run(folder, tokenizer, variant):
     folder.mkdir()
     recipe = FinetuneRecipe(model_name_or_path="runs/p", questions_file="t.tsv", output_dir=str(folder))
     write_json(folder / "recipe.json", {"kind": "FinetuneRecipe", **recipe.__dict__})
@@ -34,32 +37,35 @@ ASK = """
 import sys, torch
 {prepare}
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], {trust})
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False)  # it has no code: do not ask
-ids = tokenizer("Where was Ada born?", return_tensors="pt")
-print(type(model).__module__, type(AutoModel.from_pretrained(sys.argv[1], {trust})).__name__)
-print(model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=None).tolist())
+for folder in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(folder, {trust})
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)  # it has no code: do not ask
+    ids = tokenizer("Where was Ada born?", return_tensors="pt")
+    print(type(model).__module__, type(AutoModel.from_pretrained(folder, {trust})).__name__)
+    print(model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=None).tolist())
 """
 
 
-def in_a_fresh_process(code: str, folder: Path, tmp_path: Path) -> list[str]:
+def in_a_fresh_process(code: str, folders: list[Path], tmp_path: Path) -> tuple[list[str], list[str]]:
+    """Of each folder: where the classes are from, and what the model writes."""
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = run_python("-c", code, folder, clean=True, env=environment, cwd=tmp_path)
+    done = run_python("-c", code, *folders, clean=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return done.stdout.splitlines()[::2], done.stdout.splitlines()[1::2]
 
 
-def test_a_run_loads_with_and_without_the_package(run_folder, tmp_path, tokenizer):
-    with_package = in_a_fresh_process(ASK.format(prepare="import hf_mingpt", trust=""), run_folder, tmp_path)
+def test_a_run_loads_with_and_without_the_package(tmp_path, tokenizer):
+    folders = [save_small_run(tmp_path / f"run-{variant}", tokenizer, variant) for variant in VARIANTS]
+    package, written = in_a_fresh_process(ASK.format(prepare="import hf_mingpt", trust=""), folders, tmp_path)
     hide = "sys.modules['hf_mingpt'] = None"
-    without = in_a_fresh_process(ASK.format(prepare=hide, trust="trust_remote_code=True"), run_folder, tmp_path)
-    assert with_package[0] == "hf_mingpt.modeling_mingpt MinGPTModel"
-    assert without[0].startswith("transformers_modules.")
-    assert without[1] == with_package[1]
-    model, _ = load_run(str(run_folder))
+    code, alone = in_a_fresh_process(ASK.format(prepare=hide, trust="trust_remote_code=True"), folders, tmp_path)
+    assert package == ["hf_mingpt.modeling_mingpt MinGPTModel"] * 3
+    assert [module.startswith("transformers_modules.") for module in code] == [True] * 3
+    assert alone == written
     ids = tokenizer("Where was Ada born?", return_tensors="pt")
-    here = model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=None)
-    assert with_package[1] == str(here.tolist())
+    models = [load_run(str(folder))[0] for folder in folders]
+    here = [model.generate(**ids, do_sample=False, max_new_tokens=20, eos_token_id=None) for model in models]
+    assert written == [str(ids.tolist()) for ids in here]
 
 
 def test_the_folder_is_self_describing(run_folder):

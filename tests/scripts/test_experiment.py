@@ -73,7 +73,8 @@ def test_examples_are_shown_x_above_y(home):
 def test_a_text_is_learned_and_continued(home, tmp_path):
     (tmp_path / "book.txt").write_text("the cat sat on the mat. the dog sat on the log.\n" * 40)
     run = ["--train_file", tmp_path / "book.txt", "--output_dir", tmp_path / "book", "--preset", "causal"]
-    works("pretrain.py", *run, *TINY, "--max_position_embeddings", 32, "--max_steps", 250)
+    fast = ["--per_device_train_batch_size", 16, "--gradient_accumulation_steps", 1, "--learning_rate", 0.01]
+    works("pretrain.py", *run, *TINY, "--max_position_embeddings", 32, "--max_steps", 100, *fast)
     text = works("sample.py", "--model_name_or_path", tmp_path / "book", "--prompt", "the cat", "--greedy")
     assert text.startswith("the cat")
     assert len(text) == 7 + 200 + 1

@@ -51,7 +51,7 @@ def test_several_processes_learn_what_one_learns(home, lets_go, tmp_path, optim,
     assert max((one[name] - moved[name]).abs().max().item() for name in one if "layers" in name) > 0.01
 
 
-@pytest.mark.parametrize(("questions", "processes"), [(7, 3), (2, 3)])
+@pytest.mark.parametrize(("questions", "processes"), [(7, 2), (2, 3)])
 def test_several_processes_answer_what_one_answers(home, calibrated, lets_go, tmp_path, questions, processes):
     lines = (home / "data/birth_places_train.tsv").read_text().splitlines(keepends=True)
     asked = tmp_path / "asked.tsv"

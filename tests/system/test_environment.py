@@ -25,7 +25,7 @@ NOWHERE = Path("/proc/nowhere")  # no user can create a file there, not even roo
 SOURCES = sorted(path for folder in ("hf_mingpt", "scripts", "benchmarks") for path in ROOT.glob(f"{folder}/**/*.py"))
 
 
-def test_a_run_needs_no_git_home_cache_utf8_or_asserts(tmp_path, text_file):
+def test_a_run_needs_no_git_home_cache_or_utf8(tmp_path, text_file):
     """Nor a writable working directory."""
     text_file.write_text("Zoë Quist. Zoë Quist was born in Ålesund\n" * 8, encoding="utf-8")
     (tmp_path / "bin").mkdir()
@@ -35,7 +35,7 @@ def test_a_run_needs_no_git_home_cache_utf8_or_asserts(tmp_path, text_file):
     folder = tmp_path / "run"
     script = [ROOT / "scripts/pretrain.py", "--train_file", text_file, "--output_dir", folder, "--max_steps", "1"]
     script += ["--model_preset", "gpt-nano", "--per_device_train_batch_size", "4", "--logging_steps", "1"]
-    command = list(map(str, [sys.executable, "-O", *script]))
+    command = list(map(str, [sys.executable, *script]))
     done = subprocess.run(command, env=bare, cwd="/proc", capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))

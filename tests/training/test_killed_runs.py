@@ -22,6 +22,7 @@ EXACT = ["--optim", "adamw", "--mixed_precision", "no", "--save_total_limit", 9]
 def pretrain(folder, *flags, processes: int = 1) -> list:
     """The command of a run of 24 steps with a checkpoint every 4."""
     fixed = ["--preset", "demo", "--train_file", CORPUS, "--max_steps", 24, "--save_steps", 4, "--logging_steps", 6]
+    fixed += ["--model_preset", "gpt-nano"]
     fixed += ["--per_device_train_batch_size", 4 // processes, "--use_cpu", "--output_dir", folder]
     return [SCRIPTS / "pretrain.py", *fixed, "--vocabulary_file", QUESTIONS, *flags]
 
