@@ -18,7 +18,7 @@ from typing import ClassVar
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import read_questions
 from hf_mingpt.evaluation.answering import describe_unknown_characters
-from hf_mingpt.evaluation.calibration import calibrate
+from hf_mingpt.evaluation.calibrating import calibrate
 from hf_mingpt.evaluation.scoring import calibration_metrics
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import CALIBRATION_FILE, check_finished
