@@ -1,17 +1,19 @@
-"""Asks a minGPT in the browser: answer, calibrated probability, alternatives, attention map.
+"""Asks a minGPT in the browser: answer, calibrated probability with its reason, other answers, attention map.
 
     pip install -c constraints.txt -e ".[demo]"
     python scripts/demo.py runs/fast --train_file wiki.txt --questions_file birth_dev.tsv
+    python scripts/demo.py
 
-The run (a folder or a Hub name) needs a calibration.json (scripts/calibrate.py). With --train_file, the page shows the
-line that a question is about. With --questions_file, it offers examples that the model answers correctly and wrongly,
-beside invented names. The page is on 127.0.0.1 and loads nothing from other hosts; scripts/push_to_hub.py makes a Space
-of it.
+The run (a folder or a Hub name) needs a calibration.json (scripts/calibrate.py). Without a name, it is the run of
+`make demo`, with its data. With --train_file, the page shows the line that a question is about. With --questions_file,
+it offers examples that the model answers correctly and wrongly, beside invented names. With both, it also asks each
+question in its masked form. The page is on 127.0.0.1 and loads nothing from other hosts; scripts/push_to_hub.py makes a
+Space of it.
 """
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,29 +22,31 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from hf_mingpt.data.loading import load_texts
+from hf_mingpt.data.phrasings import find_masked_forms
 from hf_mingpt.data.questions import Question, read_questions
-from hf_mingpt.data.subjects import find_documents, match
-from hf_mingpt.evaluation.answering import answer_questions
+from hf_mingpt.data.subjects import Template, find_documents, match
+from hf_mingpt.evaluation.answer_page import STYLE, describe_visit, render_answer, render_figure
+from hf_mingpt.evaluation.answering import answer_questions, with_mark
 from hf_mingpt.evaluation.calibration import Answer, Calibration, ask
-from hf_mingpt.evaluation.markup import escape_html, escape_markdown
+from hf_mingpt.evaluation.markup import escape_html
 from hf_mingpt.evaluation.scoring import is_exact_match
-from hf_mingpt.hub.loading import load_calibration, load_run
+from hf_mingpt.hub.loading import find_demo_data, find_run, load_calibration, load_run
 from hf_mingpt.interpretability.figures import draw_attention
 from hf_mingpt.interpretability.logit_lens import explain
 from hf_mingpt.system.command_line import parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least, flag, required
-from hf_mingpt.system.wording import percent
+from hf_mingpt.system.fields import check_least, flag
 
 if TYPE_CHECKING:
     import gradio
 
 NUM_EXAMPLES = 3  # of each kind
 CHECKED_FOR_EXAMPLES = 100  # questions
+MASKED_FORMS = 2  # of each kind of question
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRecipe:
-    model_name_or_path: str = required("Run folder or Hub name.")
+    model_name_or_path: str | None = flag(None, "Run folder or Hub name. None: the run of `make demo`, with its data.")
     train_file: str | None = flag(
         None, "The text that the model was trained on: shows the line that a question is about.", formerly="corpus_file"
     )
@@ -59,21 +63,29 @@ def main() -> None:
     with user_errors():
         if find_spec("gradio") is None:
             raise ValueError('gradio is not installed: pip install -c constraints.txt -e ".[demo]".')
-        questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
-        documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else []
-        model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
-        calibration = load_calibration(recipe.model_name_or_path, recipe.revision)
+        run, text, questions_file = recipe.model_name_or_path, recipe.train_file, recipe.questions_file
+        if run is None:
+            run = find_run(None)
+            text, questions_file = (
+                text or find_demo_data("biographies.txt"),
+                questions_file or find_demo_data("birth_dev.tsv"),
+            )
+        questions = read_questions(questions_file, answers=True) if questions_file else []
+        documents = load_texts(text)["text"][:] if text else []
+        model, tokenizer = load_run(run, recipe.revision)
+        calibration = load_calibration(run, recipe.revision)
     model.eval()
     examples = choose_examples(model, tokenizer, questions, calibration)
+    forms = find_masked_forms(questions, documents, MASKED_FORMS)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-    page = build_page(model, tokenizer, calibration, documents, examples)
+    page = build_page(model, tokenizer, calibration, documents, examples, forms)
     fonts = {
         "font": ["system-ui", "sans-serif"],
         "font_mono": ["monospace"],
     }  # the default ones come from another host
     theme = import_module("gradio").themes.Default(**fonts)
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")  # a Space sets it
-    page.launch(server_name=host, server_port=recipe.port, theme=theme, ssr_mode=False, footer_links=[])
+    page.launch(server_name=host, server_port=recipe.port, theme=theme, css=STYLE, ssr_mode=False, footer_links=[])
 
 
 def choose_examples(
@@ -103,8 +115,9 @@ def build_page(
     calibration: Calibration,
     documents: Sequence[str],
     examples: dict[str, list[str]],
+    forms: Mapping[Template, Sequence[Template]],
 ) -> "gradio.Blocks":
-    """Builds the page: from a question or a name to answer, probability, alternatives, line and attention map.
+    """Builds the page: from a question, a name or a masked form to answer, probability, reason, line and attention map.
 
     A bare name that several questions can be about gets the answers to all of them, and the rest of the page is about
     the first.
@@ -114,50 +127,54 @@ def build_page(
     def respond(text: str):
         try:
             answers = ask(model, tokenizer, [text.strip()], calibration)
-            attention = draw_attention(explain(model, tokenizer, answers[0].question))
+            figure = draw_attention(explain(model, tokenizer, answers[0].question))
         except ValueError as error:
             raise gradio.Error(escape_html(str(error))) from error
         (line,) = find_documents([answers[0].question], documents)
+        cards = [
+            render_answer(a, calibration.threshold, ask_in_other_forms(model, tokenizer, a, forms)) for a in answers
+        ]
         return (
-            "\n\n".join(describe(answer, calibration.threshold, with_question=len(answers) > 1) for answer in answers),
-            dict(answers[0].alternatives),
+            "".join(cards),
             line or ("No line is about this." if documents else "Give --train_file to show the line about a name."),
-            attention,
+            render_figure(figure),
         )
 
-    kinds = [escape_markdown(str(template)) for template in calibration.templates]
+    suggested = calibration.templates[0].fill(calibration.unknown_names[0])
     with gradio.Blocks(title="Ask a minGPT") as page:
-        gradio.Markdown(f"# {' '.join(kinds)}\nA small Transformer answers from its weights, without access to a text.")
+        gradio.Markdown(f"# Ask a minGPT\n{describe_visit(calibration.threshold)}", elem_id="visit")
         with gradio.Row():
-            name = gradio.Textbox(label="Question or name", scale=4, elem_id="name")
-            button = gradio.Button("Ask", variant="primary", scale=1, elem_id="ask")
+            name = gradio.Textbox(
+                label="Question, name, or sentence with a gap",
+                info="A gap is written [MASK], as in “Ada Byron was born in [MASK].”",
+                placeholder=suggested,
+                scale=4,
+                min_width=320,
+                autofocus=True,
+                elem_id="name",
+            )
+            button = gradio.Button("Ask", variant="primary", scale=1, min_width=100, elem_id="ask")
         for kind, names in examples.items():
             if names:
                 gradio.Examples([[example] for example in names], inputs=name, label=f"Try: {kind}")
-        with gradio.Row():
-            answer = gradio.Markdown(elem_id="answer")
-            alternatives = gradio.Label(
-                label="Alternatives, with their probabilities among the known answers",
-                show_heading=False,
-                elem_id="alternatives",
-            )
-        line = gradio.Textbox(label="What the text says", interactive=False, elem_id="line")
+        answer = gradio.HTML(elem_id="answer")
+        line = gradio.Textbox(label="What the text says", interactive=False, lines=2, elem_id="line")
         gradio.Markdown(
             "### Attention maps\nHow much each character of the answer attends to the characters before it."
         )
-        attention = gradio.Plot(show_label=False, elem_id="attention")
-        gradio.on([button.click, name.submit], respond, name, [answer, alternatives, line, attention])
+        attention = gradio.HTML(elem_id="attention")
+        outputs = [answer, line, attention]
+        gradio.on([button.click, name.submit], respond, name, outputs, api_name="respond")
     return page
 
 
-def describe(answer: Answer, threshold: float, *, with_question: bool) -> str:
-    """Formats an answer in Markdown."""
-    text, likely = escape_markdown(answer.answer), f"{percent(answer.probability)} likely to be correct"
-    below = f"below the threshold of {100 * threshold:.4g}%"
-    reply = f"## {text}\n{likely}." if answer.confident else f"## I don't know\n{text} is {likely}, {below}."
-    if not answer.template:
-        reply += " The model was not calibrated on questions like this one: the probability is a guess."
-    return f"{escape_markdown(answer.question)}\n{reply}" if with_question else reply
+def ask_in_other_forms(
+    model: Any, tokenizer: PreTrainedTokenizerBase, answer: Answer, forms: Mapping[Template, Sequence[Template]]
+) -> list[tuple[str, str]]:
+    """The masked forms of a question, as the model reads them, with its answers."""
+    others = [with_mark(form.fill(answer.name), tokenizer) for form in forms.get(answer.template, ())]
+    answers = answer_questions(model, tokenizer, [Question(other, None) for other in others]) if others else []
+    return list(zip(others, answers, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-"""Explains an answer of a minGPT: an HTML page with its logit lens and its attention maps.
+"""Explains an answer of a minGPT: an HTML page with its probability, its logit lens and its attention maps.
 
     python scripts/explain_answer.py runs/fast "Where was Albert Einstein born?" --output_file runs/fast/einstein.html
     python scripts/explain_answer.py runs/fast "Albert Einstein"
 
-The run is a folder or a Hub name. A bare name gets the question that the run was calibrated on; without a calibration,
-the question about a birthplace. The page contains its pictures and loads nothing.
+The run is a folder or a Hub name. A bare name gets the question that the run was calibrated on. Without a calibration,
+it is the question about a birthplace, and the page has no probability of being correct. The page contains its pictures
+and loads nothing.
 """
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from hf_mingpt.data.birthplaces import BIRTHPLACE
-from hf_mingpt.data.subjects import Template
+from hf_mingpt.evaluation.answer_page import STYLE, describe_visit, render_answer, render_figure
+from hf_mingpt.evaluation.calibration import Answer, Calibration, ask
 from hf_mingpt.evaluation.markup import escape_html
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.interpretability.figures import draw_attention, draw_heads, draw_logit_lens
@@ -35,18 +34,25 @@ class ExplainRecipe:
     revision: str | None = flag(None, "Branch, tag or commit of a Hub model.")
 
 
+NOT_CALIBRATED = (
+    "This small Transformer has read a text and has it no longer: it answers from its weights. It was not calibrated, "
+    "so nobody knows how often its answers are correct."
+)
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <title>{question}</title>
 <style>
-body {{ font-family: "DejaVu Sans", sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem;
+body {{ font-family: "DejaVu Sans", system-ui, sans-serif; max-width: 75rem; margin: 1.5rem auto; padding: 0 1rem;
     line-height: 1.5; }}
-svg {{ max-width: 100%; height: auto; }}
-</style>
-<h1>{question} {answer}</h1>
-<p>Answer of <code>{run}</code>, with a probability of {probability}. All figures share one color scale. ⁇ is the MASK
-token, which ends the question and the answer; a box marks it as one token.</p>
+h1 {{ font-size: 1.5rem; overflow-wrap: anywhere; }}
+{style}</style>
+<h1>{question} {reply}</h1>
+<p>{visit}</p>
+{answer}
+<p>Answer of <code>{run}</code>; the model itself gives it a probability of {probability}. All figures share one color
+scale. ⁇ is the MASK token, which ends the question and the answer; a box marks it as one token.</p>
 <h2>Logit lens</h2>
 <p>The final norm and the output head are applied to the hidden states of each layer. A cell shows the most probable
 token, and its shade the probability of the answer's own token. The last column, ⁇, ends the answer.</p>
@@ -69,38 +75,38 @@ def main() -> None:
         if output.exists() and not recipe.overwrite_output_dir:
             raise ValueError(f"{output} exists: choose another with --output_file, or give --overwrite_output_dir.")
         model, tokenizer = load_run(recipe.model_name_or_path, recipe.revision)
-        explanation = explain(model.eval(), tokenizer, recipe.question, find_question_templates(recipe))
+        calibration = find_calibration(recipe)
+        templates = calibration.templates if calibration else [BIRTHPLACE]
+        explanation = explain(model.eval(), tokenizer, recipe.question, templates)
+        answer = None
+        if calibration:
+            (answer,) = ask(model, tokenizer, [explanation.question], calibration)
     with accidents():
-        write_text(output, render(explanation, recipe.model_name_or_path))
+        write_text(output, render(explanation, recipe.model_name_or_path, answer, calibration))
     print(f"{explanation.question} {explanation.answer}\nWrote {output}.")
 
 
-def find_question_templates(recipe: ExplainRecipe) -> list[Template]:
+def find_calibration(recipe: ExplainRecipe) -> Calibration | None:
     try:
-        return load_calibration(recipe.model_name_or_path, recipe.revision).templates
+        return load_calibration(recipe.model_name_or_path, recipe.revision)
     except FileNotFoundError:
-        return [BIRTHPLACE]
+        return None
 
 
-def render(explanation: Explanation, run: str) -> str:
-    """Renders the page."""
+def render(explanation: Explanation, run: str, answer: Answer | None, calibration: Calibration | None) -> str:
+    """Renders the page; without a calibration, there is no probability of being correct."""
+    figures = {"logit_lens": draw_logit_lens, "attention": draw_attention, "heads": draw_heads}
+    reply = explanation.answer if answer is None or answer.confident else "I don't know"
     return PAGE.format(
+        style=STYLE,
         question=escape_html(explanation.question),
-        answer=escape_html(explanation.answer),
+        reply=escape_html(reply),
+        visit=describe_visit(calibration.threshold) if calibration else NOT_CALIBRATED,
+        answer=render_answer(answer, calibration.threshold) if answer and calibration else "",
         run=escape_html(name_apart([run])[0]),
         probability=percent(explanation.probabilities[-1].prod(), 1),
-        logit_lens=as_svg(draw_logit_lens(explanation)),
-        attention=as_svg(draw_attention(explanation)),
-        heads=as_svg(draw_heads(explanation)),
+        **{name: render_figure(draw(explanation)) for name, draw in figures.items()},
     )
-
-
-def as_svg(figure: Figure) -> str:
-    """Renders a figure as an element of a page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
 
 
 if __name__ == "__main__":

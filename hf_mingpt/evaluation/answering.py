@@ -103,23 +103,23 @@ def questions_about(
 ) -> list[str]:
     """Writes the questions that someone means who types a question, with or without the mark, or a bare name.
 
-    A text that ends with "?", or has one of the templates, is a question; any other is a name, which gets the question
-    of each template.
+    A text that ends with "?", or has one of the templates, is a question, and so is a masked form, which has the mark
+    inside ("Ada Byron was born in [MASK]."). Any other is a name, which gets the question of each template.
 
     Raises:
         ValueError: if a text is empty or has a character that is not in the vocabulary.
     """
-    asked, questions = list[str](), list[str]()
+    asked, questions, mark = list[str](), list[str](), tokenizer.mask_token or MASK
     for text in texts:
         before = text.removesuffix("[MASK]").removesuffix(MASK)
-        question = before if before.endswith("?") else text
-        is_question = question.endswith("?") or match(question, templates) or not templates
-        if not question.strip():
+        question = with_mark(before if before.endswith("?") else text, tokenizer)
+        is_question = question.endswith("?") or mark in question or match(question, templates) or not templates
+        if not question.replace(mark, "").strip():
             raise ValueError("A question or name is empty: write one.")
         own = [question] if is_question else [template.fill(text) for template in templates]
         questions += own
         asked += [text] * len(own)
-    if problem := find_bad_text(questions, tokenizer):
+    if problem := find_bad_text([question.replace(mark, "") for question in questions], tokenizer):
         raise ValueError(f"{asked[problem[0]]!r}: {problem[1]}: write it with other letters.")
     return questions
 

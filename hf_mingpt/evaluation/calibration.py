@@ -260,6 +260,7 @@ class Answer(NamedTuple):
     confident: whether the probability reaches the threshold. If not, the model abstains: do not rely on the answer.
     alternatives: other answers of the candidates and their probabilities, not calibrated, most probable first.
     template: of the question; None if the calibration has no question like it, so that the probability is a guess.
+    features: that the probability was computed from, each a number.
     """
 
     question: str
@@ -268,6 +269,7 @@ class Answer(NamedTuple):
     confident: bool
     alternatives: list[tuple[str, float]]
     template: Template | None = BIRTHPLACE
+    features: ConfidenceFeatures | None = None
 
     @property
     def name(self) -> str:
@@ -307,11 +309,12 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ca
     answers = []
     probabilities = calibration.probability(confidence.features).tolist()
     distributions = confidence.candidate_probabilities
-    for question, answer, probability, distribution in zip(
-        questions, predictions, probabilities, distributions, strict=True
+    for question, answer, probability, distribution, *features in zip(
+        questions, predictions, probabilities, distributions, *confidence.features, strict=True
     ):
         ranked = [(calibration.candidates[k], float(distribution[k])) for k in np.argsort(-distribution)]
         alternatives = [(other, p) for other, p in ranked if not is_exact_match(other, answer)][:NUM_ALTERNATIVES]
         confident, template = probability >= calibration.threshold, match(question, calibration.templates)
-        answers.append(Answer(question, answer, probability, confident, alternatives, template))
+        own = ConfidenceFeatures(*features)
+        answers.append(Answer(question, answer, probability, confident, alternatives, template, own))
     return answers

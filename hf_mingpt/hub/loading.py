@@ -12,10 +12,35 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from ..data.encoding import load_tokenizer
 from ..evaluation.calibration import Calibration
+from ..system.command_line import tell
 from ..system.files import check_source, describe_failure, name_apart, parse_json, read_text
 from ..tokenization_mingpt import vocabulary_size
 from ..training.metrics_log import read_log
 from .run_folders import CALIBRATION_FILE, check_finished
+
+DEMO_FOLDER = Path("runs/demo")  # of `make demo`
+
+
+def find_run(name_or_path: str | None) -> str:
+    """The run that a user names; without a name the calibrated run of `make demo`, and says so.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
+    run = DEMO_FOLDER / "finetuned"
+    if name_or_path is None and not (run / CALIBRATION_FILE).is_file():
+        raise FileNotFoundError(
+            f"No model_name_or_path, and no {run}: name a run, or make that one with scripts/run_demo.py."
+        )
+    if name_or_path is None:
+        tell(f"Run: {run}")
+    return name_or_path or str(run)
+
+
+def find_demo_data(name: str) -> str | None:
+    """A file that the run of `make demo` was trained on, if it is still there."""
+    path = DEMO_FOLDER / "data" / name
+    return str(path) if path.is_file() else None
 
 
 def load_run(

@@ -171,10 +171,18 @@ def test_what_is_typed_is_a_question_or_a_name(tokenizer, text, questions):
     assert questions_about([text], tokenizer, []) == [text.split("[MASK]")[0].removesuffix(MASK)]
 
 
+def test_a_masked_form_is_asked_as_it_is(tokenizer):
+    for typed in ("Ada was born in [MASK]", "Ada was born in [MASK]."):
+        assert questions_about([typed], tokenizer) == [typed.replace("[MASK]", MASK)]
+    with pytest.raises(ValueError, match="'X'"):
+        questions_about(["Xu was born in [MASK]"], tokenizer)
+
+
 def test_an_empty_name_is_an_error(tokenizer):
     for templates in ([Template("Where was ", " born?")], []):
-        with pytest.raises(ValueError, match="is empty"):
-            questions_about([" "], tokenizer, templates)
+        for text in (" ", "[MASK]"):
+            with pytest.raises(ValueError, match="is empty"):
+                questions_about([text], tokenizer, templates)
 
 
 def test_the_mark_may_be_typed(tokenizer):

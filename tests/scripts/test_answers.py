@@ -20,7 +20,9 @@ def test_answers_come_with_probabilities(home, calibrated):
     assert re.search(rf"Bra Mir: {reply}\n    alternatives: (Bra|Mir) (over |under )?\d+%", said)
     said = works("ask.py", "Who is Bra?", "Where was Bra Mir born?", "--model_name_or_path", calibrated, "--use_cpu")
     assert re.search(rf"Who is Bra\?: {reply}\n    alternatives: .*\n    note: the run was not calibrated on", said)
-    assert re.search(rf"Where was Bra Mir born\?: {reply}\n    alternatives: .*\n$", said) or "Bra Mir:" in said
+    assert re.search(rf"Where was Bra Mir born\?: {reply}\n    alternatives: .*\n    why: The model .*\.\n$", said)
+    gap = works("ask.py", "Bra Mir was born in [MASK].", "--model_name_or_path", calibrated, "--use_cpu")
+    assert re.search(rf"Bra Mir was born in ⁇\.: {reply}\n", gap)
     for arguments, message in (
         (["--model_name_or_path", calibrated], "No question: give one or a name"),
         (["Bra", "--model_name_or_path", home / "finetuned"], "has no calibration.json: write it with"),

@@ -1,6 +1,5 @@
 """The page of scripts/demo.py as a visitor uses it, in headless Chromium: `make test-browser`."""
 
-import os
 import re
 import shutil
 import socket
@@ -16,6 +15,7 @@ import pytest
 
 from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.questions import Question
+from hf_mingpt.evaluation.answer_page import describe_reason
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import ask, fit_calibration
 from hf_mingpt.evaluation.confidence import ConfidenceFeatures
@@ -30,6 +30,7 @@ from ..conftest import small_model
 pytestmark = pytest.mark.browser
 
 NAME, LINE = "Ada Byron", "Ada Byron. Ada Byron was born in London."
+OTHER = "Zoë Quist"  # two questions share a form, one does not
 SECONDS = 60
 
 
@@ -57,8 +58,9 @@ def run(tmp_path_factory):
 def address(run, tmp_path_factory):
     """The page, served by the script."""
     folder = tmp_path_factory.mktemp("page")
-    (folder / "corpus.txt").write_text(LINE + "\n")
-    (folder / "dev.tsv").write_text(f"{question_about(NAME)}\tLondon\n")
+    lines, questions = [LINE, LINE.replace(NAME, OTHER)], [question_about(name) for name in (NAME, OTHER)]
+    (folder / "corpus.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (folder / "dev.tsv").write_text("".join(f"{question}\tLondon\n" for question in questions), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -102,27 +104,57 @@ def text_of(browser, element: str) -> str:
     return browser.find_element("id", element).text
 
 
+def type_in(browser, *keys) -> None:
+    browser.find_element("css selector", "#name textarea, #name input").send_keys(*keys)
+
+
+def answer_to(browser, question: str) -> str:
+    """The text of the answer, when it is that to a question, on one line."""
+    wait_for(browser, lambda: text_of(browser, "answer").startswith(question))
+    return " ".join(text_of(browser, "answer").split())
+
+
 def test_a_name_is_typed_and_the_answer_is_read(run, address, browser):
     model, tokenizer = load_run(str(run))
     calibration = load_calibration(str(run))
     (expected,) = ask(model.eval(), tokenizer, [NAME], calibration)
     browser.get(address)
-    browser.find_element("css selector", "#name textarea, #name input").send_keys(NAME)
+    type_in(browser, NAME)
     browser.find_element("id", "ask").click()
-    wait_for(browser, lambda: "likely to be correct" in text_of(browser, "answer"))
-    shown, place = " ".join(text_of(browser, "answer").split()), " ".join(expected.answer.split())
+    shown, place = answer_to(browser, question_about(NAME)), " ".join(expected.answer.split())
     likely = f"{percent(expected.probability)} likely to be correct"
     below = f"below the threshold of {100 * calibration.threshold:.4g}%"
-    assert shown == (f"{place} {likely}." if expected.confident else f"I don't know {place} is {likely}, {below}.")
-    assert expected.alternatives[0][0] in text_of(browser, "alternatives")
+    said = (
+        f"{place} {likely}." if expected.confident else f"I don't know The best guess, {place}, is {likely}, {below}."
+    )
+    assert shown.startswith(f"{question_about(NAME)} {said} {describe_reason(expected)} Asked in other forms, it gives")
+    assert f"{NAME}. in ⁇." in shown
+    assert expected.alternatives[0][0] in shown
+    abstentions = browser.execute_script("return document.querySelectorAll('#answer .abstains').length")
+    assert abstentions == (not expected.confident)
     line = browser.find_element("css selector", "#line textarea, #line input")
     assert line.get_property("value") == LINE
-    picture = wait_for(browser, lambda: browser.find_element("css selector", "#attention img"))
-    assert wait_for(browser, lambda: picture.get_property("naturalWidth")) > 300
-    if path := os.environ.get("SCREENSHOT"):
-        height = browser.execute_script("return document.documentElement.scrollHeight")
-        browser.set_window_size(1280, height + 150)  # the whole page; the window has a frame
-        browser.save_screenshot(path)
+    picture = wait_for(browser, lambda: browser.find_element("css selector", "#attention svg"))
+    assert picture.rect["width"] > 300
+
+
+def test_a_masked_form_is_asked_by_keyboard_on_a_phone(address, browser):
+    """The text field has the focus, Enter asks, Tab leads to the button; nothing is wider than the screen."""
+    from selenium.webdriver.common.keys import Keys
+
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        browser.get(address)
+        wait_for(browser, lambda: browser.switch_to.active_element.tag_name in ("textarea", "input"))
+        browser.switch_to.active_element.send_keys(f"{NAME} was born in [MASK].", Keys.ENTER)
+        assert "likely to be correct" in answer_to(browser, f"{NAME} was born in ⁇.")
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        assert browser.switch_to.active_element.get_attribute("id") == "ask"
+        wait_for(browser, lambda: browser.find_element("css selector", "#attention svg"))
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_examples_fill_in_the_name(run, address, browser):
@@ -139,7 +171,7 @@ def test_examples_fill_in_the_name(run, address, browser):
 
 def test_a_character_that_the_model_does_not_know_is_named(address, browser):
     browser.get(address)
-    browser.find_element("css selector", "#name textarea, #name input").send_keys("B☃")
+    type_in(browser, "B☃")
     browser.find_element("id", "ask").click()
     wait_for(browser, lambda: "'☃'" in browser.find_element("tag name", "body").text)
 

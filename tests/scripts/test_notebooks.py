@@ -4,10 +4,15 @@ import ast
 import re
 import runpy
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import matplotlib
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from nbclient.exceptions import CellExecutionError
 
 from ..conftest import ROOT
@@ -21,7 +26,7 @@ MAX_BYTES = 400_000
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A folder that looks like a checkout: what the notebooks write stays in it."""
-    for name in ("scripts", "hf_mingpt"):
+    for name in ("scripts", "hf_mingpt", "data"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("NOTEBOOK_SIZE", "tiny")
@@ -43,12 +48,41 @@ def demo(home, calibrated, checkout):
     (folder / "data").symlink_to(home / "data")
 
 
+class Shell(InteractiveShell):
+    def enable_gui(self, gui=None):
+        """What `%matplotlib inline` asks for."""
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """A kernel without a process of its own, which would take seconds to import torch."""
+    main = sys.modules["__main__"]
+    with matplotlib.rc_context():
+        yield Shell.instance(user_module=ModuleType("notebook"))
+    Shell.clear_instance()
+    sys.modules["__main__"] = main
+    sys.modules.pop("notebook", None)
+
+
+@pytest.fixture
+def shell(kernel, checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
+    for name in ("argv", "path", "excepthook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    kernel.reset()
+    return kernel
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_cell_runs(path, checkout, demo):
-    notebook = RUN["execute"](path, checkout)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
-    assert sum("image/png" in output.get("data", {}) for cell in code for output in cell.outputs) >= 6
+def test_every_cell_runs(path, shell, demo):
+    pictures = 0
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            with capture_output() as captured:
+                done = shell.run_cell(cell.source, store_history=True)
+            done.raise_error()
+            pictures += sum("image/png" in output.data for output in captured.outputs)
+    assert pictures >= 2
 
 
 def test_outputs_are_kept_without_progress_bars_and_machines(checkout):
@@ -93,7 +127,7 @@ def test_its_links_lead_somewhere(path):
 
 def test_they_set_up_in_the_same_way():
     shared = [{cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells} for path in NOTEBOOKS]
-    assert len(NOTEBOOKS) >= 2
+    assert len(NOTEBOOKS) >= 4
     for name in ("repository", "setup", "device"):
         assert len({cells[name] for cells in shared}) == 1, name
     ast.parse(shared[0]["setup"])
