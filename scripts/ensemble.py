@@ -37,7 +37,7 @@ from hf_mingpt.evaluation.ensemble import ensemble_answers
 from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.loading import load_run
-from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.hub.records import run_record
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
 from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.files import name_apart
