@@ -81,7 +81,7 @@ RUNS ?=
 release: $(VENV)/ready-release
 	$(BIN)/python .ci/release.py $(RUNS)
 
-# executes docs/notebooks and keeps what comes out: a quarter of an hour on two cores, less with a GPU
+# executes docs/notebooks and keeps what comes out: half an hour on two cores, less with a GPU
 notebooks: $(VENV)/ready
 	$(BIN)/python docs/notebooks/run.py
 

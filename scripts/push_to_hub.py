@@ -27,7 +27,9 @@ class PushRecipe:
         None,
         "Language of the text, for the card: codes of ISO 639, such as en,sv. None: en if the questions are English.",
     )
-    data: str | None = flag(None, "Folder of generate_biographies.py, or another that load_dataset takes, with a dataset card.")
+    data: str | None = flag(
+        None, "Folder of generate_biographies.py, or another that load_dataset takes, with a dataset card."
+    )
     hub_dataset_id: str | None = flag(
         None,
         "Repository to push the data to. None: the name of the folder. With --run: the run's data on the Hub, for the "

@@ -24,20 +24,21 @@ import hf_mingpt.evaluation.calibration
 import hf_mingpt.hub.saving
 import hf_mingpt.training.loop  # noqa: F401 (once, for all that is forked below)
 from hf_mingpt.cli import run_script
+from hf_mingpt.hub.loading import DEMO_FOLDER
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.commands import PROGRAM, SCRIPTS, as_called, is_command, name_of
 from hf_mingpt.system.fields import flag
 
 NEXT = """
 What you can do now:
-  {ask} "{name}" "Nobody Known" --model_name_or_path {run} --train_file {text}
-  {python} -m {install} && {demo} {run} --train_file {text}
+  {ask} "{name}" "Nobody Known"{named} --train_file {text}
+  {python} -m {install} && {demo}{shown}
   look at {picture} and read {run}/calibration.md; docs/tutorial.md goes through every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRecipe:
-    output_dir: str = flag("runs/demo", "Folder for the runs.")
+    output_dir: str = flag(str(DEMO_FOLDER), "Folder for the runs.")
     data_dir: str | None = flag(
         None, "Folder that generate_biographies.py wrote. None: it writes one first, data in the output_dir."
     )
@@ -95,6 +96,13 @@ def main() -> None:
     )
     first = text.read_text(encoding="utf-8").partition(". ")[0]
     about = {"name": first, "run": shlex.quote(str(finetuned)), "text": shlex.quote(str(text))}
+    if out == DEMO_FOLDER:  # where ask.py and demo.py look for themselves
+        about |= {"named": "", "shown": ""}
+    else:
+        about |= {
+            "named": f" --model_name_or_path {about['run']}",
+            "shown": f" {about['run']} --train_file {about['text']}",
+        }
     install = as_called('pip install -c constraints.txt -e ".[demo]"')
     about |= {"ask": command("ask.py"), "demo": command("demo.py"), "install": install, "picture": out / "demo.png"}
     print(NEXT.format(python=as_typed(sys.executable), **about))

@@ -52,8 +52,8 @@ class LearnedPolicy:
             per_document = np.bincount(document, minlength=len(documents.lengths))
             for part, array in zip(parts, (per_document, starts, lengths, relations[first]), strict=True):
                 part.append(array.astype(part[0].dtype))
-        counts, self.starts, self.lengths, relations = map(np.concatenate, parts)
-        self.relations = relations if len(extractors) > 1 else None
+        counts, self.starts, self.lengths, of_extractors = map(np.concatenate, parts)
+        self.relations = of_extractors if len(extractors) > 1 else None
         self.offsets = np.append(0, np.cumsum(counts))
 
     def __call__(self, spans: SalientSpans, index: np.ndarray) -> SalientSpans:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_mingpt.hub.loading import load_run, read_metrics
+from hf_mingpt.hub.loading import find_demo_data, find_run, load_run, read_metrics
 from hf_mingpt.hub.pushing import push_run
 
 from ..conftest import SCRIPTS, small_model
@@ -49,6 +49,20 @@ def test_damaged_weights_are_an_error(run_folder, content):
     path.write_bytes(path.read_bytes()[:-1] if content is None else content)
     with pytest.raises(ValueError, match="its weights are damaged"):
         load_run(str(run_folder))
+
+
+def test_the_run_of_make_demo_is_found_if_none_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert find_run("owner/name") == "owner/name"
+    with pytest.raises(FileNotFoundError, match=r"name a run, or make that one with scripts/run_demo\.py"):
+        find_run(None)
+    run = tmp_path / "runs/demo/finetuned"
+    (run.parent / "data").mkdir(parents=True)
+    run.mkdir()
+    (run / "calibration.json").touch()
+    (run.parent / "data/biographies.txt").touch()
+    assert (find_run(None), capsys.readouterr().out) == ("runs/demo/finetuned", "Run: runs/demo/finetuned\n")
+    assert (find_demo_data("biographies.txt"), find_demo_data("x")) == ("runs/demo/data/biographies.txt", None)
 
 
 def test_a_missing_run_is_an_error(tmp_path):
