@@ -4,10 +4,11 @@
 
 Writes docs/results.png (from RESULTS, each number of ours with its command in benchmarks/results/), docs/facts/*.png
 and docs/scaling.png (from the JSON files of the same names), and docs/cards/*/calibration.png (from report.json there).
-study.py and scaling.py draw what they measure with the same functions.
+study.py, exposure.py and scaling.py draw what they measure with the same functions.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -122,6 +123,8 @@ def main() -> None:
         )
     scaling = json.loads((DOCS / "scaling.json").read_text(encoding="utf-8"))
     draw_scaling(scaling, DOCS / "scaling.png")
+    exposure = json.loads((DOCS / "facts" / "exposure.json").read_text(encoding="utf-8"))
+    draw_exposure(exposure, DOCS / "facts" / "exposure.png")
     for card in DOCS.glob("cards/*/report.json"):
         report = json.loads(card.read_text(encoding="utf-8"))
         draw_calibration(report["calibration"], card.with_name("calibration.png"))
@@ -245,6 +248,66 @@ def draw_scaling(results: Mapping[str, Any], path: Path) -> Figure:
         axes[1, -1].legend()
         figure.savefig(path)
     return figure
+
+
+def draw_exposure(curves: Sequence[Mapping[str, Any]], path: Path) -> Figure:
+    """Draws what models know against exposures: accuracy by policy, accuracy by size, and bits per parameter.
+
+    Args:
+        curves: from exposure.py. The panel of policies has the people and the size that most policies share.
+    """
+    curves = [curve for curve in curves if not curve["one_run"]]
+    learned = [curve for curve in curves if "learned" in curve["policy"]]
+    groups = Counter((curve["people"], curve["parameters"]) for curve in curves)
+    ((people, parameters), _), *_ = groups.most_common()
+    of_policies = {c["policy"]: c for c in curves if (c["people"], c["parameters"]) == (people, parameters)}
+    of_sizes = {f"{curve['people']:,} people, {curve['parameters']:,} parameters": curve for curve in learned}
+    exposures = sorted({point["exposures"] for curve in curves for point in curve["points"]})
+    with rc_context(FIGURE_STYLE):
+        figure = Figure(figsize=(13, 5))
+        figure.suptitle("What a model knows after it has read about each person so many times\n", x=0.01, ha="left")
+        axes = figure.subplots(1, 3)
+        _draw_accuracy_curves(axes[0], of_policies)
+        axes[0].set_title(f"Policies: {people:,} people, {parameters:,} parameters")
+        _draw_accuracy_curves(axes[1], of_sizes)
+        axes[1].set_title("People and sizes: learned policy")
+        axes[2].set(title="Capacity: learned policy", ylabel="bits known per parameter", ylim=(0, 2.15))
+        for place, curve in enumerate(learned):
+            known = [max(0.0, point["bits_per_parameter"]) for point in curve["points"]]
+            points = [point["exposures"] for point in curve["points"]], known
+            most = curve["people"] * curve["prior_bits"] / curve["parameters"]
+            axes[2].plot(*points, marker=_MARKERS[place % 4], label=f"of {most:.2g} that there are")
+        for bits, number in ((2, 1000), (1, 100)):
+            axes[2].axhline(bits, color="0.6", linestyle=":", linewidth=1)
+            axes[2].text(exposures[0], bits + 0.03, f"Allen-Zhu and Li: {number:,} exposures", color="0.3", fontsize=8)
+        for axis in axes:
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(exposures, [f"{number:,}" for number in exposures])
+            axis.minorticks_off()
+            axis.set_xlabel("exposures of each person")
+            axis.set_xlim(exposures[0] / 1.2, exposures[-1] * 1.2)
+            axis.legend(loc="upper left" if axis is not axes[2] else (0.02, 0.55), fontsize=8)
+        figure.savefig(path)
+    return figure
+
+
+_MARKERS = "osD^"
+
+
+def _draw_accuracy_curves(axis: Axes, curves: Mapping[str, Mapping[str, Any]]) -> None:
+    """Accuracy against exposures: filled markers for the masked form, open ones for the question."""
+    for place, (name, curve) in enumerate(curves.items()):
+        exposures = [point["exposures"] for point in curve["points"]]
+        masked, asked = (
+            [mean(point[form]["accuracies"]) for point in curve["points"]] for form in ("masked", "question")
+        )
+        (line,) = axis.plot(exposures, masked, marker=_MARKERS[place % 4], label=name)
+        style = {"color": line.get_color(), "linestyle": line.get_linestyle(), "marker": _MARKERS[place % 4]}
+        axis.plot(exposures, asked, markerfacecolor="w", **style)
+    for label, face in (("masked form", "0.4"), ("question", "w")):
+        axis.plot([], [], linestyle="none", marker="o", color="0.4", markerfacecolor=face, label=label)
+    axis.set(ylabel="exact match", ylim=(0, 1))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ r"""Evaluates a minGPT on a file of questions: predictions, accuracy beside base
         --questions_file birth_test_inputs.tsv --output_dir runs/rope-answers/test
 
 The questions may ask for anything, not only for birthplaces. Writes predictions.txt (one per line, in the order of the
-questions) and, if the file has answers, report.json; by default into the run folder. If the run has a calibration.json
-(scripts/calibrate.py), it also writes calibration.md and calibration.png; with --train_file, the page says what the
-text holds. Runs on one process, or on several with `accelerate launch`.
+questions) and, if the file has answers, report.json; by default into the run folder. With --train_file, the report
+tells wrong answers that are not in the text from those that are not recalled. If the run has a calibration.json
+(scripts/calibrate.py), it also writes calibration.md and calibration.png. Runs on one process, or on several with
+`accelerate launch`.
 """
 
 from contextlib import ExitStack
@@ -33,7 +34,15 @@ from hf_mingpt.evaluation.answering import (
 from hf_mingpt.evaluation.calibration import Calibration, invent_for_templates
 from hf_mingpt.evaluation.confidence import compute_confidence
 from hf_mingpt.evaluation.figures import draw_calibration
-from hf_mingpt.evaluation.report import PAGE, PICTURE, build_report, format_metrics, format_page, format_table
+from hf_mingpt.evaluation.report import (
+    PAGE,
+    PICTURE,
+    build_report,
+    count_wrong_answers,
+    format_metrics,
+    format_page,
+    format_table,
+)
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.cards import try_card
 from hf_mingpt.hub.loading import load_calibration, load_run
@@ -114,7 +123,7 @@ def main() -> None:
                     count_tokens=lambda text: len(tokenize([text], runs[0][1])["input_ids"][0]),
                 )
         if state.is_main_process:
-            write(recipe, folder, questions, train, predictions, calibration_report)
+            write(recipe, folder, questions, train, predictions, documents, calibration_report)
     state.destroy_process_group()  # otherwise its threads may abort the interpreter at exit
 
 
@@ -183,7 +192,7 @@ def output_folder(recipe: EvaluationRecipe) -> Path:
     return folder
 
 
-def write(recipe, folder, questions, train, predictions, calibration_report) -> None:
+def write(recipe, folder, questions, train, predictions, documents, calibration_report) -> None:
     write_predictions(folder / "predictions.txt", predictions[0])
     for name in REPORT_FILES:  # of earlier predictions
         (folder / name).unlink(missing_ok=True)
@@ -195,11 +204,13 @@ def write(recipe, folder, questions, train, predictions, calibration_report) -> 
     if recipe.without_pretraining:
         rows["without pretraining"] = accuracy(predictions[1], references)
     rows |= baselines(train, references)
+    wrong = count_wrong_answers(questions, predictions[0], documents) if documents is not None else None
     content = {
         "model_name_or_path": recipe.model_name_or_path,
         "questions": file_record(recipe.questions_file, questions),
         "train": file_record(recipe.train_questions_file, train) if train else None,
         "results": rows,
+        **({"wrong_answers": wrong} if wrong else {}),
         **({"calibration": calibration_report} if calibration_report else {}),
         **run_record(),
     }
@@ -213,6 +224,8 @@ def write(recipe, folder, questions, train, predictions, calibration_report) -> 
     if (folder / "run.json").exists():
         try_card(folder)
     print(format_table(rows))
+    if wrong:
+        print(f"\nWrong answers: {', '.join(f'{number} {reason}' for reason, number in wrong.items())}.")
     if calibration_report:
         print(f"\n{format_metrics(calibration_report)}")
 

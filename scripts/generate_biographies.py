@@ -9,6 +9,7 @@ With several relations, each has files of questions, and `train.tsv`, `dev.tsv` 
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 from hf_mingpt.data.biographies import RELATIONS, BiographyRecipe, generate_corpus
@@ -98,7 +99,7 @@ def main() -> None:
     documents = next(iter(corpora.values())).documents
     tables = {name: [getattr(corpus, split) for split in SPLITS] for name, corpus in corpora.items()}
     if len(tables) > 1:
-        tables["questions"] = [sum(splits, []) for splits in zip(*tables.values(), strict=True)]
+        tables["questions"] = [list(chain(*splits)) for splits in zip(*tables.values(), strict=True)]
     with accidents(), one_writer(folder), ExitStack() as together:
 
         def aside(name: str) -> Path:

@@ -13,10 +13,9 @@ models of the same kind only.
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_mingpt import MinGPTConfig
 from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.answer_extraction import learn_extractors, read_answers
-from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents, iterate
+from hf_mingpt.data.encoding import read_characters
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
 from hf_mingpt.evaluation.report import format_table
@@ -48,11 +47,8 @@ def main() -> None:
         labeled = read_questions(recipe.questions_file, answers=True)
         dev = read_questions(recipe.dev_questions_file, answers=True) if recipe.dev_questions_file else []
         texts = load_texts(recipe.train_file)
-        tokenizer = build_corpus_tokenizer(
-            texts, MinGPTConfig.max_position_embeddings, more=[f"{q}{a}" for q, a in labeled]
-        )
-        alphabet = Alphabet.of(tokenizer)
-        documents = list(iterate(encode_documents(texts, tokenizer)))
+        alphabet = Alphabet.of_unicode()
+        documents = list(read_characters(texts, alphabet))
         extractors = learn_extractors(documents, labeled, alphabet, numbers=False)
 
     answers = {

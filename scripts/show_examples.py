@@ -2,8 +2,9 @@
 
     python scripts/show_examples.py --train_file wiki.txt
     python scripts/show_examples.py --train_file wiki.txt --questions_file birth_places_train.tsv --num_examples 4
+    python scripts/show_examples.py --train_file wiki.txt --tokenizer_name runs/words
 
-Under each character of the input `x` is the character `y` to predict from it; PAD is a position without loss.
+Under each token of the input `x` is the token `y` to predict from it; □ is a position without loss.
 """
 
 from dataclasses import dataclass
@@ -12,26 +13,29 @@ from typing import ClassVar
 import numpy as np
 
 from hf_mingpt.data.assembly import build_objective, encode_corpus, load_corpus
-from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_questions, take
+from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_questions, load_tokenizer, take
 from hf_mingpt.data.objectives import QuestionAnswering
 from hf_mingpt.data.questions import read_questions
 from hf_mingpt.data.recipe import DataRecipe
 from hf_mingpt.data.sequences import IGNORE_ID
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import check_least, flag, required
-from hf_mingpt.tokenization_mingpt import PAD_ID
+from hf_mingpt.tokenization_mingpt import PAD, add_special_tokens, is_character_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowRecipe:
     train_file: str = required(
-        "Text file, one document per line; the vocabulary comes from it.", formerly="corpus_file"
+        "Text: a file with one document per line, or another source that pretrain.py takes.", formerly="corpus_file"
+    )
+    tokenizer_name: str | None = flag(
+        None, "Folder or Hub name of a tokenizer or of a run. None: a character tokenizer, built from the text."
     )
     vocabulary_file: str | None = flag(None, "Text whose characters join the vocabulary.")
     questions_file: str | None = flag(None, "TSV or Hub dataset of questions and answers.")
     num_examples: int = flag(2, "Examples of each objective.")
     seed: int = flag(0, "Seed of the draws.")
-    block_size: int = flag(128, "Longest example, in characters.")
+    block_size: int = flag(128, "Longest example, in tokens.")
     CONSTANTS: ClassVar = {"epoch": 0}
 
     def __post_init__(self):
@@ -52,23 +56,31 @@ def main() -> None:
     with user_errors():
         texts = load_corpus(DataRecipe(train_file=recipe.train_file), [])
         questions = read_questions(recipe.questions_file, answers=True) if recipe.questions_file else []
-        more = [f"{question}{answer}" for question, answer in questions]
-        tokenizer = build_corpus_tokenizer(texts, recipe.block_size, recipe.vocabulary_file, more=more)
+        if recipe.tokenizer_name:
+            tokenizer = load_tokenizer(recipe.tokenizer_name)
+        else:
+            more = [f"{question}{answer}" for question, answer in questions]
+            tokenizer = build_corpus_tokenizer(texts, recipe.block_size, recipe.vocabulary_file, more=more)
+        mask_id = add_special_tokens(tokenizer).mask_id
         shown = {}
         for name, fields in OBJECTIVES.items():
             data_recipe = DataRecipe(train_file=recipe.train_file, **fields)
             documents = encode_corpus(data_recipe, texts, tokenizer, block_size=recipe.block_size)
             shown[name] = documents, build_objective(data_recipe, documents, [], tokenizer, **options)
         if questions:
-            shown["question answering"] = encode_questions(questions, tokenizer, recipe.block_size), QuestionAnswering()
+            examples = encode_questions(questions, tokenizer, recipe.block_size)
+            shown["question answering"] = examples, QuestionAnswering(mask_id)
+    gap = "" if is_character_tokenizer(tokenizer) else "|"
     for name, (dataset, objective) in shown.items():
         print(f"\n{name}")
         for i in range(min(recipe.num_examples, len(dataset))):
             index = np.array([i])
             batch = objective(take(dataset, index), 0, index).pad(np.array([0]))
-            x, y = batch["input_ids"][0, :-1], batch["labels"][0, 1:]
-            print("x:", tokenizer.decode(x).replace("\n", "⏎"))
-            print("y:", tokenizer.decode(np.where(y == IGNORE_ID, PAD_ID, y)).replace("\n", "⏎"))
+            pairs = zip(batch["input_ids"][0, :-1], batch["labels"][0, 1:], strict=True)
+            columns = [[PAD if i == IGNORE_ID else tokenizer.decode([i]).replace("\n", "⏎") for i in p] for p in pairs]
+            widths = [max(map(len, column)) for column in columns]
+            for name, row in zip("xy", zip(*columns, strict=True), strict=True):
+                print(f"{name}:", gap.join(token.ljust(width) for token, width in zip(row, widths, strict=True)))
 
 
 if __name__ == "__main__":

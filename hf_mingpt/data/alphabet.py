@@ -63,10 +63,17 @@ class Alphabet:
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "Alphabet":
         """The alphabet of a tokenizer: the token ids of a character tokenizer, the code points for any other."""
         if not is_character_tokenizer(tokenizer):
-            return _code_points()
+            return cls.of_unicode()
         vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         points = np.array([ord(character) for character in vocabulary], dtype=np.uint32)
         return cls(character_table(tokenizer), points, CharacterClasses.of(vocabulary))
+
+    @staticmethod
+    @cache
+    def of_unicode() -> "Alphabet":
+        """All of Unicode, with the code points as ids."""
+        everything = np.arange(0x110000, dtype=np.int32)
+        return Alphabet(everything, everything, CharacterClasses.of("".join(map(chr, everything))))
 
     def encode(self, texts: Sequence[str] | pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """The ids of N texts, and offsets (N + 1,): text i is `ids[offsets[i]:offsets[i + 1]]`."""
@@ -75,9 +82,3 @@ class Alphabet:
     def decode(self, ids: np.ndarray) -> str:
         """The text of ids from `encode`."""
         return self.points[ids].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
-
-
-@cache
-def _code_points() -> Alphabet:
-    everything = np.arange(0x110000, dtype=np.int32)
-    return Alphabet(everything, everything, CharacterClasses.of("".join(map(chr, everything))))

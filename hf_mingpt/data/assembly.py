@@ -29,6 +29,7 @@ from .questions import Question
 from .recipe import DataRecipe
 from .salient_spans import MIN_MASKED_LENGTH, find_titles
 from .steps import Mixture, StreamedSteps, TrainingSteps
+from .subjects import Template
 from .title_prefixes import TitlePrefixes
 from .validation import VALIDATION_SEED
 
@@ -190,7 +191,10 @@ def build_objective(
         return objective
     check_titles(documents, Alphabet.of(tokenizer), block_size)
     before, after = (block_size if n is None else n for n in (recipe.context_before, recipe.context_after))
-    prefix_probability = recipe.title_prefix_probability
+    policy, templates = _build_policy(recipe, documents, questions, Alphabet.of(tokenizer), learn_from)
+    prefixes = None
+    if recipe.title_prefix_probability:
+        prefixes = TitlePrefixes.learn(iterate(learn_from), questions, tokenizer, templates=templates)
     return SalientSpanMasking(
         block_size,
         seed,
@@ -200,10 +204,10 @@ def build_objective(
         numbers=recipe.ssm_numbers,
         max_context=(before, after),
         long_context_probability=recipe.long_context_probability,
-        policy=_build_policy(recipe, documents, questions, Alphabet.of(tokenizer), learn_from),
+        policy=policy,
         policy_probability=recipe.masking_policy_probability,
-        prefixes=TitlePrefixes.learn(iterate(learn_from), questions, tokenizer) if prefix_probability else None,
-        prefix_probability=prefix_probability,
+        prefixes=prefixes,
+        prefix_probability=recipe.title_prefix_probability,
     )
 
 
@@ -227,12 +231,14 @@ def _build_policy(
     questions: Sequence[Question],
     alphabet: Alphabet,
     learn_from: Dataset | IterableDataset,
-) -> MaskingPolicy | None:
+) -> tuple[MaskingPolicy | None, list[Template | None]]:
+    """The masking policy, and the templates of the relations that it learns, in its order."""
     if not recipe.masking_policy_probability:
-        return None
+        return None, []
     if recipe.learned_masking_policy:
         extractors = learn_extractors(
             (batch.characters for batch in iterate(learn_from)), questions, alphabet, numbers=recipe.ssm_numbers
         )
-        return LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
-    return AnswerPolicy([str(question.answer) for question in questions], alphabet)
+        policy = LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
+        return policy, list(extractors)
+    return AnswerPolicy([str(question.answer) for question in questions], alphabet), []

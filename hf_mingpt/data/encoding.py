@@ -26,6 +26,7 @@ from ..tokenization_mingpt import (
     tokenize,
     vocabulary_size,
 )
+from .alphabet import Alphabet
 from .questions import Question
 from .sequences import TokenSequences, align
 
@@ -189,6 +190,17 @@ def encode_texts_aligned(texts: Sequence[str], tokenizer: PreTrainedTokenizerBas
     return TokenSequences.from_table(
         align(TokenSequences(ids, offsets).to_table(), pa.array(texts, pa.string()), spans)
     )
+
+
+def read_characters(dataset: Dataset | IterableDataset, alphabet: Alphabet) -> Iterator[TokenSequences]:
+    """Reads the column "text" as characters of an alphabet, in batches, without empty documents.
+
+    Raises:
+        ValueError: if a document is not a string.
+    """
+    for number, batch in enumerate(dataset.with_format("arrow").iter(_BATCH)):
+        ids, offsets = alphabet.encode(_texts_of(batch, number * _BATCH))
+        yield TokenSequences(ids, np.unique(offsets))
 
 
 def check_not_empty(number: int) -> None:

@@ -34,7 +34,8 @@ class LearnedPolicy:
     """Picks the candidates that an extractor takes for the answer of their document.
 
     A document without an answer to the questions of an extractor, by a probability of more than a half, has none of its
-    spans. The picks are made once for the whole corpus, and looked up by the index of a document.
+    spans. The picks are made once for the whole corpus, and looked up by the index of a document. With several
+    extractors, the `relations` of the picks are the positions of their extractors, the first one that picks a span.
 
     Args:
         extractors: from `learn_extractors`, one for each relation.
@@ -42,14 +43,17 @@ class LearnedPolicy:
     """
 
     def __init__(self, extractors: Sequence[AnswerExtractor], batches: Iterable[TokenSequences]):
-        parts = [[np.zeros(0, dtype=dtype)] for dtype in (np.int64, np.int32, np.int32)]
+        parts = [[np.zeros(0, dtype=dtype)] for dtype in (np.int64, np.int32, np.int32, np.int32)]
         for documents in in_parts(batches):
             picks = [_pick(extractor, documents) for extractor in extractors]
-            document, starts, lengths = np.unique(np.concatenate(picks, axis=1), axis=1)  # all of a document together
+            relations = np.repeat(np.arange(len(picks)), [pick.shape[1] for pick in picks])
+            picked, first = np.unique(np.concatenate(picks, axis=1), axis=1, return_index=True)
+            document, starts, lengths = picked  # all of a document together
             per_document = np.bincount(document, minlength=len(documents.lengths))
-            for part, array in zip(parts, (per_document, starts, lengths), strict=True):
+            for part, array in zip(parts, (per_document, starts, lengths, relations[first]), strict=True):
                 part.append(array.astype(part[0].dtype))
-        counts, self.starts, self.lengths = map(np.concatenate, parts)
+        counts, self.starts, self.lengths, of_extractors = map(np.concatenate, parts)
+        self.relations = of_extractors if len(extractors) > 1 else None
         self.offsets = np.append(0, np.cumsum(counts))
 
     def __call__(self, spans: SalientSpans, index: np.ndarray) -> SalientSpans:
@@ -57,7 +61,9 @@ class LearnedPolicy:
         offsets = np.append(0, np.cumsum(counts))
         place = np.repeat(first - offsets[:-1], counts) + np.arange(offsets[-1])
         starts = np.repeat(spans.documents.offsets[:-1], counts) + self.starts[place]
-        return spans._replace(starts=starts, lengths=self.lengths[place].astype(np.int64), offsets=offsets)
+        relations = None if self.relations is None else self.relations[place]
+        lengths = self.lengths[place].astype(np.int64)
+        return spans._replace(starts=starts, lengths=lengths, offsets=offsets, relations=relations)
 
 
 def _pick(extractor: AnswerExtractor, documents: TokenSequences) -> np.ndarray:

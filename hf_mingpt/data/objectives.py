@@ -158,12 +158,13 @@ class SalientSpanMasking:
         answer_like = self.policy(spans, index) if self.policy else none
         draws = uniform_draws(self.seed + 1, epoch, index, 8)  # independent of the draws of span corruption
         chosen = choose_spans(spans, answer_like, draws[:, 1], policy_probability=self.policy_probability)
+        relations = answer_like.find_relations(*chosen)
         chosen = examples.cover(*chosen)
         spans = spans._replace(documents=examples, titles=examples.count_covered(spans.titles))
         max_context = np.where(draws[:, 4:5] < self.long_context_probability, LONG_CONTEXT, self.max_context)
         masked, possible = mask_spans(spans, chosen, draws[:, 2:4], block_size=self.block_size, max_context=max_context)
         if self.prefixes:
-            starts, lengths = self.prefixes.draw(draws[:, 5:], self.prefix_probability)
+            starts, lengths = self.prefixes.draw(draws[:, 5:], self.prefix_probability, relations)
             fits = (spans.titles > 0) & (masked.lengths + lengths <= self.block_size)
             masked = masked.prepend(self.prefixes.token_ids, starts, np.where(fits, lengths, 0))
         both = stack_sequences([self.fallback(examples, epoch, index), masked])

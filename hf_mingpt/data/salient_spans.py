@@ -34,6 +34,7 @@ class SalientSpans(NamedTuple):
     titles: (N,) from `find_titles`.
     starts, lengths: (M,) where each span begins in the flat array of token ids, and its tokens.
     offsets: (N + 1,): the spans of document i are `starts[offsets[i]:offsets[i + 1]]`.
+    relations: (M,) which of several kinds of questions each span answers. None: there is one kind, or it is unknown.
     """
 
     documents: TokenSequences
@@ -41,6 +42,7 @@ class SalientSpans(NamedTuple):
     starts: np.ndarray
     lengths: np.ndarray
     offsets: np.ndarray
+    relations: np.ndarray | None = None
 
     @property
     def counts(self) -> np.ndarray:
@@ -66,7 +68,17 @@ class SalientSpans(NamedTuple):
     def select(self, kept: np.ndarray) -> "SalientSpans":
         """The spans for which `kept` (M,) is true, of the same documents."""
         offsets = np.append(0, np.cumsum(kept))[self.offsets]
-        return self._replace(starts=self.starts[kept], lengths=self.lengths[kept], offsets=offsets)
+        relations = None if self.relations is None else self.relations[kept]
+        return self._replace(starts=self.starts[kept], lengths=self.lengths[kept], offsets=offsets, relations=relations)
+
+    def find_relations(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
+        """(K,) the relations of K runs of tokens, -1 for one that is none of these (sorted) spans; None without any."""
+        if self.relations is None:
+            return None
+        width = 1 + max(self.lengths.max(initial=0), lengths.max(initial=0))
+        known, keys = self.starts * width + self.lengths, starts * width + lengths
+        place = np.searchsorted(known, keys)
+        return np.where(np.append(known, -1)[place] == keys, np.append(self.relations, -1)[place], -1)
 
 
 def hash_texts(texts: Sequence[str], alphabet: Alphabet) -> np.ndarray:

@@ -20,7 +20,7 @@ from .alphabet import Alphabet
 from .encoding import encode_texts_aligned
 from .questions import Question
 from .sequences import TokenSequences
-from .subjects import TitleSearch, longest_title
+from .subjects import Template, TitleSearch, longest_title, match
 
 MAX_RANDOM_PREFIX = 16
 TEXT_LENGTH = 2**16  # tokens at the beginning of the corpus from which random prefixes come
@@ -30,23 +30,31 @@ TEXT_LENGTH = 2**16  # tokens at the beginning of the corpus from which random p
 class TitlePrefixes:
     """Draws prefixes: half from the training questions, half from the text; all from the text without questions.
 
+    With several kinds of questions, the prefix of a span that answers one kind is from a question of that kind, so that
+    it tells what is asked for.
+
     Attributes:
         token_ids: flat array of the prefixes of the questions and, behind them, of the beginning of the corpus.
         starts, lengths: (K,) the prefix of each question that has the name of a document; the lengths may be 0.
         text_start: where the text begins in `token_ids`.
+        relations: (K,) the kind of each question, as the masking policy numbers them. None: one kind.
     """
 
     token_ids: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
     text_start: int
+    relations: np.ndarray | None = None
 
-    def draw(self, draws: np.ndarray, probability: float) -> tuple[np.ndarray, np.ndarray]:
+    def draw(
+        self, draws: np.ndarray, probability: float, relations: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draws N prefixes.
 
         Args:
             draws: (N, 3) uniform numbers in [0, 1).
             probability: of a prefix.
+            relations: (N,) the kind of question whose prefix to draw; -1 for any. None: any for all.
 
         Returns:
             (N,) where each begins in `token_ids`, and (N,) their lengths; 0 for no prefix.
@@ -54,6 +62,11 @@ class TitlePrefixes:
         number = len(self.starts)
         from_question = draws[:, 0] < (probability / 2 if number else 0.0)
         question = (draws[:, 1] * number).astype(np.int64) if number else np.zeros(len(draws), dtype=np.int64)
+        if relations is not None and self.relations is not None:
+            for relation in np.unique(relations[relations >= 0]):
+                same, own = relations == relation, np.flatnonzero(self.relations == relation)
+                if len(own):
+                    question[same] = own[(draws[same, 1] * len(own)).astype(np.int64)]
         most = min(MAX_RANDOM_PREFIX, len(self.token_ids) - self.text_start)
         length = 1 + (draws[:, 2] * most).astype(np.int64)
         start = self.text_start + (draws[:, 1] * (len(self.token_ids) - self.text_start - length + 1)).astype(np.int64)
@@ -63,7 +76,12 @@ class TitlePrefixes:
 
     @classmethod
     def learn(
-        cls, batches: Iterable[TokenSequences], questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase
+        cls,
+        batches: Iterable[TokenSequences],
+        questions: Sequence[Question],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        templates: Sequence[Template | None] = (),
     ) -> "TitlePrefixes":
         """Finds the names of the documents in the questions, and what precedes them.
 
@@ -71,6 +89,7 @@ class TitlePrefixes:
             batches: all documents.
             questions: may be empty, or without a name of a document.
             tokenizer: of the documents.
+            templates: of the relations of a masking policy, in their order. None is that of questions without one.
         """
         alphabet = Alphabet.of(tokenizer)
         search, text = TitleSearch([question for question, _ in questions], alphabet), np.zeros(0, dtype=np.uint8)
@@ -80,6 +99,11 @@ class TitlePrefixes:
         titles = search.titles
         titled = [(asked, title) for asked, _ in questions if (title := longest_title(asked, titles))]
         found = [(asked[:start], asked) for asked, (start, _) in titled]
+        relations = None
+        if templates:
+            known = [template for template in templates if template]
+            number = {template: place for place, template in enumerate(templates)}
+            relations = np.array([number.get(match(asked, known), -1) for _, asked in found], dtype=np.int64)
         example = dict(reversed(found))  # the first question with each prefix
         distinct = {prefix: number for number, prefix in enumerate(dict.fromkeys(prefix for prefix, _ in found))}
         encoded = encode_texts_aligned([example[prefix] for prefix in distinct], tokenizer)
@@ -88,4 +112,4 @@ class TitlePrefixes:
         ids = encoded.token_ids[place < np.repeat(lengths, encoded.lengths)]
         which = np.array([distinct[prefix] for prefix, _ in found], dtype=np.int64)
         token_ids = np.concatenate((ids.astype(text.dtype), text))
-        return cls(token_ids, (np.cumsum(lengths) - lengths)[which], lengths[which], len(ids))
+        return cls(token_ids, (np.cumsum(lengths) - lengths)[which], lengths[which], len(ids), relations)

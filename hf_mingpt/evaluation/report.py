@@ -95,6 +95,30 @@ def split_accuracy(
     }
 
 
+def count_wrong_answers(
+    questions: Sequence[Question], predictions: Sequence[str], documents: Sequence[str]
+) -> dict[str, int]:
+    """Counts the wrong predictions whose correct answer the model could not read, and those that it does not recall.
+
+    Args:
+        questions: N questions with answers.
+        predictions: N predictions.
+        documents: the training text. A question is about the document whose title stands in it.
+    """
+    found = find_documents([question.question for question in questions], documents)
+    wrong = [
+        "not recalled" if is_in_document(str(answer), text) else "not in the text"
+        for (_, answer), prediction, text in zip(questions, predictions, found, strict=True)
+        if not is_exact_match(prediction, str(answer))
+    ]
+    return {reason: wrong.count(reason) for reason in ("not in the text", "not recalled")}
+
+
+def is_in_document(answer: str, document: str | None) -> bool:
+    """Whether a document holds an answer; False for None, if the question is about no document."""
+    return document is not None and answer.strip() in document
+
+
 def build_report(
     questions: Sequence[Question],
     predictions: Sequence[str],
@@ -189,6 +213,8 @@ def format_page(report: Mapping[str, Any], *, title: str) -> str:
                 escape_markdown(found[part]) for part in ("question", "prediction", "answer")
             )
             note = "" if is_exact_match(found["prediction"], found["answer"]) else f", correct: {answer}"
+            if note and found["document"] and not is_in_document(found["answer"], found["document"]):
+                note += ", which is not in the text"
             lines.append(f"- {question} **{prediction}** ({percent(found['probability'])}){note}")
             if found["document"]:
                 lines.append(f"  > {escape_markdown(found['document'])}")

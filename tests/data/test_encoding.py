@@ -3,12 +3,14 @@ import numpy as np
 import pytest
 from transformers import ByT5Tokenizer
 
+from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.encoding import (
     build_corpus_tokenizer,
     encode_documents,
     encode_questions,
     group_into_blocks,
     iterate,
+    read_characters,
     separator_ids,
     take,
 )
@@ -168,6 +170,13 @@ class TestOtherTokenizers:
         assert self.encode(tokenizer, ["Ada"])["input_ids"][:] == [[68, 103, 100]]
         with pytest.raises(ValueError, match="a ByT5Tokenizer, does not say it: use a fast tokenizer"):
             self.encode(tokenizer, ["Ada"], aligned=True)
+
+    def test_characters_need_no_tokenizer(self):
+        dataset, alphabet = datasets.Dataset.from_dict({"text": ["Ada□", "", "𝔅o"]}), Alphabet.of_unicode()
+        (characters,) = read_characters(dataset, alphabet)
+        assert (alphabet.decode(characters.token_ids), characters.offsets.tolist()) == ("Ada□𝔅o", [0, 4, 6])
+        with pytest.raises(ValueError, match=r"Document 2 is null"):
+            list(read_characters(datasets.Dataset.from_dict({"text": ["Ada", None]}), alphabet))
 
     def test_questions(self):
         """A name has the same tokens in a title, in a question and as an answer."""

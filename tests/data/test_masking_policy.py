@@ -99,5 +99,10 @@ def test_the_policy_picks_for_every_relation_once(tokenizer):
     spans = names_of(LINES, extractors[0], tokenizer)
     picked = LearnedPolicy(extractors, batches)(spans, np.arange(20))
     assert spans_as_text(picked, tokenizer) == spans_as_text(spans, tokenizer)
+    born = [BORN[document] for document in picked.document]
+    assert picked.relations.tolist() == list(map(int, np.not_equal(spans_as_text(picked, tokenizer), born)))
+    assert picked.find_relations(picked.starts, picked.lengths).tolist() == picked.relations.tolist()
+    assert picked.find_relations(picked.starts[:1], picked.lengths[:1] - 1).tolist() == [-1]
+    assert LearnedPolicy(extractors[:1], batches)(spans, np.arange(20)).relations is None
     none = LearnedPolicy(extractors, [encode(["so"], tokenizer)])(spans.select(spans.starts < 0), np.arange(1))
     assert none.counts.tolist() == [0]

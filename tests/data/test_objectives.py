@@ -215,8 +215,8 @@ class TestSalientSpanMasking:
         class When:
             token_ids = np.array(tokenizer("so when ")["input_ids"])
 
-            def draw(self, draws, probability):
-                assert (draws.shape, probability) == ((5, 3), 0.25)
+            def draw(self, draws, probability, relations):
+                assert (draws.shape, probability, relations) == ((5, 3), 0.25, None)
                 return np.full(5, 3), np.full(5, 5)
 
         def masked(**options):
@@ -232,6 +232,24 @@ class TestSalientSpanMasking:
         assert texts == [f"when {titles[0]}{rome}", f"when {titles[1]}{rome}", f"{titles[2]}{rome}", rome, plain[4]]
         assert [len(text) for text in texts[1:3]] == [48, 44]
         assert same_labels == labels == [rome[1:]] * 4 + [plain[4]]
+
+    def test_a_prefix_asks_for_the_kind_of_the_span(self, tokenizer):
+        texts = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and Bond"] * 64})
+        examples, index = take(encode_documents(texts, tokenizer), np.arange(64)), np.arange(64)
+
+        def policy(spans, _):  # London answers the first kind of question, Rome the second one
+            kind = np.arange(len(spans.starts)) % 3
+            return spans._replace(relations=kind // 2).select(kind != 1)
+
+        before = "a b "
+        ids = np.array(tokenizer(before)["input_ids"])
+        prefixes = TitlePrefixes(ids, np.array([0, 2]), np.array([2, 2]), 3, np.array([0, 1]))
+        options = {"policy": policy, "policy_probability": 0.75, "prefixes": prefixes, "prefix_probability": 1.0}
+        objective = SalientSpanMasking(128, 0, tokenizer=tokenizer, probability=1.0, **options)
+        rows = objective(examples, 0, index).pad(index)["input_ids"]
+        texts = [tokenizer.decode(row[row != PAD_ID]) for row in rows]
+        asked = {(text[:2], text.split(MASK)[2]) for text in texts if text[:6] in ("a Ada.", "b Ada.")}
+        assert asked == {("a ", "London"), ("b ", "Bond"), ("a ", "Bath"), ("b ", "Bath")}
 
     def test_the_draws_of_prefixes_are_their_own(self, tokenizer):
         texts, index = (

@@ -38,7 +38,7 @@ def salient(text: str, *others: str, numbers: bool = True) -> list[str]:
     """The salient spans of `text`, as strings, when the others follow it and when they precede it."""
     found = []
     for texts, place in (([text, *others], 0), ([*others, text], len(others))):
-        _, _, starts, lengths, offsets = spans_of(*texts, numbers=numbers)
+        _, _, starts, lengths, offsets, _ = spans_of(*texts, numbers=numbers)
         joined, its = "".join(texts), slice(offsets[place], offsets[place + 1])
         found.append([joined[a : a + n] for a, n in zip(starts[its], lengths[its], strict=True)])
     assert found[0] == found[1]

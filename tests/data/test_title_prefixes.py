@@ -7,6 +7,7 @@ from hf_mingpt.data.draws import uniform_draws
 from hf_mingpt.data.encoding import encode_texts_aligned
 from hf_mingpt.data.questions import Question
 from hf_mingpt.data.sequences import TokenSequences
+from hf_mingpt.data.subjects import Template
 from hf_mingpt.data.title_prefixes import MAX_RANDOM_PREFIX, TEXT_LENGTH, TitlePrefixes
 
 from .biographies import encode, make_tokenizer
@@ -41,6 +42,18 @@ class TestLearn:
     )
     def test_what_precedes_the_name(self, question, prefix):
         assert known(*learn([question])) == [prefix]
+
+    def test_the_kinds_are_those_of_the_masking_policy(self):
+        texts = ["Where was Ada Byron born?", "Who is Byron?", "Is Byron here?", "Where was Jo born?"]
+        tokenizer = make_tokenizer(*LINES, *texts)
+        questions, batches = [Question(text, None) for text in texts], [encode(LINES, tokenizer)]
+        for templates, kinds in (
+            ([Template("Who is ", "?"), Template("Where was ", " born?")], [1, 0, -1, 1]),
+            ([Template("Where was ", " born?"), None], [0, 1, 1, 0]),
+        ):
+            prefixes = TitlePrefixes.learn(batches, questions, tokenizer, templates=templates)
+            assert prefixes.relations.tolist() == kinds
+        assert TitlePrefixes.learn(batches, questions, tokenizer).relations is None
 
     @pytest.mark.parametrize("question", ["Where was Jon born?", "Who is she?", "no title?", "Was it mojo?"])
     def test_a_question_without_the_name_of_a_document_has_no_prefix(self, question):
@@ -94,6 +107,16 @@ class TestDraw:
     )
     def test_of_a_probability_of_06(self, draw, text):
         assert self.texts([draw], 0.6) == [text]
+
+    def test_of_the_kind_that_a_span_answers(self):
+        """Kind 0 has the prefixes "a" and "b", kind 1 has "c", kind 2 has none: any question's is drawn."""
+        bytes_, places = np.frombuffer(b"abcz", np.uint8), np.arange(3)
+        prefixes = TitlePrefixes(bytes_, places, np.ones(3, np.int64), 3, np.array([0, 1, 0]))
+        draws = np.array([(0.0, draw, 0.0) for draw in (0.1, 0.9, 0.1, 0.9, 0.4, 0.4)])
+        starts, lengths = prefixes.draw(draws, 1.0, np.array([0, 0, 1, 1, 2, -1]))
+        assert (starts.tolist(), lengths.tolist()) == ([0, 2, 1, 1, 1, 1], [1] * 6)
+        one_kind = TitlePrefixes(bytes_, places, np.ones(3, np.int64), 3)
+        assert one_kind.draw(draws, 1.0, np.zeros(6))[0].tolist() == [0, 2, 0, 2, 1, 1]
 
     def test_without_questions_all_come_from_the_text(self):
         none = TitlePrefixes(np.frombuffer(b"0123456789", np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)

@@ -5,6 +5,7 @@ from hf_mingpt.data.questions import Question
 from hf_mingpt.data.subjects import find_documents
 from hf_mingpt.evaluation.report import (
     build_report,
+    count_wrong_answers,
     format_metrics,
     format_page,
     split_accuracy,
@@ -57,6 +58,15 @@ class TestReport:
         assert without == {"the answer": split["the answer"]}
         assert split_accuracy(ASKED, correct, train=None, found=None, context_length=64) == {}
 
+    def test_a_wrong_answer_is_not_in_the_text_or_not_recalled(self):
+        asked = [*ASKED, Question("Where was Ada Byron born?", " Rome ")]
+        said = ["Bonn", "Bonn", "Bonn", "Bonn", "Oslo"]
+        assert count_wrong_answers(asked, said, TEXTS) == {"not in the text": 2, "not recalled": 3}
+        assert count_wrong_answers(asked, [str(answer) for _, answer in asked], TEXTS) == {
+            "not in the text": 0,
+            "not recalled": 0,
+        }
+
     @pytest.fixture
     def report(self):
         return build_report(
@@ -77,6 +87,14 @@ class TestReport:
         assert "| answers given to 2 invented names | 0.500 | |" in page
         assert "| says it too late | 0.0% | 1 |" in page
         assert f"- Where was Bo Ek born? **Bonn** (80%), correct: Oslo\n  > {TEXTS[1]}" in page
+        said = ["Bonn", "Oslo", "Bonn", "Rome"]
+        report = build_report(
+            ASKED, said, np.array([0.9, 0.8, 0.4, 0.1]), threshold=0.5, invented_probability=np.array([0.6]),
+            train=None, documents=TEXTS, context_length=64,
+        )  # fmt: skip
+        page = format_page(report, title="Calibration")
+        assert "**Bonn** (90%), correct: Rome\n" in page
+        assert "**Bonn** (40%), correct: Gilmore, which is not in the text\n" in page
 
 
 class TestSplitsByHand:

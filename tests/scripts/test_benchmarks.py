@@ -1,14 +1,19 @@
 """What the benchmarks measure in seconds, and what they say of their runs: the runs themselves take an hour."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
 import pytest
 
 from hf_mingpt.data.biographies import BiographyRecipe, generate_corpus
-from hf_mingpt.data.questions import write_questions
+from hf_mingpt.data.questions import Question, write_questions
+from hf_mingpt.evaluation.answering import answer_questions
+from hf_mingpt.evaluation.confidence import score_answers
+from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary
 
+from ..conftest import small_model
 from ..processes import run_python
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -112,6 +117,66 @@ def test_a_study_shows_mean_and_spread_of_each_variant(tmp_path):
     assert (tmp_path / "study.png").stat().st_size > 1000
 
 
+def test_the_masked_form_keeps_what_a_policy_keeps():
+    import exposure
+
+    people = [Question("Where was Ada Byron born?", "Rome"), Question("Where was Ed Ode born?", "Oslo")]
+    documents = ["Ed Ode. Born in Oslo, Ed Ode is a poet.", "Ada Byron. Byron worked in Lima. Byron was born in Rome."]
+    documents.append("Ada Byron. The birthplace of Ada Byron is Rome.")  # the first biography counts
+    learned = exposure.masked_forms(documents, people, exposure.POLICIES[exposure.LEARNED])
+    assert learned == [("Ada Byron. born in ⁇.", "Rome"), ("Ed Ode. Born in ⁇, ", "Oslo")]
+    spans = exposure.masked_forms(documents, people, exposure.POLICIES[exposure.SPAN])
+    assert spans[0].question == "Ada Byron. Byron worked in Lima. Byron was born in ⁇."
+
+
+def test_recall_is_greedy_decoding_and_its_probability():
+    import exposure
+
+    questions = [Question(f"Where was {name} born?", "Rome") for name in ("Ada", "Bo", "Cy Do", "Ed Ode", "Flo", "Guy")]
+    tokenizer = build_tokenizer(build_vocabulary([[f"{question}{answer}" for question, answer in questions]]), 64)
+    model = small_model("rope", vocab_size=len(tokenizer), max_position_embeddings=64).eval()
+    predictions = answer_questions(model, tokenizer, questions)
+    ended = [q._replace(answer=p) for q, p in zip(questions, predictions, strict=True) if 0 < len(p) < 32]
+    assert ended
+    asked = [*questions, *ended]
+    log2, correct = exposure.recall(model, tokenizer, asked)
+    assert correct.tolist() == [False] * len(questions) + [True] * len(ended)
+    nats = [score_answers(model, tokenizer, [question], [answer])[0, 0] for question, answer in asked]
+    assert log2 == pytest.approx([value / math.log(2) for value in nats], rel=1e-4)
+    open_log2, correct = exposure.recall(model, tokenizer, asked, closed=False)  # without the MASK that ends an answer
+    assert (open_log2 > log2).all()
+    assert correct[-len(ended) :].all()
+
+
+def test_a_study_of_exposures_resumes_and_shows_its_curves(tmp_path, monkeypatch, capsys):
+    import exposure
+
+    done = [exposure.Cell(20, policy, 16, 1, 8) for policy in (exposure.ANY, exposure.LEARNED)]
+    new = exposure.Cell(20, exposure.LEARNED, 16, 1, 32, one_run=True)
+    form = {"correct": 2, "total": 8, "bits": 3.0, "bits_of_all": 2.0, "correct_of_all": 5}
+    row = {
+        "exposures": 8,
+        "parameters": 100,
+        "labeled_ratio": 0.25,
+        "prior_bits": 4.0,
+        "masked": form,
+        "question": form,
+    }
+    lines = [json.dumps({"cell": cell, **row}) + "\n" for cell in done]
+    (tmp_path / "results.jsonl").write_text("".join(lines))
+    monkeypatch.setattr(exposure, "GRID", [*done, new])
+    monkeypatch.setattr("sys.argv", ["exposure.py", "--output_dir", str(tmp_path)])
+    exposure.main()
+    rows = exposure.read_rows(tmp_path)
+    assert [row["exposures"] for row in rows] == [8, 8, 16, 32]
+    assert [row["labeled_ratio"] for row in rows[2:]] == [1, 1]  # the policy masks nothing but birthplaces
+    assert (tmp_path / "exposure.md").read_text().splitlines()[2] == (
+        "| 20 | SSM of any name or number | 16, 1 | 100 | 8 | 2 | 25.0% | 3.00 | 25.0% | 3.00 | 0.40 |"
+    )
+    assert "16, 1, one run" in capsys.readouterr().out
+    assert (tmp_path / "exposure.png").stat().st_size > 1000
+
+
 def texts(figure) -> list[str]:
     from matplotlib.text import Text
 
@@ -173,13 +238,14 @@ def test_the_figures_of_the_docs_are_drawn_from_the_numbers_beside_them(tmp_path
     )
     docs = BENCHMARKS.parent / "docs"
     (tmp_path / "facts").mkdir()
-    for name in ("scaling.json", "facts/pieces.json", "facts/invented.json"):
+    for name in ("scaling.json", "facts/pieces.json", "facts/invented.json", "facts/exposure.json"):
         (tmp_path / name).write_text((docs / name).read_text(encoding="utf-8"), encoding="utf-8")
     figures.main()
     assert "70.3%" in texts(drawn["invented.png"])
     assert "48.5%" in texts(drawn["pieces.png"])
     assert {"87.1%", "88.3%", "90.4%"} <= set(texts(drawn["results.png"]))
     assert (tmp_path / "scaling.png").exists()
+    assert (tmp_path / "facts" / "exposure.png").exists()
 
 
 def test_points_of_scaling_are_measured_in_processes_of_their_own(monkeypatch):

@@ -8,12 +8,16 @@ from .running import refused, works
 
 def test_a_calibrated_run_reports_its_calibration(home, calibrated):
     data = home / "data"
-    works(
+    said = works(
         "evaluate_birthplaces.py", "--model_name_or_path", calibrated, "--questions_file", data / "birth_dev.tsv",
         "--train_questions_file", data / "birth_places_train.tsv", "--train_file", data / "biographies.txt",
         "--num_invented_names", 20, "--use_cpu",
     )  # fmt: skip
-    report = json.loads((calibrated / "report.json").read_text())["calibration"]
+    report = json.loads((calibrated / "report.json").read_text())
+    wrong = 8 - report["results"]["model"]["correct"]
+    assert report["wrong_answers"] == {"not in the text": 0, "not recalled": wrong}
+    assert f"Wrong answers: 0 not in the text, {wrong} not recalled." in said
+    report = report["calibration"]
     assert sum(part["total"] for part in report["accuracy_by"]["the document"].values()) == 8
     assert len(report["probabilities"]["invented"]) == 20
     assert (calibrated / "calibration.png").read_bytes().startswith(b"\x89PNG")

@@ -130,3 +130,69 @@ def test_capitals(tmp_path):
         refused(message, "generate_capitals.py", "--output_dir", tmp_path / "x", "--num_dev_countries", number)
     (tmp_path / "table.tsv").write_text("Peru\tLima\n")
     refused("line 1: write", "generate_capitals.py", "--output_dir", tmp_path / "x", "--table", tmp_path / "table.tsv")
+
+
+BIOGRAPHIES = """\
+Ada Byron. Ada Byron (10 May 1815 in London - 1852 in Rome) was an English mathematician and poet .
+J. R. Stone. Born on 3 April 1920 in Rome , Stone is a former football player from Oslo .
+Bo Lind. Bo Lind (also Beau) (b. 1968) was a mathematician .
+Cy Holm. Born in Rome, Holm moved to Oslo in 1912 .
+Di Marsh. Marsh went to Rome (1930) and is a native of Oslo .
+Ed Brook. Ed Brook is a tennis player, born in Rome about 1901; his father was a poet .
+Flo Field. Field was born in 1955 and is a singer-songwriter .
+Gus Hill. Gus Hill, an actor (1977), was a player .
+Ida Reed. Ida Reed (1931) is a mathematician known as a player .
+Ida Reed. Ida Reed (1900) was a player .
+"""
+
+
+class TestExtraction:
+    def extract(self, home, relations, train, test, *flags):
+        (home / "people.txt").write_text(BIOGRAPHIES + "Jo West. Jo West is a mathematician .\n")
+        numbers = ["--num_train_questions", train, "--num_test_questions", test, "--relations", relations]
+        return script(
+            "extract_questions.py", "--train_file", home / "people.txt", "--output_dir", home / "q", *numbers, *flags
+        )
+
+    def answers(self, path):
+        return dict(re.match(r"(?:In which year was|What is the occupation of) (.+?)(?: born)?\?\t(.+)", line).groups()
+                    for line in path.read_text().splitlines())  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("relation", "people"),
+        [
+            ("birth_year", {"1815": "Ada Byron", "1920": "J. R. Stone", "1968": "Bo Lind", "1901": "Ed Brook",
+                            "1955": "Flo Field"}),
+            ("occupation", {"mathematician": "Ada Byron,Bo Lind,Jo West", "player": "J. R. Stone,Ed Brook,Gus Hill"}),
+        ],
+    )  # fmt: skip
+    def test_the_rules_find_answers(self, tmp_path, relation, people):
+        expected = {name: answer for answer, names in people.items() for name in names.split(",")}
+        assert self.extract(tmp_path, relation, len(expected) - 2, 2).returncode == 0
+        train, test = (self.answers(tmp_path / f"q/{relation}_{split}.tsv") for split in ("train", "test"))
+        assert len(test) == 2
+        assert train | test == expected
+
+    def test_nobody_is_in_training_and_test_questions(self, tmp_path):
+        orders = set()
+        for seed in range(3):
+            said = self.extract(
+                tmp_path, "birth_year,occupation", 1, 2, "--seed", seed, "--overwrite_output_dir"
+            ).stdout
+            assert "2 training questions and 4 test questions about birth_year and occupation" in said
+            parts = [f"{relation}_{split}" for split in ("train", "test") for relation in ("birth_year", "occupation")]
+            asked = [self.answers(tmp_path / f"q/{part}.tsv").keys() for part in parts]
+            assert not (asked[0] | asked[1]) & (asked[2] | asked[3])
+            orders.add((tmp_path / "q/test.tsv").read_text())
+        assert len(orders) == 3
+
+    def test_a_text_that_is_too_small_is_refused(self, tmp_path):
+        for train, test, said in (
+            (1, 6, "gives 5 test questions about birth_year"),
+            (4, 2, "gives 3 training questions"),
+        ):
+            done = self.extract(tmp_path, "birth_year", train, test)
+            assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert not (tmp_path / "q").exists()
+        done = self.extract(tmp_path, "age", 1, 1)
+        assert "relations 'age' is unknown: choose one of birth_year, occupation" in done.stderr

@@ -64,6 +64,21 @@ def test_its_run_answers_and_is_calibrated(words, home, tmp_path):
     assert works("sample.py", *prompt, "--greedy", "--max_new_tokens", 1).startswith("Where was Bra Mir born?⁇")
 
 
+@pytest.mark.parametrize("folder", ["tokenizer", "run"])
+def test_examples_are_shown_token_above_token(words, home, folder):
+    data = ["--train_file", home / "data/biographies.txt", "--questions_file", home / "data/birth_dev.tsv"]
+    shown = works("show_examples.py", *data, "--tokenizer_name", words / folder, "--num_examples", 1)
+    objectives = shown.strip().split("\n\n")
+    assert [text.split("\n")[0] for text in objectives][::3] == ["span corruption", "question answering"]
+    for text in objectives:
+        x, y = (line.split("|") for line in text.split("\n")[1:])
+        assert len(x) == len(y) > 5
+    corrupted, questions = (objectives[i].split("\n") for i in (0, 3))
+    x, y = ("".join(part.strip() for part in line[3:].split("|")) for line in corrupted[1:])
+    assert y.startswith(x[1:9])
+    assert questions[2].count("⁇") == 2
+
+
 def test_its_run_is_finetuned(words, home, tmp_path):
     run = ["--model_name_or_path", words / "run", "--use_cpu", "--max_steps", 1, "--output_dir"]
     works("finetune.py", *run, tmp_path / "out", "--questions_file", home / "data/birth_places_train.tsv")
