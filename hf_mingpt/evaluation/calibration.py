@@ -253,6 +253,6 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ca
         ranked = [(calibration.candidates[k], float(distribution[k])) for k in np.argsort(-distribution)]
         alternatives = [(other, p) for other, p in ranked if not is_exact_match(other, answer)][:NUM_ALTERNATIVES]
         confident, template = probability >= calibration.threshold, match(question, calibration.templates)
-        own = ConfidenceFeatures(*(feature if feature is None else feature[i] for feature in confidence.features))
+        own = ConfidenceFeatures._make(None if feature is None else feature[i] for feature in confidence.features)
         answers.append(Answer(question, answer, probability, confident, alternatives, template, own))
     return answers
