@@ -240,8 +240,8 @@ def _build_policy(
         extractors = learn_extractors(
             (batch.characters for batch in iterate(learn_from)), questions, alphabet, numbers=recipe.ssm_numbers
         )
-        policy = LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
-        return policy, list(extractors)
+        learned = LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
+        return learned, list(extractors)
     policy = AnswerPolicy([str(question.answer) for question in questions], alphabet)
     if isinstance(learn_from, Dataset):
         all_spans = (
