@@ -142,7 +142,7 @@ def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: d
         references = [question.answer for question in questions]
         rows = {name: accuracy(answers, references) for name, answers in predictions.items()}
         rows["ensemble"] = accuracy(chosen, references)
-        rows |= baselines(train, references)
+        rows |= baselines(train, questions)
         content = {"questions": file_record(recipe.questions_file, questions), "results": rows, **run_record()}
         write_json(folder / "report.json", content)
         print(format_table(rows))

@@ -205,7 +205,7 @@ def write(recipe, folder, questions, train, predictions, documents, calibration_
     rows = {"model": accuracy(predictions[0], references)}
     if recipe.without_pretraining:
         rows["without pretraining"] = accuracy(predictions[1], references)
-    rows |= baselines(train, references)
+    rows |= baselines(train, questions)
     wrong = count_wrong_answers(questions, predictions[0], documents) if documents is not None else None
     content = {
         "model_name_or_path": recipe.model_name_or_path,
