@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..data.birthplaces import BIRTHPLACE, invent_names
+from ..data.birthplaces import BIRTHPLACE, invent_for_templates
 from ..data.questions import Question
 from ..data.subjects import Template, find_templates, match
 from ..tokenization_mingpt import check_marks
@@ -226,30 +226,6 @@ def calibrate(
         max_false_answer_rate=max_false_answer_rate,
     )
     return calibration, calibration.probability(features), correct
-
-
-def invent_for_templates(
-    questions: Sequence[str], templates: Sequence[Template], number: int, *, seed: int, documents: Sequence[str]
-) -> dict[Template, list[str]]:
-    """Invents names for each template, from the subjects of its questions; a template without questions gets none.
-
-    Args:
-        questions: their subjects are the names to combine, and none of them is invented.
-        templates: of the questions.
-        number: of names for each template.
-        seed: of the draws.
-        documents: texts in which none of the names may occur.
-
-    Raises:
-        ValueError: if there are not enough names to combine.
-    """
-    invented, taken = dict[Template, list[str]](), list[str]()
-    for template in templates:
-        own = [question for question in questions if match(question, templates) == template]
-        if subjects := [str(template.subject_of(question)) for question in own]:
-            invented[template] = invent_names(subjects, number, seed=seed, documents=[*documents, *taken])
-            taken += invented[template]
-    return invented
 
 
 class Answer(NamedTuple):
