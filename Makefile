@@ -21,7 +21,7 @@ define beside
 	$(PYTHON) -m venv $(1)
 	echo "$(call PACKAGES_OF,$(VENV))" > "$(call PACKAGES_OF,$(1))/main.pth"
 endef
-VERSION_TESTS ?= tests/plugin tests/data tests/evaluation tests/interpretability tests/hub/test_saving.py
+VERSION_TESTS ?= tests/plugin tests/data tests/evaluation tests/interpretability tests/hub/test_saving.py tests/hub/test_loading.py
 TORCH := $(shell grep '^torch==' constraints.txt)
 test-versions: test-lowest test-newest
 .PHONY: test-lowest test-newest

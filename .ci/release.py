@@ -4,7 +4,8 @@
     make release RUNS="runs/demo/finetuned runs/closed_book"
 
 A person uploads the files and tags the commit. The version is that of hf_mingpt/__init__.py. The script refuses changes
-that are not committed, a version without a section in CHANGELOG.md, and one that has a tag or a folder.
+that are not committed, a version without a section in CHANGELOG.md, changes that it still calls unreleased, and a
+version that has a tag or a folder.
 """
 
 import io
@@ -54,6 +55,9 @@ def check_version(root: Path) -> tuple[str, str]:
     section = re.search(rf"^## {re.escape(version)}(?= |$).*?\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
     if section is None or not section[1].strip():
         raise ValueError(f"CHANGELOG.md says nothing about {version}: write a section `## {version} - DATE`.")
+    unreleased = re.search(r"^## Unreleased$(.*?)(?=^## |\Z)", changelog, re.M | re.S)
+    if unreleased and unreleased[1].strip():
+        raise ValueError("CHANGELOG.md has an Unreleased section: give it the version and the date of this release.")
     if (root / "dist" / f"release-{version}").exists():
         raise ValueError(f"dist/release-{version} exists: remove it to pack it again.")
     return version, section[1].strip()

@@ -39,7 +39,7 @@ from hf_mingpt.data.birthplaces import BIRTHPLACE
 from hf_mingpt.data.encoding import build_corpus_tokenizer, take
 from hf_mingpt.data.questions import Question, write_questions
 from hf_mingpt.data.steps import TrainingSteps
-from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.hub.records import run_record
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import write_text, written_aside

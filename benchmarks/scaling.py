@@ -30,7 +30,7 @@ from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.objectives import NextTokenPrediction
 from hf_mingpt.data.recipe import DataRecipe
 from hf_mingpt.data.steps import TrainingSteps, step_loader
-from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.hub.records import run_record
 from hf_mingpt.system.command_line import parse_recipe
 from hf_mingpt.system.fields import flag
 from hf_mingpt.system.writing import write_json, written_aside

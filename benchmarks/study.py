@@ -35,7 +35,7 @@ from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.confidence import score_answers
 from hf_mingpt.evaluation.scoring import exact_matches
 from hf_mingpt.hub.loading import load_run
-from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.hub.records import run_record
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
 from hf_mingpt.system.writing import write_json, write_text, written_aside

@@ -37,7 +37,7 @@ from hf_mingpt.evaluation.ensemble import ensemble_answers
 from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.loading import load_run
-from hf_mingpt.hub.run_folders import run_record
+from hf_mingpt.hub.records import run_record
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
 from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.files import name_apart
@@ -142,7 +142,7 @@ def write(recipe: EnsembleRecipe, folder: Path, questions, train, predictions: d
         references = [question.answer for question in questions]
         rows = {name: accuracy(answers, references) for name, answers in predictions.items()}
         rows["ensemble"] = accuracy(chosen, references)
-        rows |= baselines(train, references)
+        rows |= baselines(train, questions)
         content = {"questions": file_record(recipe.questions_file, questions), "results": rows, **run_record()}
         write_json(folder / "report.json", content)
         print(format_table(rows))

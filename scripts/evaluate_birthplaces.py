@@ -22,6 +22,7 @@ import numpy as np
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from hf_mingpt.data.birthplaces import invent_for_templates
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.data.subjects import match
@@ -31,7 +32,7 @@ from hf_mingpt.evaluation.answering import (
     describe_unknown_characters,
     write_predictions,
 )
-from hf_mingpt.evaluation.calibration import Calibration, invent_for_templates
+from hf_mingpt.evaluation.calibration import Calibration
 from hf_mingpt.evaluation.confidence import compute_confidence
 from hf_mingpt.evaluation.figures import draw_calibration
 from hf_mingpt.evaluation.report import (
@@ -46,7 +47,8 @@ from hf_mingpt.evaluation.report import (
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.cards import try_card
 from hf_mingpt.hub.loading import load_calibration, load_run
-from hf_mingpt.hub.run_folders import REPORT_FILES, run_record
+from hf_mingpt.hub.records import run_record
+from hf_mingpt.hub.run_folders import REPORT_FILES
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
 from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.files import name_apart
@@ -177,6 +179,7 @@ def compute_probability(
             candidates=calibration.candidates,
             unknown_names=calibration.unknown_names,
             templates=calibration.templates,
+            masked_forms=calibration.masked_forms,
             progress=state.is_main_process,
         )
     return np.array(gather_object(calibration.probability(confidence.features).tolist()))
@@ -203,7 +206,7 @@ def write(recipe, folder, questions, train, predictions, documents, calibration_
     rows = {"model": accuracy(predictions[0], references)}
     if recipe.without_pretraining:
         rows["without pretraining"] = accuracy(predictions[1], references)
-    rows |= baselines(train, references)
+    rows |= baselines(train, questions)
     wrong = count_wrong_answers(questions, predictions[0], documents) if documents is not None else None
     content = {
         "model_name_or_path": recipe.model_name_or_path,

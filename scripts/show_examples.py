@@ -79,8 +79,8 @@ def main() -> None:
             pairs = zip(batch["input_ids"][0, :-1], batch["labels"][0, 1:], strict=True)
             columns = [[PAD if i == IGNORE_ID else tokenizer.decode([i]).replace("\n", "⏎") for i in p] for p in pairs]
             widths = [max(map(len, column)) for column in columns]
-            for name, row in zip("xy", zip(*columns, strict=True), strict=True):
-                print(f"{name}:", gap.join(token.ljust(width) for token, width in zip(row, widths, strict=True)))
+            for label, row in zip("xy", zip(*columns, strict=True), strict=True):
+                print(f"{label}:", gap.join(token.ljust(width) for token, width in zip(row, widths, strict=True)))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ MODULES = [  # with tests that run in one process
     "tokenization_mingpt",
 ]
 TEST_FILES = {  # of modules that have another, or more than one
+    "data.objectives": "data/test_objectives.py data/test_objectives_of_other_tokenizers.py",
+    "data.salient_spans": "data/test_salient_spans.py data/test_masked_spans.py",
     "data.steps": "data/test_steps.py data/test_workers.py",
     "tokenization_mingpt": "plugin/test_tokenization.py",
 }

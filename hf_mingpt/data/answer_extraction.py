@@ -169,14 +169,14 @@ def learn_extractors(
     if not extractors:
         raise ValueError(
             f"Of {count(len(questions), 'question')}, {num_titled} name the title of a document, and these documents, "
-            f"with {count(num_candidates, 'candidate span')}, hold none of the answers. A masking policy needs some: "
-            "give questions about titles of the text, or --learned_masking_policy false."
+            f"with {count(num_candidates, 'candidate span')}, hold none of the answers: give questions about "
+            "titles of the text."
         )
     if num_held < len(questions):
         warn(
             f"Of {count(len(questions), 'question')}, {len(questions) - num_titled} name no title of a document, and "
-            f"the documents of {num_titled - num_held} more do not hold the answer: the masking policy learns from the "
-            f"other {num_held:,}."
+            f"the documents of {num_titled - num_held} more do not hold the answer: what answers are like is "
+            f"learned from the other {num_held:,}."
         )
     return extractors
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from ..system.wording import count
 from ..tokenization_mingpt import SpecialTokens
 from .alphabet import Alphabet
 from .answer_extraction import learn_extractors
@@ -27,7 +28,7 @@ from .objectives import (
 )
 from .questions import Question
 from .recipe import DataRecipe
-from .salient_spans import MIN_MASKED_LENGTH, find_titles
+from .salient_spans import MIN_MASKED_LENGTH, find_salient_spans, find_titles
 from .steps import Mixture, StreamedSteps, TrainingSteps
 from .subjects import Template
 from .title_prefixes import TitlePrefixes
@@ -239,6 +240,17 @@ def _build_policy(
         extractors = learn_extractors(
             (batch.characters for batch in iterate(learn_from)), questions, alphabet, numbers=recipe.ssm_numbers
         )
-        policy = LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
-        return policy, list(extractors)
-    return AnswerPolicy([str(question.answer) for question in questions], alphabet), []
+        learned = LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
+        return learned, list(extractors)
+    policy = AnswerPolicy([str(question.answer) for question in questions], alphabet)
+    if isinstance(learn_from, Dataset):
+        all_spans = (
+            find_salient_spans(batch.characters, alphabet.classes, numbers=recipe.ssm_numbers)
+            for batch in iterate(learn_from)
+        )
+        if not any(policy.is_answer(spans).any() for spans in all_spans):
+            raise ValueError(
+                f"No name or number of the text is an answer of the {count(len(questions), 'question')}, and the "
+                "masking policy masks these: give questions about the text, or --masking_policy_probability 0."
+            )
+    return policy, []

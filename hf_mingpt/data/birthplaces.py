@@ -12,7 +12,7 @@ import numpy as np
 
 from ..system.wording import count
 from .questions import Question
-from .subjects import Template
+from .subjects import Template, match
 
 BIRTHPLACE = Template("Where was ", " born?")
 
@@ -70,6 +70,30 @@ def invent_names(names: Sequence[str], number: int, *, seed: int = 0, documents:
 def _cut(name: str, draw: float) -> int:
     """A place in a name with at least two characters on each side."""
     return 2 + int(draw * (len(name) - 3))
+
+
+def invent_for_templates(
+    questions: Sequence[str], templates: Sequence[Template], number: int, *, seed: int, documents: Sequence[str]
+) -> dict[Template, list[str]]:
+    """Invents names for each template, from the subjects of its questions; a template without questions gets none.
+
+    Args:
+        questions: their subjects are the names to combine, and none of them is invented.
+        templates: of the questions.
+        number: of names for each template.
+        seed: of the draws.
+        documents: texts in which none of the names may occur.
+
+    Raises:
+        ValueError: if there are not enough names to combine.
+    """
+    invented, taken = dict[Template, list[str]](), list[str]()
+    for template in templates:
+        own = [question for question in questions if match(question, templates) == template]
+        if subjects := [str(template.subject_of(question)) for question in own]:
+            invented[template] = invent_names(subjects, number, seed=seed, documents=[*documents, *taken])
+            taken += invented[template]
+    return invented
 
 
 _SENTENCES = [

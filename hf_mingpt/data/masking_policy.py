@@ -26,8 +26,12 @@ class AnswerPolicy:
     def __init__(self, answers: Iterable[str], alphabet: Alphabet):
         self.hashes = hash_texts(sorted({answer.strip() for answer in answers} - {""}), alphabet)
 
+    def is_answer(self, spans: SalientSpans) -> np.ndarray:
+        """Whether each of M spans is one of the answers: booleans, (M,)."""
+        return is_among(spans.hashes(), self.hashes)
+
     def __call__(self, spans: SalientSpans, index: np.ndarray) -> SalientSpans:
-        return spans.select(is_among(spans.hashes(), self.hashes))
+        return spans.select(self.is_answer(spans))
 
 
 class LearnedPolicy:

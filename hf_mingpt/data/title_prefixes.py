@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from ..system.command_line import warn
+from ..system.wording import count
 from .alphabet import Alphabet
 from .encoding import encode_texts_aligned
 from .questions import Question
@@ -99,6 +101,11 @@ class TitlePrefixes:
         titles = search.titles
         titled = [(asked, title) for asked, _ in questions if (title := longest_title(asked, titles))]
         found = [(asked[:start], asked) for asked, (start, _) in titled]
+        if questions and not found:
+            warn(
+                f"None of {count(len(questions), 'question')} names the title of a document: what precedes a title in "
+                "salient span masking comes from the text only."
+            )
         relations = None
         if templates:
             known = [template for template in templates if template]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..data.questions import Question, format_questions
+from ..data.subjects import Template, find_templates, match
 from ..system.files import hub_dataset, sha256_of
 from ..system.wording import count
 from ..system.writing import writable_cache
@@ -81,15 +82,32 @@ def accuracy(predictions: Sequence[str], references: Sequence[str | None]) -> di
     return {**scores, "interval_95": [round(low, 4), round(high, 4)]}
 
 
-def baselines(train: Sequence[Question] | None, references: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The accuracy of constant answers: the most frequent training answer, and London if it is ever correct."""
-    scores = {}
+def baselines(train: Sequence[Question] | None, questions: Sequence[Question]) -> dict[str, dict[str, Any]]:
+    """The accuracy of constant answers: the most frequent training answer, and London if it is ever correct.
+
+    Of several kinds of training questions, each has its own most frequent answer.
+
+    Args:
+        train: the training questions; None if they are not at hand.
+        questions: N questions with answers.
+    """
+    references, scores = [str(question.answer) for question in questions], {}
     if train:
-        answer, _ = Counter(str(question.answer).strip() for question in train).most_common(1)[0]
-        scores[f"most frequent ({answer})"] = accuracy([answer] * len(references), references)
+        templates = find_templates([question for question, _ in train])
+        templates = templates if len(templates) > 1 else []
+        kinds = [match(question, templates) for question, _ in questions]
+        frequent = {kind: _most_frequent(train, kind, templates) for kind in dict.fromkeys(kinds)}
+        named = ", ".join(dict.fromkeys(frequent.values()))
+        scores[f"most frequent ({named})"] = accuracy([frequent[kind] for kind in kinds], references)
     if any(is_exact_match("London", reference) for reference in references):
         scores["always London"] = accuracy(["London"] * len(references), references)
     return scores
+
+
+def _most_frequent(train: Sequence[Question], kind: Template | None, templates: Sequence[Template]) -> str:
+    """The most frequent answer to the training questions of a kind, or to all if none is of that kind."""
+    own = [answer for question, answer in train if match(question, templates) == kind]
+    return Counter(str(answer).strip() for answer in own or [answer for _, answer in train]).most_common(1)[0][0]
 
 
 def file_record(source: str | Path, questions: Sequence[Question]) -> dict[str, Any]:

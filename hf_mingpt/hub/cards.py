@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,22 +18,12 @@ from ..system.writing import written_aside
 from ..tokenization_mingpt import is_character_tokenizer
 from ..training.recipes import FinetuneRecipe, PretrainRecipe
 from .metadata import describe_questions, describe_run
-from .run_folders import strip_folders
+from .records import read_public
 
 logger = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).resolve().parent.parent
 # in a wheel inside the package, in a checkout beside it
 CARD_TEMPLATE = next(p for p in (_PACKAGE / "model_card.md", _PACKAGE.parent / "model_card.md") if p.exists())
-
-
-def read_public(path: Path) -> dict[str, Any]:
-    """Reads recipe.json, run.json or report.json for publication, without folders, hosts and users."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in content.items():
-        if isinstance(value, str):
-            words = [strip_folders(word, path) for word in (shlex.split(value) if name == "command" else [value])]
-            content[name] = shlex.join(words) if name == "command" else words[0]
-    return content
 
 
 def write_card(

@@ -14,8 +14,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 from huggingface_hub.errors import LocalTokenNotFoundError
 
 from ..system.files import describe_failure
-from .cards import read_public, write_card
+from .cards import write_card
 from .metadata import RESULTS_FILE, format_results
+from .records import read_public
 from .run_folders import EVALUATION_FILES, PUBLIC_FILES, check_finished
 
 TASKS_FILE = "eval.yaml"  # of a dataset: which of its splits are benchmarks

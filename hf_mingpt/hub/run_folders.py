@@ -14,18 +14,10 @@ A run folder holds
 
 import dataclasses
 import os
-import platform
-import re
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from huggingface_hub import HfApi
@@ -33,7 +25,6 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..evaluation.report import PAGE, PICTURE
 from ..system.command_line import user_errors
-from ..system.commands import program_words
 from ..system.writing import UNFINISHED, check_no_writer, explain, flush, one_writer, write_json
 from ..training.evaluation_schedule import BEST
 from ..training.folders import IGNORE_PATTERNS, list_checkpoints, place_beside, run_folder
@@ -52,9 +43,6 @@ TRACKER_FOLDER = "hf_mingpt"  # in a run folder
 # The files that are removed when another run replaces this one. All others are the user's and stay.
 RUN_FILES = [*PUBLIC_FILES, SAMPLES, *IGNORE_PATTERNS, TRACKER_FOLDER, "checkpoints", f"{UNFINISHED}*"]
 REPLACED = f"{UNFINISHED}replacement"  # folder in a run folder: the run that is being replaced
-PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evaluate", "tokenizers", "huggingface_hub")
-_PACKAGE = Path(__file__).parent.parent
-_ON_HUB = re.compile(r"\w[\w.-]*/[\w.-]+(?:(?:/[\w.-]+)?:[\w.-]+)?")  # a model, or a dataset as `hub_dataset` reads it
 
 
 def check_destination(recipe: TrainingRecipe) -> None:
@@ -204,45 +192,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # a file system without hard links
         shutil.copy2(source, target)
-
-
-def run_record() -> dict[str, Any]:
-    """Records how something was made: command (without folders), date, versions of packages, and commit of the code."""
-    return {
-        "command": shlex.join([*program_words(), *map(strip_folders, sys.argv[1:])]),
-        "date": date.today().isoformat(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of this code; None without git, or if the package is installed rather than a checkout."""
-    git = ["git", "-C", str(_PACKAGE), "rev-parse", "--show-toplevel", "HEAD"]
-    try:
-        said = subprocess.run(git, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
-    except OSError:
-        return None
-    folder, _, commit = said.strip().partition("\n")
-    return commit[:7] if commit and Path(folder) == _PACKAGE.parent.resolve() else None
-
-
-def strip_folders(argument: str, near: Path | None = None) -> str:
-    """Strips folders from an argument of a command: of each path, separated by commas, the last part remains.
-
-    `owner/name`, with or without `:split`, stays as a name on the Hub, unless `owner` exists here or in a folder above
-    `near`.
-    """
-    flag, equals, value = argument.rpartition("=")
-    here = (near or Path.cwd() / "x").resolve()
-
-    def shorten(path: str) -> str:
-        owner, *_ = path.split("/")
-        if _ON_HUB.fullmatch(path) and not any((f / owner).exists() for f in (Path(), *here.parents)):
-            return path
-        return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-
-    return f"{flag}{equals}{','.join(map(shorten, value.split(',')))}"
 
 
 @contextmanager

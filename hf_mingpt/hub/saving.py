@@ -21,7 +21,8 @@ from ..training.trackers import close_trackers
 from .cards import try_card
 from .metadata import describe_questions
 from .pushing import push_run
-from .run_folders import replace_run, run_record, written_whole
+from .records import run_record
+from .run_folders import replace_run, written_whole
 
 logger = logging.getLogger(__name__)
 

@@ -7,23 +7,33 @@ the result (a port, a log level) or is left to accelerate (how FSDP2 wraps and r
 Reference: accelerate 1.15; `utils/launch.py` writes these variables, `state.py` and `utils/dataclasses.py` read them.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
-from accelerate import PartialState
-from accelerate.utils import str_to_bool
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 PRECISIONS = ("no", "bf16", "fp16")
 _OFF = ("", "no", "none", "false", "0")
+
+
+def _is_true(value: str) -> bool:
+    from accelerate.utils import str_to_bool
+
+    return bool(str_to_bool(value))
+
+
 _SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {  # the flag with the same meaning, and its type
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("gradient_accumulation_steps", int),
     "ACCELERATE_GRADIENT_CLIPPING": ("max_grad_norm", float),
-    "ACCELERATE_USE_CPU": ("use_cpu", lambda value: bool(str_to_bool(value))),
+    "ACCELERATE_USE_CPU": ("use_cpu", _is_true),
 }
 _REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",  # docs/scaling.md says why
@@ -87,6 +97,9 @@ def join_processes(*, use_cpu: bool) -> PartialState:
         ValueError: If a setting of the launcher is not supported, if it has started fewer processes than it was asked
             for, or if the device cannot be used.
     """
+    import torch
+    from accelerate import PartialState
+
     check_launch()
     if use_cpu:
         os.environ.pop("ACCELERATE_TORCH_DEVICE", None)  # it would take precedence in accelerate

@@ -104,7 +104,7 @@ class TestWhatIsLearned:
         with pytest.raises(ValueError, match=r"Of 20 questions, 0 name the title of a document, .* 0 candidate spans"):
             learn([], QUESTIONS, tokenizer)
         with pytest.raises(
-            ValueError, match=r"1 name the title .* 2 candidate spans, hold none .* --learned_masking_policy false"
+            ValueError, match=r"1 name the title .* 2 candidate spans, hold none of the answers: give questions"
         ):
             learn([*LINES, "Ada. at Rome, Oslo"], [Question(question_about("Ada"), "Elm")], tokenizer)
 

@@ -101,6 +101,14 @@ def test_masking_policy(build, learned, policy):
     assert set(masked) <= set(PLACES)  # never Kiel
 
 
+def test_a_masking_policy_for_answers_that_no_document_holds(build):
+    fields = {"ssm_probability": 1.0, "masking_policy_probability": 1.0}
+    questions = [Question(question, answer[::-1]) for question, answer in QUESTIONS]
+    with pytest.raises(ValueError, match=r"is an answer of the 4 questions, .* or --masking_policy_probability 0"):
+        build(questions, **fields)
+    build([*questions[1:], QUESTIONS[0]], **fields)
+
+
 def test_title_prefixes(build):
     assert build(QUESTIONS, ssm_probability=1.0)[0].objective.prefixes is None
     steps, tokenizer = build(QUESTIONS, ssm_probability=1.0, title_prefix_probability=1.0, questions_ratio=0.01 + 1 / 4)

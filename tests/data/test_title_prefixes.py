@@ -146,11 +146,12 @@ class TestDraw:
         assert ((lengths == 0) | of_questions | of_text).all()
 
 
-def test_documents_without_titles_have_no_names():
+def test_documents_without_titles_have_no_names(capsys):
     tokenizer = make_tokenizer("x")
     documents = TokenSequences(encode(["no title", "x"], tokenizer).token_ids, np.array([0, 8, 9]))
     prefixes = TitlePrefixes.learn([documents], [Question("no title?", None)], tokenizer)
     assert len(prefixes.starts) == 0
+    assert "None of 1 question names the title of a document" in capsys.readouterr().err
 
 
 def test_prefixes_of_another_tokenizer():

@@ -38,14 +38,24 @@ def test_wilson_interval():
 
 def test_baselines():
     train = [Question("a", "Rome"), Question("b", "Oslo"), Question("c", "Rome")]
-    scores = baselines(train, ["Rome", "London", "Bonn", "Bern"])
+    scores = baselines(train, [Question("", place) for place in ("Rome", "London", "Bonn", "Bern")])
     assert {name: row["accuracy"] for name, row in scores.items()} == {
         "most frequent (Rome)": 0.25,
         "always London": 0.25,
     }
-    assert baselines(None, ["Rome"]) == {}
+    assert baselines(None, [Question("", "Rome")]) == {}
     assert "| most frequent (Rome) | 25.0% | 1 of 4 |" in format_table(scores)
     assert accuracy(["a"], ["a"])["interval_95"] == [0.2065, 1.0]
+
+
+def test_each_kind_of_question_has_its_most_frequent_answer():
+    births = [Question(f"Where was A{i} born?", place) for i, place in enumerate(("Oslo", "Rome", "Rome"))]
+    trades = [Question(f"What does B{i} do?", trade) for i, trade in enumerate(["poet"] * 4 + ["baker"])]
+    asked = [Question("Where was C born?", "Rome"), Question("What does C do?", "poet"), Question("Who is C?", "poet")]
+    assert {name: row["correct"] for name, row in baselines([*births, *trades], asked).items()} == {
+        "most frequent (Rome, poet)": 3
+    }
+    assert list(baselines([*births, *trades], asked[:1])) == ["most frequent (Rome)"]
 
 
 REFERENCE = """\
@@ -80,7 +90,7 @@ def test_answers_are_compared_as_the_reference_does(tmp_path):
     assert report["accuracy_by"]["the answer"]["frequent"] == {"correct": 1, "total": 1}
     assert report["accuracy_by"]["the document"]["says it within the context"] == {"correct": 2, "total": 2}
     assert ", correct:" not in format_page(report, title="t").split("## Most probable wrong")[0]
-    assert baselines([Question("q", "Rome "), Question("r", " Rome"), Question("s", "Bonn")], references) == {
+    assert baselines([Question("q", "Rome "), Question("r", " Rome"), Question("s", "Bonn")], questions) == {
         "most frequent (Rome)": accuracy(["Rome"] * 4, references),
         "always London": accuracy(["London"] * 4, references),
     }

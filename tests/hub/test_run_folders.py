@@ -12,7 +12,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_mingpt.hub import cards, saving
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.pushing import push_run
-from hf_mingpt.hub.run_folders import is_finished, strip_folders
+from hf_mingpt.hub.records import strip_folders
+from hf_mingpt.hub.run_folders import is_finished
 from hf_mingpt.training.folders import list_checkpoints
 
 from .runs import Killed, losses, script, snapshot

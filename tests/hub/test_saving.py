@@ -9,7 +9,8 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import hf_mingpt.modeling_mingpt
 from hf_mingpt.hub.loading import load_run
-from hf_mingpt.hub.run_folders import check_destination, run_record
+from hf_mingpt.hub.records import run_record
+from hf_mingpt.hub.run_folders import check_destination
 from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json
 from hf_mingpt.training.recipes import FinetuneRecipe

@@ -76,6 +76,10 @@ def test_what_is_not_ready_is_refused(checkout):
     git(checkout, "tag", "v1.2.0")
     refused("1.2.0 has the tag v1.2.0: raise __version__")
     git(checkout, "tag", "--delete", "v1.2.0")
+    changelog = (checkout / "CHANGELOG.md").read_text()
+    (checkout / "CHANGELOG.md").write_text(changelog.replace("## Unreleased\n", "## Unreleased\n\n- Newer.\n"))
+    git(checkout, *COMMIT, "--all")
+    refused("CHANGELOG.md has an Unreleased section: give it the version")
     for version in ("1.2", "1.2.1", "1x2.0"):
         (checkout / "hf_mingpt/__init__.py").write_text(f'__version__ = "{version}"\n')
         git(checkout, *COMMIT, "--all")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.evaluation import scoring
-from hf_mingpt.hub import run_folders
+from hf_mingpt.hub import records
 from hf_mingpt.system import command_line, writing
 from hf_mingpt.system.command_line import parse_recipe
 from hf_mingpt.training.recipes import PretrainRecipe
@@ -65,13 +65,13 @@ def test_the_recorded_commit_is_that_of_this_code_or_none(monkeypatch, tmp_path)
     subprocess.run([*git, *author, "commit", "--quiet", "--allow-empty", "--message", "x"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
     (tmp_path / "hf_mingpt").mkdir()
-    monkeypatch.setattr(run_folders, "_PACKAGE", tmp_path / "hf_mingpt")
-    assert run_folders.run_record()["commit"] == head[:7]
-    monkeypatch.setattr(run_folders, "_PACKAGE", tmp_path / "site-packages" / "hf_mingpt")
-    assert run_folders.run_record()["commit"] is None
-    monkeypatch.setattr(run_folders, "_PACKAGE", tmp_path / "hf_mingpt")
+    monkeypatch.setattr(records, "_PACKAGE", tmp_path / "hf_mingpt")
+    assert records.run_record()["commit"] == head[:7]
+    monkeypatch.setattr(records, "_PACKAGE", tmp_path / "site-packages" / "hf_mingpt")
+    assert records.run_record()["commit"] is None
+    monkeypatch.setattr(records, "_PACKAGE", tmp_path / "hf_mingpt")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert run_folders.run_record()["commit"] is None
+    assert records.run_record()["commit"] is None
 
 
 def test_a_tilde_is_expanded_in_every_path(monkeypatch, tmp_path):
