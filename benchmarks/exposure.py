@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from figures import draw_exposure
+from exposure_figure import draw_exposure
 
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.data.assembly import build_steps, load_corpus

@@ -8,13 +8,12 @@ study.py, exposure.py and scaling.py draw what they measure with the same functi
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-import numpy as np
+from exposure_figure import draw_exposure
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -249,73 +248,6 @@ def draw_scaling(results: Mapping[str, Any], path: Path) -> Figure:
         axes[1, -1].legend()
         figure.savefig(path)
     return figure
-
-
-def draw_exposure(curves: Sequence[Mapping[str, Any]], path: Path) -> Figure:
-    """Draws what models know against exposures: accuracy by policy, accuracy by size, and bits per parameter.
-
-    Args:
-        curves: from exposure.py. The panel of policies has the people and the size that most policies share.
-    """
-    curves = [curve for curve in curves if not curve["one_run"]]
-    learned = [curve for curve in curves if "learned" in curve["policy"]]
-    groups = Counter((curve["people"], curve["parameters"]) for curve in curves)
-    ((people, parameters), _), *_ = groups.most_common()
-    of_policies = {c["policy"]: c for c in curves if (c["people"], c["parameters"]) == (people, parameters)}
-    of_sizes = {f"{curve['people']:,} people, {curve['parameters']:,} parameters": curve for curve in learned}
-    exposures = sorted({point["exposures"] for curve in curves for point in curve["points"]})
-    with rc_context(FIGURE_STYLE):
-        figure = Figure(figsize=(13, 5))
-        figure.suptitle("What a model knows after it has read about each person so many times\n\n", x=0.01, ha="left")
-        about = (
-            "SSM: salient span masking. Exact match on the birthplaces of people without a training question, baseline"
-        )
-        baseline = "4 %; each point is a pretraining of its own, or the mean of its seeds"
-        figure.text(0.01, 0.93, f"{about} {baseline}", va="top", fontsize=9)
-        axes = figure.subplots(1, 3)
-        _draw_accuracy_curves(axes[0], of_policies)
-        axes[0].set_title(f"Policies: {people:,} people, {parameters:,} parameters")
-        _draw_accuracy_curves(axes[1], of_sizes)
-        axes[1].set_title("People and sizes: learned policy")
-        axes[2].set(title="Capacity: learned policy", ylabel="bits known per parameter", ylim=(0.01, 4), yscale="log")
-        axes[2].yaxis.set_major_formatter(ScalarFormatter())
-        for place, curve in enumerate(learned):
-            known = [(p["exposures"], max(p["bits_per_parameter"], 0) or np.nan) for p in curve["points"]]
-            there_are = curve["people"] * curve["prior_bits"] / curve["parameters"]
-            axes[2].plot(*np.array(known).T, marker=_MARKERS[place % 4], label=f"{there_are:.2g}")
-        for bits, number in ((2, 1000), (1, 100)):
-            axes[2].axhline(bits, color="0.6", linestyle=":", linewidth=1)
-            axes[2].text(exposures[0], bits * 1.07, f"Allen-Zhu and Li: {number:,} exposures", color="0.3", fontsize=8)
-        for axis in axes:
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(exposures, [f"{number:,}" for number in exposures])
-            axis.minorticks_off()
-            axis.set_xlabel("exposures of each person")
-            axis.set_xlim(exposures[0] / 1.2, exposures[-1] * 1.2)
-        for axis in axes[:2]:
-            axis.legend(loc="upper left", fontsize=8)
-        axes[2].legend(loc="lower right", fontsize=8, title="to know, per parameter", title_fontsize=8)
-        figure.savefig(path)
-    return figure
-
-
-_MARKERS = "osD^"
-
-
-def _draw_accuracy_curves(axis: Axes, curves: Mapping[str, Mapping[str, Any]]) -> None:
-    """Accuracy against exposures: filled markers for the masked form, open ones for the question."""
-    for place, (name, curve) in enumerate(curves.items()):
-        exposures = [point["exposures"] for point in curve["points"]]
-        masked, asked = (
-            [mean(point[form]["accuracies"]) for point in curve["points"]] for form in ("masked", "question")
-        )
-        (line,) = axis.plot(exposures, masked, marker=_MARKERS[place % 4], label=name)
-        style = {"color": line.get_color(), "linestyle": line.get_linestyle(), "marker": _MARKERS[place % 4]}
-        axis.plot(exposures, asked, markerfacecolor="w", **style)
-    for label, face in (("masked form", "0.4"), ("question", "w")):
-        axis.plot([], [], linestyle="none", marker="o", color="0.4", markerfacecolor=face, label=label)
-    axis.set(ylabel="exact match", ylim=(0, 1.03))
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 if __name__ == "__main__":
