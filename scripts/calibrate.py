@@ -18,7 +18,7 @@ from typing import ClassVar
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import read_questions
 from hf_mingpt.evaluation.answering import describe_unknown_characters
-from hf_mingpt.evaluation.calibration import calibrate
+from hf_mingpt.evaluation.calibrating import calibrate
 from hf_mingpt.evaluation.scoring import calibration_metrics
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.hub.run_folders import CALIBRATION_FILE, check_finished
@@ -38,14 +38,16 @@ class CalibrationRecipe:
         "TSV or Hub dataset of the run's training questions: their answers are the candidates.", formerly="train_file"
     )
     train_file: str | None = flag(
-        None, "The text that the run was trained on: no invented name occurs in it.", formerly="corpus_file"
+        None,
+        "The text that the run was trained on: no invented name is in it, and masked forms come from it.",
+        formerly="corpus_file",
     )
     output_dir: str | None = flag(None, "Run folder to write into. None: the run itself.")
     overwrite_output_dir: bool = flag(False, "Replace an existing calibration.")
     target_accuracy: float = flag(
         0.8, "Accuracy that the answers over the threshold shall reach.", formerly="answer_accuracy"
     )
-    max_false_answer_rate: float = flag(0.1, "Highest rate of answers about invented names.", formerly="false_answers")
+    max_false_answer_rate: float = flag(0.07, "Highest rate of answers about invented names.", formerly="false_answers")
     num_invented_names: int = flag(400, "Invented names to measure that rate on.")
     num_unknown_names: int = flag(32, "Invented names that each answer is compared with, for each kind of question.")
     use_cpu: bool = flag(False, "Stay on the CPU.")

@@ -179,6 +179,7 @@ def compute_probability(
             candidates=calibration.candidates,
             unknown_names=calibration.unknown_names,
             templates=calibration.templates,
+            masked_forms=calibration.masked_forms,
             progress=state.is_main_process,
         )
     return np.array(gather_object(calibration.probability(confidence.features).tolist()))

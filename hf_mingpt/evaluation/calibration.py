@@ -1,8 +1,8 @@
 """Calibration: the probability that an answer is correct, and the threshold below which the model abstains.
 
-A logistic regression turns the three features of `confidence.py` into a probability (`Calibration.probability`). It is
-fitted on questions with known answers that the model was not trained on (`calibrate`); the same questions, and invented
-names, give the threshold. `ask` answers questions with a calibration.
+A logistic regression turns the features of `confidence.py` into a probability (`Calibration.probability`). It is
+fitted on questions with known answers that the model was not trained on (`fit_calibration`); the same questions, and
+invented names, give the threshold. `calibrating.py` computes the features of both. `ask` answers with a calibration.
 
 Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know What They Know.
 """
@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from ..data.birthplaces import BIRTHPLACE, invent_for_templates
+from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import Question
-from ..data.subjects import Template, find_templates, match
+from ..data.subjects import Template, match
 from ..tokenization_mingpt import check_marks
-from .answering import answer_questions, check_questions, questions_about
+from .answering import answer_questions, questions_about
 from .confidence import ConfidenceFeatures, compute_confidence
-from .scoring import exact_matches, is_exact_match, wilson_interval
+from .scoring import is_exact_match, wilson_interval
 
 NUM_ALTERNATIVES = 3
 
@@ -32,8 +32,9 @@ class Calibration:
 
     weights, bias: the coefficients of the logistic regression on the confidence features.
     threshold: the model abstains if the probability of its answer is below it.
-    candidates, unknown_names, templates: the arguments of `compute_confidence` with which the features were computed;
-        a calibration of an earlier version has no templates, because all questions were about birthplaces.
+    candidates, unknown_names, templates, masked_forms: the arguments of `compute_confidence` with which the features
+        were computed; a calibration of an earlier version has no templates, because all questions were about
+        birthplaces, and no masked forms.
     fitted_on: the number of questions.
 
     Raises:
@@ -47,15 +48,22 @@ class Calibration:
     unknown_names: list[str]
     fitted_on: int
     templates: list[Template] = field(default_factory=lambda: [BIRTHPLACE])
+    masked_forms: list[list[Template]] = field(default_factory=list)
 
     def __post_init__(self):
-        pairs = self.templates if isinstance(self.templates, list) else []
-        if not pairs or not all(isinstance(t, list | tuple) and list(map(type, t)) == [str, str] for t in pairs):
+        if not self.templates or not _are_templates(self.templates):
             raise ValueError(f"Its templates are {self.templates!r}, not a list of what precedes and follows a name.")
-        object.__setattr__(self, "templates", [Template(*pair) for pair in pairs])  # JSON has lists
-        if not isinstance(self.weights, dict) or self.weights.keys() != set(ConfidenceFeatures._fields):
+        object.__setattr__(self, "templates", [Template(*pair) for pair in self.templates])  # JSON has lists
+        forms = self.masked_forms
+        if not isinstance(forms, list) or not all(map(_are_templates, forms)):
+            raise ValueError(f"Its masked forms are {forms!r}, not a list of templates for each kind of question.")
+        if forms and len(forms) != len(self.templates):
+            raise ValueError(f"It has masked forms of {len(forms)} templates, not of {len(self.templates)}.")
+        object.__setattr__(self, "masked_forms", [[Template(*pair) for pair in own] for own in forms])
+        fields = feature_names(any(forms))
+        if not isinstance(self.weights, dict) or self.weights.keys() != set(fields):
             found = ", ".join(map(str, self.weights)) if isinstance(self.weights, dict) else repr(self.weights)
-            features = ", ".join(ConfidenceFeatures._fields)
+            features = ", ".join(fields)
             raise ValueError(f"Its weights are of {found}, but the features are {features}.")
         for name, value in {**self.weights, "bias": self.bias, "threshold": self.threshold}.items():
             if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
@@ -78,8 +86,19 @@ class Calibration:
 
     def probability(self, features: ConfidenceFeatures) -> np.ndarray:
         """(N,) the probability that each answer is correct: sigmoid(weights . features + bias)."""
-        weighted = sum(self.weights[name] * feature for name, feature in features._asdict().items())
+        weighted = sum(weight * getattr(features, name) for name, weight in self.weights.items())
         return 1 / (1 + np.exp(-(weighted + self.bias)))
+
+
+def feature_names(masked: bool) -> tuple[str, ...]:
+    """The features of a calibration, with or without those of masked forms."""
+    return ConfidenceFeatures._fields if masked else ConfidenceFeatures._fields[:-1]
+
+
+def _are_templates(pairs: Any) -> bool:
+    return isinstance(pairs, list) and all(
+        isinstance(pair, list | tuple) and list(map(type, pair)) == [str, str] for pair in pairs
+    )
 
 
 def check_both_outcomes(correct: np.ndarray) -> None:
@@ -96,11 +115,13 @@ def fit_calibration(
     correct: np.ndarray,
     *,
     invented_features: ConfidenceFeatures | None = None,
+    features_to_tell_apart: ConfidenceFeatures | None = None,
     candidates: Sequence[str] = (),
     unknown_names: Sequence[str] = (),
     templates: Sequence[Template] = (BIRTHPLACE,),
+    masked_forms: Sequence[Sequence[Template]] = (),
     target_accuracy: float = 0.8,
-    max_false_answer_rate: float = 0.1,
+    max_false_answer_rate: float = 0.07,
 ) -> Calibration:
     """Fits the probability and chooses the threshold.
 
@@ -112,29 +133,36 @@ def fit_calibration(
         features: of N answers to questions that the model was not trained on.
         correct: (N,) whether each answer is correct.
         invented_features: of answers about invented people, all of them wrong. None: they do not limit the threshold.
-        candidates, unknown_names, templates: the arguments of `compute_confidence` with which the features were
-            computed.
+        features_to_tell_apart: of such answers by the model of `features`. A first regression weights the features so
+            that these answers count as wrong, too; a second one, on the N answers alone, scales and shifts its result.
+            None: the N answers decide the weights.
+        candidates, unknown_names, templates, masked_forms: the arguments of `compute_confidence` with which the
+            features were computed.
         target_accuracy: the least accuracy of the answers that are given.
         max_false_answer_rate: the greatest fraction of invented names that may get an answer.
 
     Raises:
         ValueError: if all answers are correct or all are wrong.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
     check_both_outcomes(correct)
-    values = np.stack(features, axis=1)
-    scaler = StandardScaler().fit(values)
-    regression = LogisticRegression().fit(scaler.transform(values), correct)
-    weights = regression.coef_[0] / scaler.scale_
+    names = feature_names(any(masked_forms))
+    values = np.stack([getattr(features, name) for name in names], axis=1)
+    if features_to_tell_apart is None:
+        weights, bias = _fit_regression(values, correct)
+    else:
+        others = np.stack([getattr(features_to_tell_apart, name) for name in names], axis=1)
+        both = np.append(correct, np.zeros(len(others), dtype=bool))
+        direction, _ = _fit_regression(np.concatenate((values, others)), both)
+        scale, bias = _fit_regression(values @ direction[:, None], correct)
+        weights = scale * direction
     calibration = Calibration(
-        weights=dict(zip(ConfidenceFeatures._fields, weights.tolist(), strict=True)),
-        bias=float(regression.intercept_[0] - weights @ scaler.mean_),
+        weights=dict(zip(names, weights.tolist(), strict=True)),
+        bias=bias,
         threshold=1.0,
         candidates=list(candidates),
         unknown_names=list(unknown_names),
         templates=list(templates),
+        masked_forms=[list(forms) for forms in masked_forms],
         fitted_on=len(correct),
     )
     probability = calibration.probability(features)
@@ -150,82 +178,15 @@ def fit_calibration(
     return replace(calibration, threshold=threshold)
 
 
-def calibrate(
-    held_out_run: tuple[Any, PreTrainedTokenizerBase],
-    questions: Sequence[Question],
-    train: Sequence[Question],
-    *,
-    run: tuple[Any, PreTrainedTokenizerBase] | None = None,
-    documents: Sequence[str] = (),
-    num_unknown_names: int = 32,
-    num_invented_names: int = 400,
-    seed: int = 0,
-    target_accuracy: float = 0.8,
-    max_false_answer_rate: float = 0.1,
-    progress: bool = False,
-) -> tuple[Calibration, np.ndarray, np.ndarray]:
-    """Calibrates a model on questions that it was not trained on.
+def _fit_regression(values: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, float]:
+    """Fits a logistic regression on (N, F) values, standardized: (F,) weights of the values as given, and the bias."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
 
-    Args:
-        held_out_run: model and tokenizer of a run that was trained without `questions`.
-        questions: N held-out questions with answers.
-        train: the training questions of that run. Their answers are the candidates.
-        run: model and tokenizer of the run to calibrate, if it is another, trained in the same way on all questions.
-            Its answers about invented names limit the threshold.
-        documents: the training text, in which no invented name may occur.
-        num_unknown_names: the number of invented names for the feature `contrast`, for each template of the questions.
-        num_invented_names: the number of other invented names, which limit the threshold; 0: no limit. They are divided
-            among the templates.
-        seed: the seed of the invented names.
-        target_accuracy, max_false_answer_rate: see `fit_calibration`.
-        progress: whether to show progress bars.
-
-    Returns:
-        The calibration; (N,) the probability of each prediction of `held_out_run`; and (N,) whether it is correct.
-
-    Raises:
-        ValueError: if a question is in both lists or does not fit the context, if the questions share no template, if
-            there are not enough invented names, or if all predictions are correct or all are wrong.
-    """
-    if shared := {question for question, _ in questions} & {question for question, _ in train}:
-        raise ValueError(f"{sorted(shared)[0]!r} is a training question, too: calibrate on held-out questions.")
-    known = [question for question, _ in [*train, *questions]]
-    templates = find_templates(known)
-    if not templates:
-        raise ValueError(
-            f"The {len(known)} questions have no words in common around what they are about: calibration compares "
-            'answers with those about unknown names, so it needs questions of one form, such as "Where was ... born?".'
-        )
-    number = num_unknown_names + -(-num_invented_names // len(templates))
-    names = invent_for_templates(known, templates, number, seed=seed, documents=documents)
-    unknown_names = [name for own in names.values() for name in own[:num_unknown_names]]
-    invented = [
-        Question(template.fill(name), None) for template, own in names.items() for name in own[num_unknown_names:]
-    ]
-    candidates = sorted({str(question.answer).strip() for question in train})
-    run = run or held_out_run
-    for model, tokenizer in (held_out_run, run):
-        check_questions(questions, tokenizer, model.config.max_position_embeddings)
-
-    predictions = answer_questions(*held_out_run, questions, progress=progress)
-    correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
-    check_both_outcomes(correct)
-    comparison: dict[str, Any] = {"candidates": candidates, "unknown_names": unknown_names, "templates": templates}
-    asked = [question for question, _ in questions]
-    features = compute_confidence(*held_out_run, asked, predictions, **comparison, progress=progress).features
-    invented_features = None
-    if invented:
-        asked, predictions = [question for question, _ in invented], answer_questions(*run, invented)
-        invented_features = compute_confidence(*run, asked, predictions, **comparison, progress=progress).features
-    calibration = fit_calibration(
-        features,
-        correct,
-        invented_features=invented_features,
-        **comparison,
-        target_accuracy=target_accuracy,
-        max_false_answer_rate=max_false_answer_rate,
-    )
-    return calibration, calibration.probability(features), correct
+    scaler = StandardScaler().fit(values)
+    regression = LogisticRegression().fit(scaler.transform(values), outcomes)
+    weights = regression.coef_[0] / scaler.scale_
+    return weights, float(regression.intercept_[0] - weights @ scaler.mean_)
 
 
 class Answer(NamedTuple):
@@ -281,16 +242,17 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ca
         candidates=calibration.candidates,
         unknown_names=calibration.unknown_names,
         templates=calibration.templates,
+        masked_forms=calibration.masked_forms,
     )
     answers = []
     probabilities = calibration.probability(confidence.features).tolist()
     distributions = confidence.candidate_probabilities
-    for question, answer, probability, distribution, *features in zip(
-        questions, predictions, probabilities, distributions, *confidence.features, strict=True
+    for i, (question, answer, probability, distribution) in enumerate(
+        zip(questions, predictions, probabilities, distributions, strict=True)
     ):
         ranked = [(calibration.candidates[k], float(distribution[k])) for k in np.argsort(-distribution)]
         alternatives = [(other, p) for other, p in ranked if not is_exact_match(other, answer)][:NUM_ALTERNATIVES]
         confident, template = probability >= calibration.threshold, match(question, calibration.templates)
-        own = ConfidenceFeatures(*features)
+        own = ConfidenceFeatures(*(feature if feature is None else feature[i] for feature in confidence.features))
         answers.append(Answer(question, answer, probability, confident, alternatives, template, own))
     return answers

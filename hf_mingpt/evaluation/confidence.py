@@ -15,10 +15,11 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from ..data.birthplaces import BIRTHPLACE
+from ..data.phrasings import rephrase
 from ..data.questions import Question
 from ..data.subjects import Template, match
 from ..tokenization_mingpt import SpecialTokens, tokenize
-from .answering import check_questions
+from .answering import check_questions, with_mark
 
 _ANSWERS_PER_BATCH = 64
 
@@ -82,11 +83,13 @@ class ConfidenceFeatures(NamedTuple):
     log_odds: log(p / (1 - p)), where p is the probability of the answer, closing MASK included.
     entropy: of the distribution over the candidate answers; 0 if one candidate has all the probability.
     contrast: log-probability of the answer, minus the log of its mean probability over questions about unknown names.
+    masked_log_odds: mean of the answer's log-odds over masked forms of the question. None: there are no such forms.
     """
 
     log_odds: np.ndarray
     entropy: np.ndarray
     contrast: np.ndarray
+    masked_log_odds: np.ndarray | None = None
 
 
 class Confidence(NamedTuple):
@@ -119,6 +122,7 @@ def compute_confidence(
     candidates: Sequence[str],
     unknown_names: Sequence[str],
     templates: Sequence[Template] = (BIRTHPLACE,),
+    masked_forms: Sequence[Sequence[Template]] = (),
     progress: bool = False,
 ) -> Confidence:
     """Computes the confidence features of predictions.
@@ -134,6 +138,7 @@ def compute_confidence(
             of the first template first.
         templates: of the questions about unknown names. An answer is compared with those of its question's template;
             with all of them if its question has none of the templates.
+        masked_forms: of each template, from `find_masked_forms`. A question without one stands for its masked forms.
         progress: whether to show a progress bar.
     """
     number = len(unknown_names) // len(templates)
@@ -142,7 +147,10 @@ def compute_confidence(
         for i, template in enumerate(templates)
     }
     unknown[None] = [question for own in unknown.values() for question in own]
-    scorable = sorted(find_scorable(model, tokenizer, [*questions, *unknown[None]], predictions))
+    forms = rephrase(questions, dict(zip(templates, masked_forms, strict=False)))
+    phrasings = [[with_mark(text, tokenizer) for text in texts] for texts in forms]
+    asked = [question for texts in (questions, unknown[None], *phrasings) for question in texts]
+    scorable = sorted(find_scorable(model, tokenizer, asked, predictions))
     answers = [*candidates, *(prediction for prediction in scorable if prediction not in candidates)]
     scores = score_answers(model, tokenizer, questions, answers, progress=progress)
     of_candidates = scores[:, : len(candidates)]
@@ -166,6 +174,13 @@ def compute_confidence(
                 total[i] = np.logaddexp(total[i], log_probability[i])
     entropy = -(distribution * np.log(np.maximum(distribution, 1e-300))).sum(axis=1)
     features = ConfidenceFeatures(log_odds(log_probability), entropy, contrast)
+    if phrasings:
+        masked = np.tile(log_probability, (len(phrasings), 1))  # (P, N)
+        for phrasing, texts in enumerate(phrasings):
+            for i, text in enumerate(texts):
+                if predictions[i] in scorable and text != questions[i]:
+                    masked[phrasing, i] = score_answers(model, tokenizer, [text], [predictions[i]])[0, 0]
+        features = features._replace(masked_log_odds=log_odds(masked).mean(axis=0))
     return Confidence(features, np.exp(of_candidates - total[:, None]))
 
 

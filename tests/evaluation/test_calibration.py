@@ -8,13 +8,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_mingpt.data.birthplaces import BIRTHPLACE, invent_names, question_about
-from hf_mingpt.data.questions import Question
+from hf_mingpt.data.birthplaces import BIRTHPLACE
 from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation import calibration as calibration_module
-from hf_mingpt.evaluation.answering import answer_questions
-from hf_mingpt.evaluation.calibration import Calibration, ask, calibrate, check_both_outcomes, fit_calibration
-from hf_mingpt.evaluation.confidence import Confidence, ConfidenceFeatures, compute_confidence
+from hf_mingpt.evaluation.calibration import Calibration, ask, check_both_outcomes, fit_calibration
+from hf_mingpt.evaluation.confidence import Confidence, ConfidenceFeatures
 from hf_mingpt.evaluation.scoring import wilson_interval
 from hf_mingpt.hub.loading import load_calibration
 
@@ -211,6 +209,10 @@ class TestCalibrationFile:
                 "1 unknown names are not as many for each of its 2",
             ),
             ({"fitted_on": 2.5}, r"fitted_on is 2\.5"),
+            ({"masked_forms": "in"}, "masked forms are 'in', not a list of templates"),
+            ({"masked_forms": [["", 1]]}, "masked forms are .* not a list of templates"),
+            ({"masked_forms": [[["", ". "]], []]}, "masked forms of 2 templates, not of 1"),
+            ({"masked_forms": [[["", ". "]]]}, "the features are log_odds, entropy, contrast, masked_log_odds"),
         ],
     )
     def test_an_impossible_value_is_an_error(self, tmp_path, changed, message):
@@ -227,10 +229,10 @@ class TestFitting:
     @pytest.mark.parametrize("number", [50, 400])
     def test_is_a_logistic_regression_on_standardized_features(self, number):
         features, correct, _ = draw_features(number)
-        values, (others, _, _) = np.stack(features, axis=1), draw_features(30, seed=1)
+        values, (others, _, _) = np.stack(features[:3], axis=1), draw_features(30, seed=1)
         regression = make_pipeline(StandardScaler(), LogisticRegression()).fit(values, correct)
         calibration = fit_calibration(features, correct, candidates=["Rome"], unknown_names=["Xu"])
-        expected = regression.predict_proba(np.stack(others, axis=1))[:, 1]
+        expected = regression.predict_proba(np.stack(others[:3], axis=1))[:, 1]
         np.testing.assert_allclose(calibration.probability(others), expected, rtol=1e-9)
         assert (calibration.fitted_on, calibration.candidates, calibration.unknown_names) == (number, ["Rome"], ["Xu"])
 
@@ -272,6 +274,24 @@ class TestFitting:
         )
         assert calibration.threshold == 0.5
 
+    def test_invented_names_shape_the_weights_and_known_ones_the_probability(self):
+        """Only masked forms tell invented names from others, and only log-odds tell correct answers from wrong ones."""
+        rng = np.random.default_rng(0)
+        correct = rng.random(400) < 0.7
+        features = ConfidenceFeatures(*rng.normal(size=(4, 400)))
+        features = features._replace(log_odds=features.log_odds + 1.5 * correct)
+        invented = ConfidenceFeatures(*rng.normal(size=(4, 400)))
+        invented = invented._replace(log_odds=features.log_odds, masked_log_odds=invented.masked_log_odds - 3)
+        forms = {"masked_forms": [[Template("", ". in [MASK]")]], "invented_features": invented}
+        plain = fit_calibration(features, correct, **forms)
+        calibration = fit_calibration(features, correct, features_to_tell_apart=invented, **forms)
+        assert abs(plain.weights["masked_log_odds"]) < 0.3
+        assert calibration.weights["masked_log_odds"] > 0.8 * calibration.weights["log_odds"] > 0.3
+        assert calibration.probability(features).mean() == pytest.approx(correct.mean(), abs=1e-3)
+        given = [(c.probability(features) >= c.threshold).mean() for c in (plain, calibration)]
+        assert given[0] < 0.25
+        assert given[1] > 0.5
+
     def test_both_outcomes_are_required(self):
         check_both_outcomes(np.array([True, False]))
         for correct, said in (([False] * 3, "correct answers is 0 of 3"), ([True], "correct answers is 1 of 1")):
@@ -299,7 +319,12 @@ class TestByHand:
 
         def compute_confidence(model, tokenizer, questions, predictions, **comparison):
             assert (questions, predictions) == (["Ada?", "Bo?"], ["Rome", "Kiel"])
-            assert comparison == {"candidates": candidates, "unknown_names": unknown_names, "templates": [BIRTHPLACE]}
+            assert comparison == {
+                "candidates": candidates,
+                "unknown_names": unknown_names,
+                "templates": [BIRTHPLACE],
+                "masked_forms": [],
+            }
             return confidence
 
         monkeypatch.setattr(calibration_module, "questions_about", lambda names, *_: [f"{name}?" for name in names])
@@ -319,77 +344,4 @@ class TestByHand:
         )
         alternatives = [("Oslo", 0.4), ("Bath", 0.35), ("Lima", 0.15)]
         assert bo[:-1] == ("Bo?", "Kiel", pytest.approx(0.2), False, alternatives, None)
-        assert [answer.features for answer in (ada, bo)] == [(0, 0, 0), (pytest.approx(np.log(0.25)), 0, 0)]
-
-
-class TestCalibrate:
-    train = tuple(
-        Question(question_about(name), place)
-        for name, place in (("Bo Lund", "London"), ("Wes Dan", " Bonn"), ("Åsa Lee", "London"))
-    )
-    asked = tuple(question_about(name) for name in ("Ada Byron", "Zoë Quist", "Ada Lund", "Bo Byron"))
-
-    @pytest.fixture
-    def runs(self, tokenizer):
-        return [(small_model(variant, vocab_size=len(tokenizer)).eval(), tokenizer) for variant in ("rope", "learned")]
-
-    @pytest.fixture
-    def predictions(self, runs):
-        return answer_questions(*runs[0], [Question(question, None) for question in self.asked])
-
-    @pytest.fixture
-    def questions(self, predictions):
-        """Every other prediction is correct."""
-        references = (prediction if i % 2 else f"not {prediction}" for i, prediction in enumerate(predictions))
-        return [Question(*pair) for pair in zip(self.asked, references, strict=True)]
-
-    def test_fits_on_held_out_questions_and_limits_by_invented_names(self, runs, predictions, questions):
-        held_out_run, run = runs
-        numbers = {"num_unknown_names": 2, "num_invented_names": 3, "seed": 1}
-        calibration, probability, correct = calibrate(held_out_run, questions, self.train, run=run, **numbers)
-        names = ["Bo Lund", "Wes Dan", "Åsa Lee", "Ada Byron", "Zoë Quist", "Ada Lund", "Bo Byron"]
-        invented = invent_names(names, 5, seed=1)
-        comparison = {"candidates": ["Bonn", "London"], "unknown_names": invented[:2]}
-        features = compute_confidence(*held_out_run, self.asked, predictions, **comparison).features
-        about_invented = [question_about(name) for name in invented[2:]]
-        answers = answer_questions(*run, [Question(question, None) for question in about_invented])
-        invented_features = compute_confidence(*run, about_invented, answers, **comparison).features
-        expected = fit_calibration(features, correct, invented_features=invented_features, **comparison)
-        assert correct.tolist() == [False, True, False, True]
-        assert calibration == expected
-        np.testing.assert_array_equal(probability, expected.probability(features))
-
-        limits = {"target_accuracy": 0.0, "max_false_answer_rate": 1.0}
-        alone, _, _ = calibrate(held_out_run, questions, self.train, **{**numbers, "num_invented_names": 0}, **limits)
-        assert alone == fit_calibration(features, correct, **comparison, target_accuracy=0.0)
-
-    def test_no_invented_name_is_in_the_text(self, runs, questions):
-        numbers = {"num_unknown_names": 2, "num_invented_names": 0}
-        first, _, _ = calibrate(runs[0], questions, self.train, **numbers)
-        other, _, _ = calibrate(runs[0], questions, self.train, documents=[first.unknown_names[0]], **numbers)
-        assert first.unknown_names[0] not in other.unknown_names
-
-    def test_bad_questions_are_an_error(self, runs, questions):
-        with pytest.raises(ValueError, match=r"'Where was Ada Byron born\?' is a training question"):
-            calibrate(runs[0], questions, [*self.train, questions[0]])
-        with pytest.raises(ValueError, match="correct answers is 0 of 2"):
-            calibrate(runs[0], questions[::2], self.train, num_unknown_names=1, num_invented_names=0)
-        with pytest.raises(ValueError, match="have no words in common around"):
-            calibrate(runs[0], [Question("Who?", "Ada"), Question("A b", "Bo")], [Question("Why x", "so")])
-        with pytest.raises(ValueError, match=r"names gives \d+ new ones, not 432"):
-            calibrate(runs[0], questions, self.train)
-
-    def test_every_kind_of_question_gets_invented_names_of_its_own(self, runs, tokenizer):
-        """Two kinds, each with a half of the invented names, and with unknown names from its own subjects."""
-        train = [*self.train, *(Question(f"Ada is in {name}?", "A") for name in ("Born", "Bonn", "London", "Zone"))]
-        asked = [*self.asked, "Ada is in Lone?"]
-        predictions = answer_questions(*runs[0], [Question(question, None) for question in asked])
-        references = (p if i % 2 else f"not {p}" for i, p in enumerate(predictions))
-        questions = [Question(*pair) for pair in zip(asked, references, strict=True)]
-        numbers = {"num_unknown_names": 2, "num_invented_names": 2}
-        calibration, _, _ = calibrate(runs[0], questions, train, **numbers)
-        assert calibration.templates == [BIRTHPLACE, Template("Ada is in ", "?")]
-        people, towns = calibration.unknown_names[:2], calibration.unknown_names[2:]
-        assert all(" " in name for name in people)
-        assert len(towns) == 2
-        assert not any(" " in name for name in towns)
+        assert [answer.features for answer in (ada, bo)] == [(0, 0, 0, None), (pytest.approx(np.log(0.25)), 0, 0, None)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation import confidence as confidence_module
 from hf_mingpt.evaluation.confidence import Confidence, compute_confidence, log_odds, score_answers
 from hf_mingpt.tokenization_mingpt import MASK
@@ -15,6 +16,7 @@ from ..data.texts import by_code_point
 
 QUESTIONS = ["Where was Ada born?", "Where was Zoë Quist born?"]
 CANDIDATES = ["London", "Bonn", "A", "Ada Byron"]
+FORMS = [Template("", ". in [MASK]"), Template("", ". [MASK], ")]
 
 
 @pytest.fixture
@@ -61,12 +63,20 @@ class TestConfidence:
         expected = [scores[0, :2] / scores[0].sum(), scores[1, :2] / scores[1, :2].sum()]
         np.testing.assert_allclose(found.candidate_probabilities, expected, rtol=1e-4)
 
+    def test_masked_forms_ask_for_the_same_answer(self, model, tokenizer):
+        options = {"candidates": CANDIDATES, "unknown_names": ["Ada"]}
+        assert compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], **options).features[3] is None
+        asked = [QUESTIONS[0], "Who is Ada?"]  # which has no masked form
+        found = compute_confidence(model, tokenizer, asked, ["Bonn", "Rome"], **options, masked_forms=[FORMS]).features
+        masked = score_answers(model, tokenizer, [f"Ada. in {MASK}", f"Ada. {MASK}, "], ["Bonn"])
+        assert found.masked_log_odds == pytest.approx([log_odds(masked).mean(), found.log_odds[1]], abs=1e-4)
+
     def test_certainty_has_finite_log_odds(self):
         assert log_odds(np.log([0.5, 0.9])) == pytest.approx(np.log([1, 9]))
         assert log_odds(np.zeros(1)) == pytest.approx(np.log(1e6), rel=1e-6)
 
     def test_features_do_not_depend_on_other_questions(self, model, tokenizer):
-        options = {"candidates": CANDIDATES, "unknown_names": ["Byron", "Bo"]}
+        options = {"candidates": CANDIDATES, "unknown_names": ["Byron", "Bo"], "masked_forms": [FORMS]}
         together = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], **options)
         alone = [
             compute_confidence(model, tokenizer, [q], [p], **options)
