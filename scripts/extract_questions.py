@@ -31,7 +31,7 @@ from hf_mingpt.data.questions import write_questions
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import check_choice, check_least, flag, required
 from hf_mingpt.system.wording import count
-from hf_mingpt.system.writing import check_no_writer, one_writer, written_aside
+from hf_mingpt.system.writing import check_output_folder, one_writer, written_aside
 
 LEAST_PEOPLE = 3  # with an occupation
 _TITLE = re.compile(r"(.+?)(?<!\b\w)\. (.+)")  # the stop of an initial ends no name
@@ -147,9 +147,7 @@ def main() -> None:
     recipe = parse_recipe(ExtractionRecipe)
     folder = Path(recipe.output_dir)
     with user_errors():
-        if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
-            raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
-        check_no_writer(folder)
+        check_output_folder(folder, overwrite=recipe.overwrite_output_dir)
         titled = [match.groups() for match in map(_TITLE.match, load_texts(recipe.train_file)["text"][:]) if match]
         number_of = Counter(name for name, _ in titled)
         biographies = {name: sentences for name, sentences in titled if number_of[name] == 1}

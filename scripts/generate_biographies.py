@@ -17,7 +17,7 @@ from hf_mingpt.data.questions import write_questions
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import check_choice, flag, required
 from hf_mingpt.system.wording import count
-from hf_mingpt.system.writing import check_no_writer, one_writer, write_text, written_aside
+from hf_mingpt.system.writing import check_output_folder, one_writer, write_text, written_aside
 
 # `datasets` reads all files of a repository with the builder of its first configuration, so biographies are a table too
 CARD = """\
@@ -92,9 +92,7 @@ def main() -> None:
     recipe = parse_recipe(GenerateRecipe)
     folder = Path(recipe.output_dir)
     with user_errors():
-        if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
-            raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
-        check_no_writer(folder)
+        check_output_folder(folder, overwrite=recipe.overwrite_output_dir)
         corpora = {relation: generate_corpus(recipe, relation) for relation in recipe.relations.split(",")}
     documents = next(iter(corpora.values())).documents
     tables = {name: [getattr(corpus, split) for split in SPLITS] for name, corpus in corpora.items()}

@@ -12,7 +12,7 @@ from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import check_least, flag, required
 from hf_mingpt.system.files import read_text
 from hf_mingpt.system.wording import count
-from hf_mingpt.system.writing import check_no_writer, one_writer, write_text
+from hf_mingpt.system.writing import check_output_folder, one_writer, write_text
 
 SENTENCES = [
     "{capital} is the capital of {country}.",
@@ -41,9 +41,7 @@ def main() -> None:
     recipe = parse_recipe(CapitalsRecipe)
     folder = Path(recipe.output_dir)
     with user_errors():
-        if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
-            raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
-        check_no_writer(folder)
+        check_output_folder(folder, overwrite=recipe.overwrite_output_dir)
         rows = [line.split("\t") for line in read_text(recipe.table).splitlines()]
         for number, row in enumerate(rows, start=1):
             if len(row) != 3 or not all(row):

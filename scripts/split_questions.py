@@ -16,7 +16,7 @@ from typing import ClassVar
 from hf_mingpt.data.questions import read_questions, split_folds, write_questions
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
-from hf_mingpt.system.writing import UNFINISHED, check_no_writer, one_writer
+from hf_mingpt.system.writing import UNFINISHED, check_output_folder, one_writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,7 @@ def main() -> None:
     folder = Path(recipe.output_dir)
     with user_errors():
         folds = split_folds(read_questions(recipe.questions_file, answers=True), recipe.num_folds, seed=0)
-        check_no_writer(folder)
-        if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
-            raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
+        check_output_folder(folder, overwrite=recipe.overwrite_output_dir)
     with accidents(), one_writer(folder), TemporaryDirectory(dir=folder, prefix=UNFINISHED) as aside:
         for number, (train, held_out) in enumerate(folds):
             write_questions(Path(aside) / f"fold-{number}" / "train.tsv", train)

@@ -21,7 +21,7 @@ from hf_mingpt.data.questions import read_questions
 from hf_mingpt.hub.run_folders import written_whole
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag, required
-from hf_mingpt.system.writing import one_writer
+from hf_mingpt.system.writing import check_output_folder, one_writer
 from hf_mingpt.tokenization_mingpt import MASK, PAD
 
 SPECIAL_TOKENS = {"pad_token": PAD, "mask_token": MASK, "eos_token": "<|endoftext|>"}
@@ -49,10 +49,7 @@ def main() -> None:
     recipe = parse_recipe(TokenizerRecipe)
     folder = Path(recipe.output_dir)
     with user_errors():
-        if folder.is_file():
-            raise ValueError(f"output_dir {folder} is a file: choose a folder.")
-        if folder.exists() and any(folder.iterdir()) and not recipe.overwrite_output_dir:
-            raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
+        check_output_folder(folder, overwrite=recipe.overwrite_output_dir)
         questions = read_questions(recipe.questions_file) if recipe.questions_file else []
         texts = load_texts(recipe.train_file)
     tokenizer = train_tokenizer(texts, [text for pair in questions for text in pair if text], recipe.vocab_size)

@@ -243,7 +243,7 @@ def _build_policy(
         learned = LearnedPolicy(list(extractors.values()), (batch.characters for batch in iterate(documents)))
         return learned, list(extractors)
     policy = AnswerPolicy([str(question.answer) for question in questions], alphabet)
-    if isinstance(learn_from, Dataset):
+    if isinstance(learn_from, Dataset) and len(learn_from):  # a collator may have no text
         all_spans = (
             find_salient_spans(batch.characters, alphabet.classes, numbers=recipe.ssm_numbers)
             for batch in iterate(learn_from)

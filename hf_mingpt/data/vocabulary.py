@@ -38,11 +38,16 @@ def complete_vocabulary(
         return tokenizer
     if extend:
         return build_tokenizer([*sorted(ids, key=ids.__getitem__), *sorted(number)], tokenizer.model_max_length)
+    subject = "The text has" if noun == "text" else f"{sum(map(bool, missing))} of {count(len(texts), noun)} have"
+    raise ValueError(
+        f"{subject} characters that the vocabulary of the model lacks: {list_characters(number)}. Give "
+        "--extend_vocabulary to add them, or replace them."
+    )
+
+
+def list_characters(number: Counter[str]) -> str:
+    """Lists the most frequent characters, by how often each occurs, and says how many more there are."""
     listed = [f"{character!r} (U+{ord(character):04X})" for character, _ in number.most_common(MAX_LISTED)]
     if len(number) > MAX_LISTED:
         listed.append(f"and {len(number) - MAX_LISTED} more")
-    subject = "The text has" if noun == "text" else f"{sum(map(bool, missing))} of {count(len(texts), noun)} have"
-    raise ValueError(
-        f"{subject} characters that the vocabulary of the model lacks: {', '.join(listed)}. Give --extend_vocabulary "
-        "to add them, or replace them."
-    )
+    return ", ".join(listed)

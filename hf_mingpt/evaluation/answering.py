@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import MAX_ANSWER_TOKENS, Question
 from ..data.subjects import Template, match
+from ..data.vocabulary import list_characters
 from ..system.wording import count
 from ..system.writing import write_text
 from ..tokenization_mingpt import (
@@ -29,8 +30,6 @@ from ..tokenization_mingpt import (
     is_character_tokenizer,
     tokenize,
 )
-
-MAX_LISTED = 10  # characters in a message
 
 
 def check_questions(
@@ -84,12 +83,9 @@ def describe_unknown_characters(questions: Sequence[Question], tokenizer: PreTra
     if not any(unknown):
         return None
     number = Counter(character for characters in unknown for character in characters)
-    listed = [f"{character!r} (U+{ord(character):04X})" for character, _ in number.most_common(MAX_LISTED)]
-    if len(number) > MAX_LISTED:
-        listed.append(f"and {len(number) - MAX_LISTED} more")
     return (
         f"Of {count(len(questions), 'question')}, {sum(map(bool, unknown))} with characters that are not in the "
-        f"vocabulary: {', '.join(listed)}. The model reads {unknown_token} in their place."
+        f"vocabulary: {list_characters(number)}. The model reads {unknown_token} in their place."
     )
 
 

@@ -100,6 +100,20 @@ def check_no_writer(folder: str | Path) -> None:
         os.close(_lock(Path(folder), shared=True))
 
 
+def check_output_folder(folder: Path, *, overwrite: bool) -> None:
+    """Checks, before the work, that files can be written into a folder.
+
+    Raises:
+        ValueError: if it is a file, or has files that may not be overwritten.
+        OSError: if another process writes into it.
+    """
+    if folder.is_file():
+        raise ValueError(f"output_dir {folder} is a file: choose a folder.")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise ValueError(f"output_dir {folder} is not empty: choose another, or give --overwrite_output_dir.")
+    check_no_writer(folder)
+
+
 def _lock(folder: Path, *, shared: bool) -> int:
     descriptor = os.open(folder if fcntl else os.devnull, os.O_RDONLY)
     try:

@@ -205,6 +205,14 @@ class TestSalientSpans:
             assert batch["input_ids"].tolist() == expected["input_ids"].tolist()
             assert batch["labels"].tolist() == expected["labels"].tolist()
 
+    def test_answers_are_masked_in_a_text_that_the_collator_does_not_know(self, tokenizer):
+        options = {"masking_policy_probability": 1.0, "questions": [("Where was Ada Byron born?", "London")]}
+        collator = hf_mingpt.DataCollatorForSalientSpans(tokenizer, 48, ssm_numbers=True, **options)
+        (row, *_) = hf_mingpt.add_index(encode_documents(Dataset.from_dict({"text": PEOPLE}), tokenizer))
+        for epoch in range(5):
+            collator.set_epoch(epoch)
+            assert tokenizer.decode(collator([row])["input_ids"][0]).endswith("⁇London⁇")
+
     @pytest.mark.parametrize(("numbers", "expected"), [(True, {"London", "1815"}), (False, {"London"})])
     def test_it_masks_one_name_or_number(self, tokenizer, numbers, expected):
         rows = hf_mingpt.add_index(encode_documents(Dataset.from_dict({"text": PEOPLE}), tokenizer))

@@ -51,6 +51,8 @@ class TestPeople:
                 path for (_, split), path in files.items() if split != "train"
             }
             assert ("occupations" in card.text, "occupations" in tasks["description"]) == (folder == data,) * 2
+        (tmp_path / "file").touch()
+        refused("file is a file: choose a folder", "generate_biographies.py", "--output_dir", tmp_path / "file")
         refused(
             "relations 'age' is unknown: choose one of birthplace, birth_year",
             "generate_biographies.py",
