@@ -214,7 +214,7 @@ def format_page(report: Mapping[str, Any], *, title: str) -> str:
             )
             note = "" if is_exact_match(found["prediction"], found["answer"]) else f", correct: {answer}"
             if note and found["document"] and not is_in_document(found["answer"], found["document"]):
-                note += ", which is not in the text"
+                note += ", which the document does not say"
             lines.append(f"- {question} **{prediction}** ({percent(found['probability'])}){note}")
             if found["document"]:
                 lines.append(f"  > {escape_markdown(found['document'])}")

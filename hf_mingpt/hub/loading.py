@@ -99,6 +99,10 @@ def load_model(name_or_path: str, revision: str | None = None, **options: Any) -
     except StrictDataclassError as error:
         raise ValueError(f"{name_or_path}: {error.__cause__ or error}") from error
     except Exception as error:
+        if "unexpected keyword argument" in str(error):  # a field of MinGPTConfig, given to another architecture
+            raise ValueError(
+                f"{name_or_path} is not a minGPT: convert it first, with scripts/convert_checkpoint.py."
+            ) from error
         raise describe_failure(name_or_path, "model", error) from error
     model, info = loaded
     # the library only warns, and initializes missing weights at random

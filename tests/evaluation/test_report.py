@@ -94,7 +94,7 @@ class TestReport:
         )  # fmt: skip
         page = format_page(report, title="Calibration")
         assert "**Bonn** (90%), correct: Rome\n" in page
-        assert "**Bonn** (40%), correct: Gilmore, which is not in the text\n" in page
+        assert "**Bonn** (40%), correct: Gilmore, which the document does not say\n" in page
 
 
 class TestSplitsByHand:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_mingpt.hub.loading import find_demo_data, find_run, load_run, read_metrics
 from hf_mingpt.hub.pushing import push_run
@@ -21,6 +22,16 @@ def test_a_vocabulary_fits_the_model_which_may_have_more_tokens(run_folder):
     small_model("rope", vocab_size=9).save_pretrained(run_folder)
     with pytest.raises(ValueError, match="the model 9: use the tokenizer"):
         load_run(str(run_folder))
+
+
+def test_another_architecture_is_refused_where_fields_of_ours_are_changed(tmp_path):
+    """As finetuning does, which sets the dropout."""
+    config = GPT2Config(
+        n_embd=8, n_layer=1, n_head=2, n_positions=8, vocab_size=9, bos_token_id=None, eos_token_id=None
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is not a minGPT: convert it first, with scripts/convert_checkpoint\.py"):
+        load_run(str(tmp_path), embedding_dropout=0.1)
 
 
 UP = "model.layers.0.mlp.up_proj.weight"

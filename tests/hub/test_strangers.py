@@ -77,7 +77,10 @@ def test_texts_inject_no_markup_into_the_report():
     assert_harmless(page)
     assert len(page.splitlines()) == len(format_page(report, title="t").splitlines())
     assert f"- Where was {IN_MARKDOWN} born? **{IN_MARKDOWN}** (90%)" in page
-    assert f"- Where was A{IN_MARKDOWN} born? **{IN_MARKDOWN}** (80%), correct: B{IN_MARKDOWN}\n" in page
+    assert (
+        f"- Where was A{IN_MARKDOWN} born? **{IN_MARKDOWN}** (80%), correct: B{IN_MARKDOWN}, which the document does not say\n"
+        in page
+    )
     assert f"  > {IN_MARKDOWN}. {IN_MARKDOWN} was born." in page
 
 
@@ -111,7 +114,9 @@ def test_a_name_injects_no_markup_into_an_explanation():
     question, answer = "Where was <b>&\u202e born?", "<i>"
     text = f"{question}\u2047{answer}\u2047"
     attentions = torch.ones(1, 1, len(text), len(text))
-    page = render(Explanation(text, len(question) + 1, attentions, torch.ones(2, 4), ["abcd"] * 2), "runs/<u>")
+    page = render(
+        Explanation(text, len(question) + 1, attentions, torch.ones(2, 4), ["abcd"] * 2), "runs/<u>", None, None
+    )
     assert "<h1>Where was &lt;b&gt;&amp;U+202E born? &lt;i&gt;</h1>" in page
     assert "<code>&lt;u&gt;</code>" in page
     assert not [tag for tag in ("<b>", "<i>", "<u>", "\u202e") if tag in page]
