@@ -67,7 +67,7 @@ class TestMistakes:
             assert works("sample.py", *asked, question, *greedy) == works("sample.py", *run, "B?[MASK]", *greedy)
         assert works("sample.py", *run, "B?[MASK]", *greedy) == works("sample.py", *run, "B?⁇", *greedy)
         page = ["--output_file", tmp_path / "page.html"]
-        refused("'A⁇': character 12, '⁇'", "explain_answer.py", home / "finetuned", "A⁇", *page)
+        refused("'AΩ': character 12, 'Ω'", "explain_answer.py", home / "finetuned", "AΩ", *page)
 
     @pytest.mark.parametrize(
         "content", [b"", b"x", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x80\x04]\x94.", b"\x80\x05K\x01."]
