@@ -85,16 +85,14 @@ def calibrate(
     comparison["masked_forms"] = masked_forms if any(masked_forms) else []
     asked = [question for question, _ in questions]
     features = compute_confidence(*held_out_run, asked, predictions, **comparison, progress=progress).features
-    about_invented = []  # features of either run
-    for model, tokenizer in dict.fromkeys((held_out_run, run)) if invented else ():
-        asked, predictions = [question for question, _ in invented], answer_questions(model, tokenizer, invented)
-        confidence = compute_confidence(model, tokenizer, asked, predictions, **comparison, progress=progress)
-        about_invented.append(confidence.features)
+    invented_features = None
+    if invented:
+        asked, predictions = [question for question, _ in invented], answer_questions(*run, invented)
+        invented_features = compute_confidence(*run, asked, predictions, **comparison, progress=progress).features
     calibration = fit_calibration(
         features,
         correct,
-        invented_features=about_invented[-1] if invented else None,
-        features_to_tell_apart=about_invented[0] if invented else None,
+        invented_features=invented_features,
         **comparison,
         target_accuracy=target_accuracy,
         max_false_answer_rate=max_false_answer_rate,

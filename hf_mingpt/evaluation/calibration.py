@@ -115,7 +115,6 @@ def fit_calibration(
     correct: np.ndarray,
     *,
     invented_features: ConfidenceFeatures | None = None,
-    features_to_tell_apart: ConfidenceFeatures | None = None,
     candidates: Sequence[str] = (),
     unknown_names: Sequence[str] = (),
     templates: Sequence[Template] = (BIRTHPLACE,),
@@ -133,9 +132,6 @@ def fit_calibration(
         features: of N answers to questions that the model was not trained on.
         correct: (N,) whether each answer is correct.
         invented_features: of answers about invented people, all of them wrong. None: they do not limit the threshold.
-        features_to_tell_apart: of such answers by the model of `features`. A first regression weights the features so
-            that these answers count as wrong, too; a second one, on the N answers alone, scales and shifts its result.
-            None: the N answers decide the weights.
         candidates, unknown_names, templates, masked_forms: the arguments of `compute_confidence` with which the
             features were computed.
         target_accuracy: the least accuracy of the answers that are given.
@@ -147,14 +143,7 @@ def fit_calibration(
     check_both_outcomes(correct)
     names = feature_names(any(masked_forms))
     values = np.stack([getattr(features, name) for name in names], axis=1)
-    if features_to_tell_apart is None:
-        weights, bias = _fit_regression(values, correct)
-    else:
-        others = np.stack([getattr(features_to_tell_apart, name) for name in names], axis=1)
-        both = np.append(correct, np.zeros(len(others), dtype=bool))
-        direction, _ = _fit_regression(np.concatenate((values, others)), both)
-        scale, bias = _fit_regression(values @ direction[:, None], correct)
-        weights = scale * direction
+    weights, bias = _fit_regression(values, correct)
     calibration = Calibration(
         weights=dict(zip(names, weights.tolist(), strict=True)),
         bias=bias,

@@ -42,18 +42,9 @@ class TestCalibrate:
         comparison = {"candidates": ["Bonn", "London"], "unknown_names": invented[:2]}
         features = compute_confidence(*held_out_run, self.asked, predictions, **comparison).features
         about_invented = [question_about(name) for name in invented[2:]]
-        own_features, invented_features = (
-            compute_confidence(*each, about_invented, answer_questions(*each, asked), **comparison).features
-            for each in runs
-            for asked in [[Question(question, None) for question in about_invented]]
-        )
-        expected = fit_calibration(
-            features,
-            correct,
-            invented_features=invented_features,
-            features_to_tell_apart=own_features,
-            **comparison,
-        )
+        predicted = answer_questions(*run, [Question(question, None) for question in about_invented])
+        invented_features = compute_confidence(*run, about_invented, predicted, **comparison).features
+        expected = fit_calibration(features, correct, invented_features=invented_features, **comparison)
         assert correct.tolist() == [False, True, False, True]
         assert calibration == expected
         np.testing.assert_array_equal(probability, expected.probability(features))

@@ -274,23 +274,16 @@ class TestFitting:
         )
         assert calibration.threshold == 0.5
 
-    def test_invented_names_shape_the_weights_and_known_ones_the_probability(self):
-        """Only masked forms tell invented names from others, and only log-odds tell correct answers from wrong ones."""
+    def test_masked_forms_are_a_feature_where_there_are_any(self):
+        """Only they tell correct answers from wrong ones here."""
         rng = np.random.default_rng(0)
         correct = rng.random(400) < 0.7
         features = ConfidenceFeatures(*rng.normal(size=(4, 400)))
-        features = features._replace(log_odds=features.log_odds + 1.5 * correct)
-        invented = ConfidenceFeatures(*rng.normal(size=(4, 400)))
-        invented = invented._replace(log_odds=features.log_odds, masked_log_odds=invented.masked_log_odds - 3)
-        forms = {"masked_forms": [[Template("", ". in [MASK]")]], "invented_features": invented}
-        plain = fit_calibration(features, correct, **forms)
-        calibration = fit_calibration(features, correct, features_to_tell_apart=invented, **forms)
-        assert abs(plain.weights["masked_log_odds"]) < 0.3
-        assert calibration.weights["masked_log_odds"] > 0.8 * calibration.weights["log_odds"] > 0.3
-        assert calibration.probability(features).mean() == pytest.approx(correct.mean(), abs=1e-3)
-        given = [(c.probability(features) >= c.threshold).mean() for c in (plain, calibration)]
-        assert given[0] < 0.25
-        assert given[1] > 0.5
+        features = features._replace(masked_log_odds=features.masked_log_odds + 1.5 * correct)
+        calibration = fit_calibration(features, correct, masked_forms=[[Template("", ". in [MASK]")]])
+        without = fit_calibration(features, correct)
+        assert calibration.weights["masked_log_odds"] > 1 > 4 * abs(calibration.weights["log_odds"])
+        assert without.weights.keys() == calibration.weights.keys() - {"masked_log_odds"}
 
     def test_both_outcomes_are_required(self):
         check_both_outcomes(np.array([True, False]))
