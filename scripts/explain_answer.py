@@ -11,6 +11,8 @@ and loads nothing.
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib  # noqa: F401 (which the figures need: a missing extra is named before the work)
+
 from hf_mingpt.data.birthplaces import BIRTHPLACE
 from hf_mingpt.evaluation.answer_page import STYLE, describe_visit, render_answer, render_figure
 from hf_mingpt.evaluation.calibration import Answer, Calibration, ask
