@@ -59,7 +59,8 @@ test-tools: $(VENV)-tools/ready
 
 $(VENV)-tools/ready: pyproject.toml constraints.txt $(VENV)/ready
 	$(call beside,$(VENV)-tools)
-	$(VENV)-tools/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test,tools]"
+	grep -vE '^(pyarrow|importlib.metadata)==' constraints.txt > $(VENV)-tools/constraints.txt  # mlflow needs older ones
+	$(VENV)-tools/bin/python -m pip install --quiet --constraint $(VENV)-tools/constraints.txt --editable ".[test,tools]"
 	if command -v npm > /dev/null; then npm install --silent --ignore-scripts --prefix $(VENV)-tools/js @huggingface/transformers@4.3.2; fi
 	touch $@
 
