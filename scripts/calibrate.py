@@ -47,7 +47,7 @@ class CalibrationRecipe:
     target_accuracy: float = flag(
         0.8, "Accuracy that the answers over the threshold shall reach.", formerly="answer_accuracy"
     )
-    max_false_answer_rate: float = flag(0.07, "Highest rate of answers about invented names.", formerly="false_answers")
+    max_false_answer_rate: float = flag(0.1, "Highest rate of answers about invented names.", formerly="false_answers")
     num_invented_names: int = flag(400, "Invented names to measure that rate on.")
     num_unknown_names: int = flag(32, "Invented names that each answer is compared with, for each kind of question.")
     use_cpu: bool = flag(False, "Stay on the CPU.")

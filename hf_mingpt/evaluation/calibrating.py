@@ -29,7 +29,7 @@ def calibrate(
     num_invented_names: int = 400,
     seed: int = 0,
     target_accuracy: float = 0.8,
-    max_false_answer_rate: float = 0.07,
+    max_false_answer_rate: float = 0.1,
     progress: bool = False,
 ) -> tuple[Calibration, np.ndarray, np.ndarray]:
     """Calibrates a model on questions that it was not trained on.

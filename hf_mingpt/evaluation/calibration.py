@@ -120,7 +120,7 @@ def fit_calibration(
     templates: Sequence[Template] = (BIRTHPLACE,),
     masked_forms: Sequence[Sequence[Template]] = (),
     target_accuracy: float = 0.8,
-    max_false_answer_rate: float = 0.07,
+    max_false_answer_rate: float = 0.1,
 ) -> Calibration:
     """Fits the probability and chooses the threshold.
 
