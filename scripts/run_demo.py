@@ -24,6 +24,7 @@ import hf_mingpt.evaluation.calibration
 import hf_mingpt.hub.saving
 import hf_mingpt.training.loop  # noqa: F401 (once, for all that is forked below)
 from hf_mingpt.cli import run_script
+from hf_mingpt.data.birthplaces import BIRTHPLACE
 from hf_mingpt.hub.loading import DEMO_FOLDER
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.commands import PROGRAM, SCRIPTS, as_called, is_command, name_of
@@ -87,15 +88,17 @@ def main() -> None:
     runs = ",".join(map(str, (pretrained, finetuned, scratch)))
     run("plot_run.py", "--runs", runs, "--output_file", out / "demo.png", "--overwrite_output_dir")
 
-    results = json.loads((finetuned / "report.json").read_text(encoding="utf-8"))["results"]
+    report = json.loads((finetuned / "report.json").read_text(encoding="utf-8"))
+    results = report["results"]
     frequent = next(row for name, row in results.items() if name.startswith("most frequent"))
     print(f"\nThe demo took {time.perf_counter() - started:.0f} s.")
     print(
         f"demo: pretrained {results['model']['accuracy']:.1%}, without pretraining "
         f"{results['without pretraining']['accuracy']:.1%}, most frequent {frequent['accuracy']:.1%}".replace("%", " %")
     )
-    first = text.read_text(encoding="utf-8").partition(". ")[0]
-    about = {"name": first, "run": shlex.quote(str(finetuned)), "text": shlex.quote(str(text))}
+    surest = [BIRTHPLACE.subject_of(example["question"]) for example in report["calibration"]["best"]]
+    name = next(iter(surest), None) or text.read_text(encoding="utf-8").partition(". ")[0]
+    about = {"name": name, "run": shlex.quote(str(finetuned)), "text": shlex.quote(str(text))}
     if out == DEMO_FOLDER:  # where ask.py and demo.py look for themselves
         about |= {"named": "", "shown": ""}
     else:
