@@ -44,3 +44,10 @@ def test_a_question_is_rephrased_in_each_form():
     ]
     assert rephrase(asked, {WHERE: []}) == []
     assert rephrase(asked, {}) == []
+
+
+def test_an_answer_is_looked_for_behind_the_title():
+    names = {f"{place} {name.split()[-1]}": place for name, place in PEOPLE.items()}
+    documents = [f"{name}. {name.split()[-1]} ( born in {place}, Utopia ) sang" for name, place in names.items()]
+    questions = [Question(WHERE.fill(name), place) for name, place in names.items()]
+    assert find_masked_forms(questions, documents, 1) == {WHERE: [Template("", ". in [MASK], ")]}
