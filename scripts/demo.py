@@ -6,14 +6,14 @@
 
 The run (a folder or a Hub name) needs a calibration.json (scripts/calibrate.py). Without a name, it is the run of
 `make demo`, with its data. With --train_file, the page shows the line that a question is about. With --questions_file,
-it offers examples that the model answers correctly and wrongly, beside invented names. With both, it also asks each
-question in its masked form. The page is on 127.0.0.1 and loads nothing from other hosts; scripts/push_to_hub.py makes a
-Space of it.
+it offers examples that the model answers correctly and wrongly, beside invented names. If the run was calibrated with
+its text, each question is also asked in its masked forms. The page is on 127.0.0.1 and loads nothing from other hosts;
+scripts/push_to_hub.py makes a Space of it.
 """
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from hf_mingpt.data.loading import load_texts
-from hf_mingpt.data.phrasings import find_masked_forms
 from hf_mingpt.data.questions import Question, read_questions
-from hf_mingpt.data.subjects import Template, find_documents, match
+from hf_mingpt.data.subjects import find_documents, match
 from hf_mingpt.evaluation.answer_page import STYLE, describe_visit, render_answer, render_figure
-from hf_mingpt.evaluation.answering import answer_questions, with_mark
-from hf_mingpt.evaluation.calibration import Answer, Calibration, ask
+from hf_mingpt.evaluation.answering import answer_questions
+from hf_mingpt.evaluation.calibration import Calibration, ask, ask_in_masked_forms
 from hf_mingpt.evaluation.markup import escape_html
 from hf_mingpt.evaluation.scoring import is_exact_match
 from hf_mingpt.hub.loading import find_demo_data, find_run, load_calibration, load_run
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 NUM_EXAMPLES = 3  # of each kind
 CHECKED_FOR_EXAMPLES = 100  # questions
-MASKED_FORMS = 2  # of each kind of question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +74,8 @@ def main() -> None:
         calibration = load_calibration(run, recipe.revision)
     model.eval()
     examples = choose_examples(model, tokenizer, questions, calibration)
-    forms = find_masked_forms(questions, documents, MASKED_FORMS)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-    page = build_page(model, tokenizer, calibration, documents, examples, forms)
+    page = build_page(model, tokenizer, calibration, documents, examples)
     fonts = {
         "font": ["system-ui", "sans-serif"],
         "font_mono": ["monospace"],
@@ -115,7 +112,6 @@ def build_page(
     calibration: Calibration,
     documents: Sequence[str],
     examples: dict[str, list[str]],
-    forms: Mapping[Template, Sequence[Template]],
 ) -> "gradio.Blocks":
     """Builds the page: from a question, a name or a masked form to answer, probability, reason, line and attention map.
 
@@ -132,7 +128,8 @@ def build_page(
             raise gradio.Error(escape_html(str(error))) from error
         (line,) = find_documents([answers[0].question], documents)
         cards = [
-            render_answer(a, calibration.threshold, ask_in_other_forms(model, tokenizer, a, forms)) for a in answers
+            render_answer(a, calibration.threshold, ask_in_masked_forms(model, tokenizer, a, calibration))
+            for a in answers
         ]
         return (
             "".join(cards),
@@ -166,15 +163,6 @@ def build_page(
         outputs = [answer, line, attention]
         gradio.on([button.click, name.submit], respond, name, outputs, api_name="respond")
     return page
-
-
-def ask_in_other_forms(
-    model: Any, tokenizer: PreTrainedTokenizerBase, answer: Answer, forms: Mapping[Template, Sequence[Template]]
-) -> list[tuple[str, str]]:
-    """The masked forms of a question, as the model reads them, with its answers."""
-    others = [with_mark(form.fill(answer.name), tokenizer) for form in forms.get(answer.template, ())]
-    answers = answer_questions(model, tokenizer, [Question(other, None) for other in others]) if others else []
-    return list(zip(others, answers, strict=True))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import matplotlib  # noqa: F401 (which the figures need: a missing extra is name
 
 from hf_mingpt.data.birthplaces import BIRTHPLACE
 from hf_mingpt.evaluation.answer_page import STYLE, describe_visit, render_answer, render_figure
-from hf_mingpt.evaluation.calibration import Answer, Calibration, ask
+from hf_mingpt.evaluation.calibration import Answer, Calibration, ask, ask_in_masked_forms
 from hf_mingpt.evaluation.markup import escape_html
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.interpretability.figures import draw_attention, draw_heads, draw_logit_lens
@@ -80,11 +80,12 @@ def main() -> None:
         calibration = find_calibration(recipe)
         templates = calibration.templates if calibration else [BIRTHPLACE]
         explanation = explain(model.eval(), tokenizer, recipe.question, templates)
-        answer = None
+        answer, forms = None, list[tuple[str, str]]()
         if calibration:
             (answer,) = ask(model, tokenizer, [explanation.question], calibration)
+            forms = ask_in_masked_forms(model, tokenizer, answer, calibration)
     with accidents():
-        write_text(output, render(explanation, recipe.model_name_or_path, answer, calibration))
+        write_text(output, render(explanation, recipe.model_name_or_path, answer, calibration, forms))
     print(f"{explanation.question} {explanation.answer}\nWrote {output}.")
 
 
@@ -95,7 +96,13 @@ def find_calibration(recipe: ExplainRecipe) -> Calibration | None:
         return None
 
 
-def render(explanation: Explanation, run: str, answer: Answer | None, calibration: Calibration | None) -> str:
+def render(
+    explanation: Explanation,
+    run: str,
+    answer: Answer | None,
+    calibration: Calibration | None,
+    forms: list[tuple[str, str]],
+) -> str:
     """Renders the page; without a calibration, there is no probability of being correct."""
     figures = {"logit_lens": draw_logit_lens, "attention": draw_attention, "heads": draw_heads}
     reply = explanation.answer if answer is None or answer.confident else "I don't know"
@@ -104,7 +111,7 @@ def render(explanation: Explanation, run: str, answer: Answer | None, calibratio
         question=escape_html(explanation.question),
         reply=escape_html(reply),
         visit=describe_visit(calibration.threshold) if calibration else NOT_CALIBRATED,
-        answer=render_answer(answer, calibration.threshold) if answer and calibration else "",
+        answer=render_answer(answer, calibration.threshold, forms) if answer and calibration else "",
         run=escape_html(name_apart([run])[0]),
         probability=percent(explanation.probabilities[-1].prod(), 1),
         **{name: render_figure(draw(explanation)) for name, draw in figures.items()},

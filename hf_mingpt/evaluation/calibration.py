@@ -19,7 +19,7 @@ from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import Question
 from ..data.subjects import Template, match
 from ..tokenization_mingpt import check_marks
-from .answering import answer_questions, questions_about
+from .answering import answer_questions, questions_about, with_mark
 from .confidence import ConfidenceFeatures, compute_confidence
 from .scoring import is_exact_match, wilson_interval
 
@@ -245,3 +245,17 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ca
         own = ConfidenceFeatures._make(None if feature is None else feature[i] for feature in confidence.features)
         answers.append(Answer(question, answer, probability, confident, alternatives, template, own))
     return answers
+
+
+def ask_in_masked_forms(
+    model: Any, tokenizer: PreTrainedTokenizerBase, answer: Answer, calibration: Calibration
+) -> list[tuple[str, str]]:
+    """Asks a question again in its masked forms: each form, as the model reads it, with its answer.
+
+    Empty for a question like none of those that the calibration was fitted on, and for a calibration without forms.
+    """
+    by_template = dict(zip(calibration.templates, calibration.masked_forms, strict=False))
+    forms = by_template.get(answer.template, []) if answer.template else []
+    texts = [with_mark(form.fill(answer.name), tokenizer) for form in forms]
+    said = answer_questions(model, tokenizer, [Question(text, None) for text in texts]) if texts else []
+    return list(zip(texts, said, strict=True))

@@ -11,7 +11,14 @@ from sklearn.preprocessing import StandardScaler
 from hf_mingpt.data.birthplaces import BIRTHPLACE
 from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation import calibration as calibration_module
-from hf_mingpt.evaluation.calibration import Calibration, ask, check_both_outcomes, fit_calibration
+from hf_mingpt.evaluation.calibration import (
+    Answer,
+    Calibration,
+    ask,
+    ask_in_masked_forms,
+    check_both_outcomes,
+    fit_calibration,
+)
 from hf_mingpt.evaluation.confidence import Confidence, ConfidenceFeatures
 from hf_mingpt.evaluation.scoring import wilson_interval
 from hf_mingpt.hub.loading import load_calibration
@@ -338,3 +345,17 @@ class TestByHand:
         alternatives = [("Oslo", 0.4), ("Bath", 0.35), ("Lima", 0.15)]
         assert bo[:-1] == ("Bo?", "Kiel", pytest.approx(0.2), False, alternatives, None)
         assert [answer.features for answer in (ada, bo)] == [(0, 0, 0, None), (pytest.approx(np.log(0.25)), 0, 0, None)]
+
+
+def test_a_question_is_asked_again_in_its_masked_forms(monkeypatch, tokenizer):
+    when, form = Template("When was ", " born?"), Template("", ". in [MASK], ")
+    weights = dict.fromkeys(ConfidenceFeatures._fields, 1.0)
+    names = {"candidates": ["Rome"], "unknown_names": ["Xu", "Yi"], "templates": [BIRTHPLACE, when]}
+    calibration = Calibration(weights=weights, bias=0.0, threshold=0.5, fitted_on=9, masked_forms=[[form], []], **names)
+    monkeypatch.setattr(
+        calibration_module, "answer_questions", lambda model, tokenizer, asked: [f"{text}!" for text, _ in asked]
+    )
+    for template, expected in ((BIRTHPLACE, [("Ada. in ⁇, ", "Ada. in ⁇, !")]), (when, []), (None, [])):
+        question = template.fill("Ada") if template else "Ada?"
+        answer = Answer(question, "Rome", 0.5, True, [], template)
+        assert ask_in_masked_forms(None, tokenizer, answer, calibration) == expected

@@ -15,6 +15,7 @@ import pytest
 
 from hf_mingpt.data.birthplaces import question_about
 from hf_mingpt.data.questions import Question
+from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation.answer_page import describe_reason
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import ask, fit_calibration
@@ -46,10 +47,10 @@ def run(tmp_path_factory):
     record = {"parameters": 1, "num_processes": 1, "mixed_precision": "no", "device": "cpu", "training_seconds": 1.0}
     model = small_model("rope", vocab_size=len(tokenizer), max_position_embeddings=64)
     save_run(folder, model, tokenizer, {**record, "command": "finetune.py"}, stop_at_mask=True)
-    features = ConfidenceFeatures(*np.random.default_rng(0).normal(size=(3, 50)))
-    calibration = fit_calibration(
-        features, features.contrast > 0, candidates=["London", "Quist"], unknown_names=["Zoë Byron"]
-    )
+    features = ConfidenceFeatures(*np.random.default_rng(0).normal(size=(4, 50)))
+    asked = {"candidates": ["London", "Quist"], "unknown_names": ["Zoë Byron"]}
+    asked["masked_forms"] = [[Template("", ". in [MASK].")]]
+    calibration = fit_calibration(features, features.contrast > 0, **asked)
     write_json(folder / "calibration.json", asdict(calibration))
     return folder
 
