@@ -37,8 +37,8 @@ class ExplainRecipe:
 
 
 NOT_CALIBRATED = (
-    "This small Transformer has read a text and has it no longer: it answers from its weights. It was not calibrated, "
-    "so nobody knows how often its answers are correct."
+    "This small Transformer was trained on a text that it no longer sees: it answers from its weights. It was not "
+    "calibrated, so nobody knows how often its answers are correct."
 )
 PAGE = """<!DOCTYPE html>
 <html lang="en">

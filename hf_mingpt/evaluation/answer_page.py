@@ -36,7 +36,7 @@ STYLE = """
 def describe_visit(threshold: float) -> str:
     """What a visitor needs to know about the page, in three sentences."""
     return (
-        "This small Transformer has read a text and has it no longer: it answers from its weights. "
+        "This small Transformer was trained on a text that it no longer sees: it answers from its weights. "
         "Each answer comes with the probability that it is correct, which was measured on questions that the model was "
         f"not trained on. If the probability is below {100 * threshold:.4g}%, the model says “I don't know” instead of "
         "an answer."
@@ -55,7 +55,7 @@ def describe_reason(answer: Answer) -> str | None:
     manner = f"itself is sure ({own})" if sure else f"itself hesitates ({own})"
     joint = "and" if sure == rare else "but"
     contrast = "says it far less often" if rare else "says it nearly as often"
-    return f"The model {manner}, {joint} {contrast} about names that nobody has ({elsewhere})."
+    return f"The model {manner}, {joint} {contrast} about invented names ({elsewhere})."
 
 
 def render_answer(answer: Answer, threshold: float, others: Sequence[tuple[str, str]] = ()) -> str:

@@ -19,10 +19,10 @@ def an_answer(own=0.9, elsewhere=0.01, **changes) -> Answer:
 @pytest.mark.parametrize(
     ("own", "elsewhere", "reason"),
     [
-        (0.9, 0.01, "The model itself is sure (90%), and says it far less often about names that nobody has (1%)."),
-        (0.9, 0.6, "The model itself is sure (90%), but says it nearly as often about names that nobody has (60%)."),
-        (0.2, 0.01, "The model itself hesitates (20%), but says it far less often about names that nobody has (1%)."),
-        (0.2, 0.1, "The model itself hesitates (20%), and says it nearly as often about names that nobody has (10%)."),
+        (0.9, 0.01, "The model itself is sure (90%), and says it far less often about invented names (1%)."),
+        (0.9, 0.6, "The model itself is sure (90%), but says it nearly as often about invented names (60%)."),
+        (0.2, 0.01, "The model itself hesitates (20%), but says it far less often about invented names (1%)."),
+        (0.2, 0.1, "The model itself hesitates (20%), and says it nearly as often about invented names (10%)."),
     ],
 )
 def test_the_reason_compares_the_models_own_probability_with_that_for_invented_names(own, elsewhere, reason):
