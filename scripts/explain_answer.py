@@ -8,6 +8,7 @@ it is the question about a birthplace, and the page has no probability of being 
 and loads nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,9 +102,12 @@ def render(
     run: str,
     answer: Answer | None,
     calibration: Calibration | None,
-    forms: list[tuple[str, str]],
+    forms: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """Renders the page; without a calibration, there is no probability of being correct."""
+    """Renders the page; without a calibration, there is no probability of being correct.
+
+    `forms` are other forms of the question, with the answers to them.
+    """
     figures = {"logit_lens": draw_logit_lens, "attention": draw_attention, "heads": draw_heads}
     reply = explanation.answer if answer is None or answer.confident else "I don't know"
     return PAGE.format(
