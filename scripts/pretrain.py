@@ -2,7 +2,7 @@ r"""Pretrains a minGPT on text: span corruption, salient span masking, or next-t
 
     accelerate launch scripts/pretrain.py --train_file wiki.txt --position_embedding_type rope --output_dir runs/rope
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
-        --questions_file birth_places_train.tsv --output_dir runs/fast
+        --questions_file birth_places_train.tsv --output_dir runs/closed_book
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset assignment --output_dir runs/assignment
     accelerate launch scripts/pretrain.py --train_file book.txt --preset causal --output_dir runs/book
     accelerate launch --multi_gpu --num_processes 2 --num_machines 1 scripts/pretrain.py --use_cpu \
