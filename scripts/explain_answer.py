@@ -1,6 +1,6 @@
 """Explains an answer of a minGPT: an HTML page with its probability, its logit lens and its attention maps.
 
-    python scripts/explain_answer.py runs/closed_book "Where was Albert Einstein born?" --output_file runs/closed_book/einstein.html
+    python scripts/explain_answer.py runs/closed_book "Where was Albert Einstein born?" --output_file einstein.html
     python scripts/explain_answer.py runs/closed_book "Albert Einstein"
 
 The run is a folder or a Hub name. A bare name gets the question that the run was calibrated on. Without a calibration,

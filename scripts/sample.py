@@ -33,7 +33,9 @@ class SampleRecipe:
         if self.question is not None and (self.prompt is not None or not self.question.strip()):
             raise ValueError("Give a prompt or a question, not both, and no empty question.")
         if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature:g}: it must be more than 0; for no draws, give --greedy.")
+            raise ValueError(
+                f"temperature is {self.temperature:g}: it must be more than 0; for no draw, give --greedy."
+            )
         check_least(self, 0, "seed")
         check_least(self, 1, "max_new_tokens", "num_samples")
 

@@ -28,7 +28,8 @@ MAX_ANSWER_TOKENS = 32  # the assignment's limit for a generated answer
 # A question stands alone: earlier turns go. An answer at the end, as in data to train on, follows its question.
 CHAT_TEMPLATE = (
     "{% if messages | length > 1 and messages[-1]['role'] == 'assistant' %}"
-    "{{ messages[-2]['content'] | trim }}{{ mask_token }}{% endif %}{{ messages[-1]['content'] | trim }}{{ mask_token }}"
+    "{{ messages[-2]['content'] | trim }}{{ mask_token }}{% endif %}"
+    "{{ messages[-1]['content'] | trim }}{{ mask_token }}"
 )
 
 

@@ -156,6 +156,6 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[d
         name = unknown.partition("=")[0]
         shown = [action.option_strings[0] for action in parser._actions if action.help != argparse.SUPPRESS]
         meant = f"--{_SYNONYMS.get(name.strip('-').replace('-', '_'))}"
-        near = [meant] if meant.split()[0] in shown else get_close_matches(name, shown, 1)
+        near = [meant] if meant.partition(" ")[0] in shown else get_close_matches(name, shown, 1)
         raise ValueError(f"{name} is unknown: {f'did you mean {near[0]}?' if near else 'see --help.'}")
     return vars(given), [*rest, *argv[end + 1 : -1]]

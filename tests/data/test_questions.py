@@ -41,7 +41,7 @@ def test_text_that_was_converted_twice_is_cleaned(tmp_path, content):
 
 
 ROWS = [("Where was Ada born?", "London, England"), ("When was Ada born?", "1815")]
-QUOTED = "id,question,answer\n1,Where was Ada born?,\"London, England\"\n2,When was Ada born?,1815\n"
+QUOTED = 'id,question,answer\n1,Where was Ada born?,"London, England"\n2,When was Ada born?,1815\n'
 
 
 class TestTables:
@@ -77,7 +77,7 @@ class TestTables:
             ("q.csv", "Question,Answer\nA,B\n", r"no column 'question', only \['Question', 'Answer'\]: rename"),
             ("q.csv", "question,answer,answer\nA,B,C\n", "more than one column 'answer'"),
             ("q.csv", "question,answer\nA,\n", "an empty question or answer"),
-            ("q.csv", "question,answer\nA,\"B\nC\"\n", "has a tab or a line end"),
+            ("q.csv", 'question,answer\nA,"B\nC"\n', "has a tab or a line end"),
             ("q.jsonl", '{"question": "A", "answer": 1815}', "answer is 1815, not a string"),
         ],
     )

@@ -69,7 +69,7 @@ class TestMistakes:
         asked = ["--model_name_or_path", home / "pretrained", "--question"]
         refused("Give a prompt or a question, not both", "sample.py", *asked, "B?", "--prompt", "B")
         refused("no empty question", "sample.py", *asked, " ")
-        refused("it must be more than 0; for no draws, give --greedy", "sample.py", *run, "B", "--temperature", 0)
+        refused("it must be more than 0; for no draw, give --greedy", "sample.py", *run, "B", "--temperature", 0)
         for question in ("B?", "B?[MASK]"):
             greedy = ["--max_new_tokens", 2, "--greedy"]
             assert works("sample.py", *asked, question, *greedy) == works("sample.py", *run, "B?[MASK]", *greedy)
