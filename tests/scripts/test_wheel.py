@@ -110,6 +110,7 @@ def test_the_experiment_by_the_command_alone(call):
 
     people = ["--num_train_people", 12, "--num_dev_people", 8, "--num_test_people", 4, "--num_other_people", 2]
     works("generate", "--output_dir", "data", *people)
+    assert "143 countries" in works("generate-capitals", "--output_dir", "capitals")  # of a table in the wheel
     text, train, dev = "data/biographies.txt", "data/birth_places_train.tsv", "data/birth_dev.tsv"
     works("pretrain", "--train_file", text, "--vocabulary_file", dev, "--output_dir", "pretrained", *TINY)
     learn = ["--model_name_or_path", "pretrained", "--questions_file", train, "--use_cpu", "--max_steps", 3]
