@@ -123,7 +123,7 @@ def pack_run(run: Path, folder: Path) -> None:
     """Packs what `push_run` would push: no checkpoints, no names of folders, hosts and users."""
     name = run.resolve().name
     with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
-        for file in public_files(run, name, None):
+        for file in public_files(run, name):
             with file.as_file() as content:
                 data = content.read()
             info = tarfile.TarInfo(f"{name}/{file.path_in_repo}")  # without times and owners
