@@ -4,7 +4,7 @@
     make release RUNS="runs/demo/finetuned runs/closed_book"
     make release URL=https://github.com/owner/hf_mingpt
 
-A person uploads the files and tags the commit. The version is that of hf_mingpt/__init__.py. URL is the address of the
+A person tags the commit and uploads the files. The version is that of hf_mingpt/__init__.py. URL is the address of the
 repository: with it, the metadata has the project's urls, and links between its files lead to the tag (hatch_build.py).
 The script refuses changes that are not committed, a version without a section in CHANGELOG.md, changes that it still
 calls unreleased, a version that has a tag or a folder, and a URL that is not an https address.
@@ -40,7 +40,7 @@ def main() -> None:
     with accidents():
         folder = pack(ROOT, version, notes, runs, address)
     print(f"Packed {folder}:", *(f"  {path.name}" for path in sorted(folder.iterdir())), sep="\n")
-    print(f"Upload the files, then: git tag v{version} && git push origin v{version}")
+    print(f"Push the tag, to which links lead, and upload the files: git tag v{version} && git push origin v{version}")
 
 
 def check_version(root: Path) -> tuple[str, str]:
