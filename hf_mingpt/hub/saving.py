@@ -74,7 +74,9 @@ def finish_run(
                 ) from error
             if written != folder:
                 replace_run(folder)
-            print(f"Wrote {folder}: {model.num_parameters():,} parameters, {record['training_seconds']:.0f} s of training.")
+            print(
+                f"Wrote {folder}: {model.num_parameters():,} parameters, {record['training_seconds']:.0f} s of training."
+            )
             if recipe.push_to_hub:
                 with user_errors():
                     print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
