@@ -11,7 +11,6 @@ Flags can also come from a YAML file: `scripts/finetune.py recipe.yaml --seed 1`
 """
 
 import hf_mingpt.system.threads  # noqa: F401, I001 (before torch)
-import time
 
 from accelerate.utils import set_seed
 
@@ -73,9 +72,8 @@ def main() -> None:
 
     with accidents(), sole_writer(recipe, accelerator):
         start_run(recipe, accelerator)
-        started = time.perf_counter()
         model = train(model, steps, recipe, accelerator, evaluate)
-        finish_run(recipe, accelerator, model, tokenizer, seconds=time.perf_counter() - started, questions=questions)
+        finish_run(recipe, accelerator, model, tokenizer, questions=questions)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ interrupted run resumes bit-exactly with the same command and `--resume_from_che
 """
 
 import hf_mingpt.system.threads  # noqa: F401, I001 (before torch)
-import time
 from collections.abc import Sequence
 
 from accelerate.utils import set_seed
@@ -97,10 +96,8 @@ def main() -> None:
 
     with accidents(), sole_writer(recipe, accelerator):
         start_run(recipe, accelerator)
-        started = time.perf_counter()
         model = train(model, steps, recipe, accelerator, evaluate)
-        seconds = time.perf_counter() - started
-        finish_run(recipe, accelerator, model, tokenizer, seconds=seconds, questions=questions)
+        finish_run(recipe, accelerator, model, tokenizer, questions=questions)
 
 
 def load_documents(

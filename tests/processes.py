@@ -131,14 +131,14 @@ def run_python(*arguments: object, clean: bool = False, **options) -> subprocess
 def start_ranks(number: int, *arguments: object, **options) -> list[Python]:
     """Starts the processes of one distributed job, with the environment that torchrun would give each of them.
 
-    A process that waits two minutes for another one fails: one of them skips a collective operation.
+    A process that waits a minute for another one fails: one of them skips a collective operation.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     job = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = dict(options.pop("env", None) or os.environ) | {name: str(value) for name, value in job.items()}
     ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number))
-    with mock.patch("torch.distributed.distributed_c10d.default_pg_timeout", timedelta(minutes=2)):
+    with mock.patch("torch.distributed.distributed_c10d.default_pg_timeout", timedelta(minutes=1)):
         return [start_python(*arguments, env=environment | rank, **options) for rank in ranks]
 
 

@@ -14,8 +14,8 @@ from ..data.questions import CHAT_TEMPLATE, MAX_ANSWER_TOKENS, Question
 from ..system.command_line import user_errors
 from ..system.writing import one_writer, write_json
 from ..tokenization_mingpt import SpecialTokens
-from ..training.evaluation_schedule import final_evaluation
 from ..training.folders import last_checkpoint, run_folder
+from ..training.metrics_log import summarize_log
 from ..training.recipes import TrainingRecipe
 from ..training.trackers import close_trackers
 from .cards import try_card
@@ -33,7 +33,6 @@ def finish_run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    seconds: float,
     questions: Sequence[Question],
 ) -> None:
     """Writes a trained run into its folder (on the main process), and pushes it if the recipe says so.
@@ -43,7 +42,6 @@ def finish_run(
         accelerator: the accelerator of the training.
         model: the trained model.
         tokenizer: its tokenizer.
-        seconds: the training time.
         questions: the training questions; may be empty.
 
     Raises:
@@ -60,9 +58,8 @@ def finish_run(
             "num_processes": accelerator.num_processes,
             "mixed_precision": accelerator.mixed_precision,
             "parameters": model.num_parameters(),
-            "training_seconds": round(seconds, 1),
             "questions": describe_questions(questions) if questions else {},
-            **final_evaluation(recipe),
+            **summarize_log(recipe),
         }
         folder, written = Path(recipe.output_dir), run_folder(recipe)
         with one_writer(written) if written != folder else nullcontext():
@@ -77,7 +74,7 @@ def finish_run(
                 ) from error
             if written != folder:
                 replace_run(folder)
-            print(f"Wrote {folder}: {model.num_parameters():,} parameters, {seconds:.0f} s of training.")
+            print(f"Wrote {folder}: {model.num_parameters():,} parameters, {record['training_seconds']:.0f} s of training.")
             if recipe.push_to_hub:
                 with user_errors():
                     print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")
@@ -108,11 +105,12 @@ def save_run(
         max_new_tokens=MAX_ANSWER_TOKENS,
         pad_token_id=special_tokens.pad_id,
         eos_token_id=special_tokens.mask_id if stop_at_mask else tokenizer.eos_token_id,
+        do_sample=False if stop_at_mask else None,  # pipelines sample unless a run says no
     )
     model.save_pretrained(folder)  # and its code
     if stop_at_mask:
         tokenizer.chat_template = CHAT_TEMPLATE
-    elif tokenizer.chat_template == CHAT_TEMPLATE:  # of a run that answers, which this one started from
+    elif "mask_token" in str(tokenizer.chat_template):  # of a run that answers, which this one started from
         tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", record)

@@ -132,6 +132,7 @@ class Checkpointer:
         gather_weights(self.model, self.whole)
         if self.accelerator.is_main_process:
             self._write(step, training, state)
+            self.other_branch = [path for path in self.other_branch if step_of(path) != step]  # replaced just now
             mine = [path for path in list_checkpoints(run_folder(self.recipe)) if path not in self.other_branch]
             for old in mine[: -self.recipe.save_total_limit]:
                 _remove(old)

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 
 from ..system.writing import UNFINISHED, explain, flush
 from .folders import last_checkpoint, list_checkpoints, run_folder, step_of
-from .metrics_log import MetricsLog, read_log
+from .metrics_log import MetricsLog
 from .recipes import TrainingRecipe
 from .sharding import gather_weights
 
@@ -145,6 +145,7 @@ class EvaluationSchedule:
                 shutil.rmtree(target, ignore_errors=True)
                 aside.rename(target)
                 flush(folder)
+                self.remove_unused()
             except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises any of these
                 shutil.rmtree(aside, ignore_errors=True)
                 raise OSError(
@@ -160,23 +161,3 @@ def is_better(value: float, best: float | None, *, greater: bool) -> bool:
     if best is None:
         return not math.isnan(value)
     return value > best if greater else value < best
-
-
-def final_evaluation(recipe: TrainingRecipe) -> dict[str, Any]:
-    """The evaluation of the weights that a run ends with, for run.json.
-
-    Returns:
-        `validation`, the metrics with their step, and `best_step`. An empty dict if there was no evaluation.
-    """
-    evaluations = []
-    with suppress(OSError, ValueError):
-        evaluations = [line for line in read_log(run_folder(recipe) / "metrics.jsonl") if recipe.best_metric in line]
-    if not evaluations:
-        return {}
-    best = evaluations[0]
-    for line in evaluations:
-        if is_better(line[recipe.best_metric], best[recipe.best_metric], greater=recipe.greater_is_best):
-            best = line
-    final = best if recipe.load_best_model_at_end else evaluations[-1]
-    metrics = {name: value for name, value in final.items() if name in ("step", *recipe.metrics)}
-    return {"best_step": best["step"], "validation": metrics}

@@ -84,9 +84,10 @@ def train(
 
     with memory_errors(recipe), StopSignal() as stop, stream, stepper.running(), log.progress:
         evaluation.run_if_due(start, max_steps, weights, log)  # if a signal came before it
-        if evaluation.stops:
-            loader = iter(())
         for step, batches in enumerate(loader, start=start + 1):
+            if evaluation.stops:
+                log.stop_early(step - 1, float(schedulers[0].get_last_lr()[0]))
+                break
             # dropout is a function of seed, step and process
             torch.manual_seed((recipe.seed * 1_000_003 + step) * accelerator.num_processes + accelerator.process_index)
             for i, batch in enumerate(batches, start=1):
@@ -106,9 +107,6 @@ def train(
             if stop_signal and step < max_steps:
                 log.say(f"Stopped after step {step}: continue with --resume_from_checkpoint latest.")
                 raise SystemExit(128 + stop_signal)
-            if evaluation.stops and step < max_steps:
-                log.stop_early(step, float(schedulers[0].get_last_lr()[0]))
-                break
     gather_weights(weights, whole)
     evaluation.load_best(whole)
     return unwrap(whole)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class MetricsLog:
         return {"losses": losses, "log": [self.step, self._count_all_tokens(), self.seconds], "elapsed": seconds}
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Restores the `state` of a checkpoint, and drops the lines that were written after it."""
+        """Restores the sums in the state of a checkpoint, and drops the lines that will be written again."""
         losses, rank = state["losses"], self.accelerator.process_index
         if len(losses) == self.accelerator.num_processes:
             self.loss.fill_(losses[rank])
@@ -146,12 +147,14 @@ class MetricsLog:
         self.tokens = tokens if rank == 0 else 0
         self.started = time.perf_counter() - state["elapsed"]
         self.progress.update(state["step"])
+        last_evaluation = (state.get("evaluation") or {}).get("last_step", 0)  # earlier versions had none
         for path in (self.path, self.path.with_name(SAMPLES)) if self.accelerator.is_main_process else ():
             if path.exists():
                 kept = []
                 with suppress(ValueError):  # a log that a power cut has damaged should not keep the run from resuming
                     for record in read_log(path):
-                        kept += [record] * (record["step"] <= state["step"])
+                        last_step = self.step if "loss" in record else last_evaluation
+                        kept += [record] * (record["step"] <= last_step)
                 write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
     def _count_all_tokens(self) -> int:
@@ -199,3 +202,26 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
             raise ValueError(f"{path}, line {number}: this is not a record of metrics.")
         yield record
+
+
+def summarize_log(recipe: TrainingRecipe) -> dict[str, Any]:
+    """Summarizes metrics.jsonl of a finished run for run.json.
+
+    Returns:
+        `training_seconds`, without interruptions. After evaluations also `validation`, the metrics of the weights that
+        the run ends with and their step, and `best_step`.
+    """
+    records: list[dict[str, Any]] = []
+    with suppress(OSError, ValueError):  # a damaged log must not cost the weights
+        records = list(read_log(run_folder(recipe) / "metrics.jsonl"))
+    seconds = [0.0, *(record["seconds"] for record in records if "seconds" in record)]
+    summary: dict[str, Any] = {"training_seconds": round(seconds[-1], 1)}
+    metric = recipe.best_metric
+    if evaluations := [record for record in records if metric in record]:
+        numbers = [record for record in evaluations if not math.isnan(record[metric])]
+        choose = max if recipe.greater_is_best else min  # the first of equal ones
+        best = choose(numbers or evaluations[-1:], key=itemgetter(metric))
+        final = best if recipe.load_best_model_at_end else evaluations[-1]
+        summary["best_step"] = best["step"]
+        summary["validation"] = {name: value for name, value in final.items() if name in ("step", *recipe.metrics)}
+    return summary

@@ -13,7 +13,7 @@ from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.objectives import NextTokenPrediction, SalientSpanMasking, SpanCorruption
 from hf_mingpt.data.steps import Mixture, TrainingSteps, max_sequence_length
 from hf_mingpt.modeling_mingpt import MinGPTForCausalLM
-from hf_mingpt.training.batch_size import find_batch_size, longest_batch
+from hf_mingpt.training.batch_size import find_batch_size, fits_everywhere, longest_batch
 from hf_mingpt.training.loop import train
 from hf_mingpt.training.setup import check_training
 
@@ -211,6 +211,14 @@ def test_memory_that_runs_out_in_the_midst_of_a_run_is_an_error_with_the_remedy(
     other = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     with Memory(3, other), pytest.raises(RuntimeError, match="cannot be multiplied"):
         train_small(tmp_path, small_steps(BatchShape(4)), max_steps=1)
+
+
+@pytest.mark.parametrize(("limit", "others_that_fit", "fits"), [(2, 1, True), (2, 0, False), (1, 1, False)])
+def test_a_micro_batch_fits_only_if_it_fits_every_process(tmp_path, limit, others_that_fit, fits):
+    batch, recipe, accelerator = longest_batch(BatchShape(2), 24), small_recipe(tmp_path), Accelerator(cpu=True)
+    with mock.patch.multiple(Accelerator, num_processes=2, reduce=lambda _, number: number + others_that_fit):
+        with Memory(limit):
+            assert fits_everywhere(small_model("rope"), batch, recipe, accelerator) is fits
 
 
 LIMITED = """

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from hf_mingpt.training.evaluation_schedule import final_evaluation, is_better
+from hf_mingpt.training.evaluation_schedule import is_better
 from hf_mingpt.training.loop import train
 
 from ..conftest import small_model
@@ -74,17 +74,11 @@ def test_lines_and_samples(tmp_path):
 
 
 @pytest.mark.parametrize(("greater", "best"), [(None, 1), (True, 3)])
-def test_a_run_ends_with_the_best_weights_and_says_which(tmp_path, greater, best):
+def test_a_run_ends_with_the_best_weights(tmp_path, greater, best):
     evaluate = Evaluate([5.0, 1.0, 1.0, 6.0, 3.0])
     model, _, _ = run(tmp_path, evaluate, greater_is_better=greater, **BEST)
     assert all(torch.equal(weight, evaluate.weights[best][name]) for name, weight in model.state_dict().items())
     assert load_file(tmp_path / f"checkpoint-best-{2 * best + 2}/model.safetensors").keys() == model.state_dict().keys()
-    recipe = small_recipe(tmp_path, **{**FLAGS, **BEST}, greater_is_better=greater)
-    value = {1: 1.0, 3: 6.0}[best]
-    step = 2 * best + 2
-    assert final_evaluation(recipe) == {"best_step": step, "validation": {"step": step, "eval_loss": value}}
-    last = small_recipe(tmp_path, **FLAGS, greater_is_better=greater)
-    assert final_evaluation(last) == {"best_step": step, "validation": {"step": 10, "eval_loss": 3.0}}
 
 
 @pytest.mark.parametrize("cut_at", [5, 8])
@@ -120,6 +114,11 @@ def test_best_weights_that_no_checkpoint_needs_go(tmp_path):
     assert kept == {"checkpoint-best-10", "checkpoint-best-8"}  # the checkpoint of step 9 needs that of 8
 
 
+def test_without_checkpoints_only_the_best_weights_are_kept(tmp_path):
+    run(tmp_path, Evaluate([5.0, 4.0, 3.0]), save_steps=None, max_steps=6, **BEST)
+    assert [path.name for path in tmp_path.glob("checkpoint-best-*")] == ["checkpoint-best-6"]
+
+
 def test_early_stopping(tmp_path):
     model, losses, values = run(tmp_path, Evaluate([3.0, 2.0, 2.0, 2.5]), early_stopping_patience=2, **BEST)
     assert list(values) == [2, 4, 6, 8]
@@ -132,20 +131,29 @@ def test_a_run_that_stopped_early_does_not_go_on(tmp_path):
     flags = {"early_stopping_patience": 1, "logging_steps": 5, "save_steps": 4}
     whole, losses, _ = run(tmp_path, Evaluate([1.0, 2.0]), **flags)
     assert [step for step, _ in losses] == [4]  # a last line, although it is not due
-    again, _, values = run(tmp_path, Evaluate(), resume_from_checkpoint="latest", **flags)
-    assert list(values) == [2, 4]
+    again, same_losses, values = run(tmp_path, Evaluate(), resume_from_checkpoint="latest", **flags)
+    assert (same_losses, list(values)) == (losses, [2, 4])
     assert have_same_weights(whole, again)
 
 
-def test_an_evaluation_that_a_signal_prevented_is_made_up_for(tmp_path):
+@pytest.mark.parametrize("killed_after_it", [False, True])
+@pytest.mark.parametrize("changes", [{"max_steps": 4}, {"early_stopping_patience": 1, "logging_steps": 3}])
+def test_an_evaluation_that_a_signal_prevented_is_made_up_for(tmp_path, changes, killed_after_it):
     """A run that is told to stop saves at once; its evaluation comes first when it resumes."""
-    changes = {"save_steps": 2, "max_steps": 4}
-    _, _, expected = run(tmp_path, Evaluate(), **changes)
-    edit_state(tmp_path / "checkpoint-4", lambda state: state["evaluation"].update(last_step=2))
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "metrics.jsonl").write_text("".join(lines[:-1]))
-    _, _, values = run(tmp_path, Evaluate(), resume_from_checkpoint="latest", **changes)
-    assert values == expected
+    changes = {"save_steps": 2, **changes}
+    _, losses, expected = run(tmp_path, Evaluate([1.0, 2.0]), **changes)
+    before = {"last_step": 2, "number_not_better": 0}
+    edit_state(tmp_path / "checkpoint-4", lambda state: state["evaluation"].update(before))
+    if not killed_after_it:  # its line and samples are not there yet
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            lines = (tmp_path / name).read_text().splitlines(keepends=True)
+            kept = [line for line in lines if not (json.loads(line)["step"] == 4 and '"loss"' not in line)]
+            (tmp_path / name).write_text("".join(kept))
+    _, same_losses, values = run(tmp_path, Evaluate([2.0]), resume_from_checkpoint="latest", **changes)
+    assert (same_losses, values) == (losses, expected)
+    for name, steps in (("metrics.jsonl", [step for step, _ in losses] + [2, 4]), ("samples.jsonl", [2, 4])):
+        lines = (tmp_path / name).read_text().splitlines()
+        assert sorted(json.loads(line)["step"] for line in lines) == sorted(steps)
 
 
 def test_a_checkpoint_without_evaluations_resumes(tmp_path):
