@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from ..data.batching import BatchShape
 from ..data.steps import StreamedSteps, TrainingSteps, step_loader
 from ..system.launching import PRECISIONS, join_processes, launcher_settings
+from ..system.precision import autocast, has_native_bf16
 from .folders import last_checkpoint
 from .optimization import build_optimizers, build_scheduler, count_steps
 from .recipes import MIXED_PRECISIONS, TrainingRecipe
@@ -27,15 +28,6 @@ from .trackers import check_trackers
 logger = logging.getLogger(__name__)
 
 MICRO_BATCH_OVERHEAD = 300  # tokens; 100 for the assignment's model on two cores, more for smaller models
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device computes bf16 matrix products natively. Emulated, they are slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
 
 
 def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
@@ -100,6 +92,11 @@ def attention_for(device: torch.device, block_size: int) -> str:
     return "eager" if device.type == "cpu" and block_size <= 512 else "sdpa"
 
 
+def choose_attention(model: PreTrainedModel, recipe: TrainingRecipe, accelerator: Accelerator) -> str:
+    """The attention implementation of the recipe, or the fastest one."""
+    return recipe.attn_implementation or attention_for(accelerator.device, model.config.max_position_embeddings)
+
+
 def check_training(
     model: PreTrainedModel, steps: TrainingSteps | StreamedSteps, recipe: TrainingRecipe, accelerator: Accelerator
 ) -> None:
@@ -124,10 +121,7 @@ def check_training(
         batches = next(step_loader(steps, 1), None)
         if batches is None:
             raise ValueError("There are no training examples: check the data.")
-        # not accelerator.autocast(): it would change the state of an FSDP2 run on CPUs (test_processes.py)
-        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        precision = types.get(accelerator.mixed_precision)
-        with torch.autocast(accelerator.device.type, precision, enabled=precision is not None):
+        with autocast(accelerator):
             loss = small(**{name: tensor.to(accelerator.device) for name, tensor in batches[0].items()}).loss
         loss.backward()
         for optimizer in optimizers:
@@ -162,8 +156,3 @@ def memory_errors(recipe: TrainingRecipe) -> Iterator[None]:
             f"Memory ran out with per_device_train_batch_size {recipe.per_device_train_batch_size}; the last "
             f"checkpoint is {last_checkpoint(recipe)}. Start or resume with --auto_find_batch_size."
         ) from error
-
-
-def choose_attention(model: PreTrainedModel, recipe: TrainingRecipe, accelerator: Accelerator) -> str:
-    """The attention implementation of the recipe, or the fastest one."""
-    return recipe.attn_implementation or attention_for(accelerator.device, model.config.max_position_embeddings)
