@@ -77,10 +77,13 @@ test-tutorial: $(VENV)/ready
 test-wheel: $(VENV)/ready-release
 	$(BIN)/python -m pytest -o addopts= --quiet -m wheel tests/scripts/test_wheel.py
 
-# wheel, sdist, runs, notebooks and checksums in dist/release-VERSION, for a person to upload; RUNS="folder folder"
+# wheel, sdist, runs, notebooks and checksums in dist/release-VERSION, for a person to upload; RUNS="folder folder",
+# URL=https://github.com/owner/hf_mingpt where the repository is public
 RUNS ?=
+URL =
+ADDRESS = HF_MINGPT_URL='$(or $(URL),$(HF_MINGPT_URL))'
 release: $(VENV)/ready-release
-	$(BIN)/python .ci/release.py $(RUNS)
+	$(ADDRESS) $(BIN)/python .ci/release.py $(RUNS)
 
 # executes docs/notebooks and keeps what comes out: half an hour on two cores, less with a GPU
 notebooks: $(VENV)/ready
@@ -105,9 +108,9 @@ bench: $(VENV)/ready
 		$(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/scaling.py
 
-# the site of README.md and docs/, in site/: a dead link or a missing docstring fails
+# the site of README.md and docs/, in site/: a dead link or a missing docstring fails; with URL it links to the repository
 docs: $(VENV)/ready-docs
-	$(BIN)/mkdocs build --strict
+	$(ADDRESS) $(BIN)/mkdocs build --strict
 
 checks: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -2,14 +2,17 @@
 
     make release
     make release RUNS="runs/demo/finetuned runs/closed_book"
+    make release URL=https://github.com/owner/hf_mingpt
 
-A person uploads the files and tags the commit. The version is that of hf_mingpt/__init__.py. The script refuses changes
-that are not committed, a version without a section in CHANGELOG.md, changes that it still calls unreleased, and a
-version that has a tag or a folder.
+A person tags the commit and uploads the files. The version is that of hf_mingpt/__init__.py. URL is the address of the
+repository: with it, the metadata has the project's urls, and links between its files lead to the tag (hatch_build.py).
+The script refuses changes that are not committed, a version without a section in CHANGELOG.md, changes that it still
+calls unreleased, a version that has a tag or a folder, and a URL that is not an https address.
 """
 
 import io
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -25,17 +28,19 @@ from hf_mingpt.system.files import sha256_of
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_RUN = "runs/demo/finetuned"
+BUILD = runpy.run_path(str(ROOT / "hatch_build.py"))
 
 
 def main() -> None:
     with user_errors():
+        address = BUILD["read_address"]()
         runs = [Path(run) for run in sys.argv[1:]] or [run for run in [ROOT / DEFAULT_RUN] if run.is_dir()]
         version, notes = check_version(ROOT)
         check_runs(runs)
     with accidents():
-        folder = pack(ROOT, version, notes, runs)
+        folder = pack(ROOT, version, notes, runs, address)
     print(f"Packed {folder}:", *(f"  {path.name}" for path in sorted(folder.iterdir())), sep="\n")
-    print(f"Upload the files, then: git tag v{version} && git push origin v{version}")
+    print(f"Push the tag, to which links lead, and upload the files: git tag v{version} && git push origin v{version}")
 
 
 def check_version(root: Path) -> tuple[str, str]:
@@ -94,6 +99,7 @@ def pack(
     version: str,
     notes: str,
     runs: Sequence[Path],
+    address: str | None = None,
     build: Callable[[Path, Path], None] = build_distributions,
 ) -> Path:
     """Packs the last commit of a checkout, and runs, into a folder, which is whole or absent."""
@@ -107,12 +113,18 @@ def pack(
         with tarfile.open(tree / "tree.tar") as files:
             files.extractall(tree, filter="data")
         (tree / "tree.tar").unlink()
+        if address:
+            with open(tree / "CITATION.cff", "a", encoding="utf-8") as citation:
+                citation.write(f"url: {address}\nrepository-code: {address}\n")
         build(tree, folder)
         for run in runs:
             pack_run(run, folder)
-        for notebook in sorted(tree.glob("docs/notebooks/*.ipynb")):
-            shutil.copy(notebook, folder)
-        (folder / "NOTES.md").write_text(f"{notes}\n", encoding="utf-8")
+        (tree / "NOTES.md").write_text(f"{notes}\n", encoding="utf-8")
+        for path in [tree / "NOTES.md", *sorted(tree.glob("docs/notebooks/*.ipynb"))]:
+            text = path.read_text(encoding="utf-8")
+            if address:
+                text = BUILD["make_links_absolute"](text, tree, address, version, str(path.parent.relative_to(tree)))
+            (folder / path.name).write_text(text, encoding="utf-8")
         sums = [f"{sha256_of(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
         (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
         folder.rename(target)
@@ -123,7 +135,7 @@ def pack_run(run: Path, folder: Path) -> None:
     """Packs what `push_run` would push: no checkpoints, no names of folders, hosts and users."""
     name = run.resolve().name
     with tarfile.open(folder / f"{name}.tar.gz", "w:gz") as archive:
-        for file in public_files(run, name, None):
+        for file in public_files(run, name):
             with file.as_file() as content:
                 data = content.read()
             info = tarfile.TarInfo(f"{name}/{file.path_in_repo}")  # without times and owners

@@ -108,19 +108,18 @@ def main() -> None:
         title="Closed-book birthplace questions: exact match on dev",
         subtitle="500 questions; 3.3 million parameters; ours: two CPU cores, no dev label seen in training",
     )
-    for name in ("pieces", "invented"):
-        study = json.loads((DOCS / "facts" / f"{name}.json").read_text(encoding="utf-8"))
-        groups = {
-            group: {variant: seeds_of(runs) for variant, runs in variants.items()}
-            for group, variants in study["groups"].items()
-        }
-        draw_accuracies(
-            groups,
-            DOCS / "facts" / f"{name}.png",
-            title=study["title"],
-            subtitle=study["subtitle"],
-            baseline=study["baseline"],
-        )
+    study = json.loads((DOCS / "facts" / "invented.json").read_text(encoding="utf-8"))
+    groups = {
+        group: {variant: seeds_of(runs) for variant, runs in variants.items()}
+        for group, variants in study["groups"].items()
+    }
+    draw_accuracies(
+        groups,
+        DOCS / "facts" / "invented.png",
+        title=study["title"],
+        subtitle=study["subtitle"],
+        baseline=study["baseline"],
+    )
     scaling = json.loads((DOCS / "scaling.json").read_text(encoding="utf-8"))
     draw_scaling(scaling, DOCS / "scaling.png")
     exposure = json.loads((DOCS / "facts" / "exposure.json").read_text(encoding="utf-8"))

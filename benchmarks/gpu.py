@@ -7,7 +7,7 @@ r"""Checks and benchmarks the package on one GPU in a few minutes. Prints tables
 Sections:
 
 - correctness: compares the GPU with the CPU, for every attention implementation, precision and way of training
-  (gpu_checks.py).
+  (gpu_model_checks.py, gpu_training_checks.py).
 - speedrun: the time of training and of the whole command, and the accuracy on the dev questions, for several seeds.
 - throughput: tokens per second and model FLOP utilization (MFU), of the 3.3M model by batch size, and of a model of the
   size of GPT-2 beside nanoGPT and models of transformers (gpu_rates.py, gpu_contenders.py).
@@ -27,9 +27,10 @@ from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import gpu_checks
 import gpu_contenders
+import gpu_model_checks
 import gpu_rates
+import gpu_training_checks
 import torch
 
 from hf_mingpt.data.questions import read_questions
@@ -111,15 +112,16 @@ def machine(device: torch.device) -> dict:
 
 def run_checks(recipe: GpuRecipe, device: torch.device) -> list[dict]:
     results = []
+    checks = gpu_model_checks.model_checks() | gpu_training_checks.training_checks()
     with TemporaryDirectory() as folder:
-        place = gpu_checks.Place(device, recipe.small, Path(folder))
-        for name, check in gpu_checks.all_checks().items():
+        place = gpu_model_checks.Place(device, recipe.small, Path(folder))
+        for name, check in checks.items():
             if not any(part in name for part in recipe.only.split(",")):
                 continue
             started = time.perf_counter()
             try:
                 result, detail = "passed", check(place)
-            except gpu_checks.Skipped as error:
+            except gpu_model_checks.Skipped as error:
                 result, detail = "skipped", str(error)
             except Exception as error:  # run the other checks
                 places = " < ".join(f"{f.name}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)))

@@ -57,6 +57,7 @@ PASSED_ON = {
     "generate, for stop strings": {"tokenizer"},
     "continuous batching": {"read_index", "write_index", "block_table", "logits_indices", "logits_processor_args"},
     "vLLM's attention function": {"attention_instances"},
+    "position_ids, which say the same": {"seq_idx"},
 }
 
 
@@ -351,10 +352,13 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
             inputs_embeds = self.embed_tokens(input_ids)  # (B, T, C)
         if "read_index" in kwargs and CACHE == "past_key_values":
             kwargs["cache"], cache = cache, None  # a paged cache, which the attention function updates in 5.23
+        given_cache = cache  # a new one is empty, and transformers looks for packed sequences only without a cache
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
-        if "cu_seq_lens_q" in kwargs and position_ids is None:
-            raise ValueError("cu_seq_lens_q needs position_ids that start at 0 with each sequence: give both.")
+        packed = sorted({"cu_seq_lens_q", "seq_idx"} & kwargs.keys())
+        if packed and position_ids is None:
+            raise ValueError(f"{packed[0]} needs position_ids that start at 0 with each sequence: give both.")
+        kwargs.pop("seq_idx", None)
         given_position_ids = position_ids  # only these may belong to packed sequences
         length = inputs_embeds.shape[1] if position_ids is None else 0
         if position_ids is None:
@@ -365,13 +369,13 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)  # (B, T, C)
         hidden_states = self.dropout(inputs_embeds)
         causal_mask = None  # or (B, 1, T, S) if the attention function needs a mask
-        unmasked = attention_mask is None and given_position_ids is None and cache is None
+        unmasked = attention_mask is None and given_position_ids is None and given_cache is None
         # In training, sdpa needs no mask then, only its flag `is_causal`. Under torch.compile with torch before 2.13,
         # create_causal_mask returns a mask all the same, as for an export, and attention takes 2.4 times as long.
         sdpa = self.config._attn_implementation == "sdpa"  # trf-ignore: TRF051 (only the mask is left out)
         if not (self.training and unmasked and sdpa):
             causal_mask = create_causal_mask(
-                self.config, hidden_states, attention_mask, position_ids=given_position_ids, **{CACHE: cache}
+                self.config, hidden_states, attention_mask, position_ids=given_position_ids, **{CACHE: given_cache}
             )
         rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
 

@@ -21,10 +21,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from .system.files import first_line
+
 PAD = "\u25a1"  # white square
 MASK = "\u2047"  # double question mark
 PAD_ID, MASK_ID = 0, 1
 _CODE_POINTS = 0x110000
+_SHOWN = 60  # characters of a text in a message
 
 
 class SpecialTokens(NamedTuple):
@@ -58,11 +61,8 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
     Raises:
         ValueError: If the tokenizer cannot add tokens, or its pad and mask token are the same.
     """
-    missing: dict[str, Any] = {}
-    if tokenizer.pad_token_id is None:
-        missing["pad_token"] = PAD
-    if tokenizer.mask_token_id is None:
-        missing["mask_token"] = MASK
+    marks = {"pad_token": PAD, "mask_token": MASK}
+    missing: dict[str, Any] = {name: m for name, m in marks.items() if getattr(tokenizer, f"{name}_id", None) is None}
     if missing:
         try:
             tokenizer.add_special_tokens(missing)
@@ -87,10 +87,22 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **options
 
     Returns:
         A dict of lists of length N: the token ids of each text as "input_ids", and what `options` ask for.
+
+    Raises:
+        ValueError: If the tokenizer fails on a text.
     """
     if not texts:
         return {"input_ids": [], "offset_mapping": []}
-    return dict(tokenizer(list(texts), add_special_tokens=False, verbose=False, **options))
+    try:
+        return dict(tokenizer(list(texts), add_special_tokens=False, verbose=False, **options))
+    except Exception as error:  # such as one of the class Exception, for want of an unknown token
+        if len(texts) > 1:
+            for text in texts:
+                tokenize([text], tokenizer, **options)
+        raise ValueError(
+            f"The tokenizer, a {type(tokenizer).__name__}, fails on {texts[0][:_SHOWN]!r} ({first_line(error)}): use "
+            "another, such as one with an unknown token."
+        ) from error
 
 
 def check_marks(text: str, name: str | Path) -> None:

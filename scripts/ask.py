@@ -48,7 +48,7 @@ def main() -> None:
         documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else []
         model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()
         answers = ask(model, tokenizer, recipe.questions, calibration)
-    lines = find_documents([answer.question for answer in answers], documents)
+    lines = find_documents([answer.question for answer in answers], documents, [answer.answer for answer in answers])
     for answer, line in zip(answers, lines, strict=True):
         is_name = len(calibration.templates) == 1 and answer.name in recipe.questions
         print(describe(answer, line, calibration.threshold, answer.name if is_name else answer.question))

@@ -18,15 +18,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from hf_mingpt.conversion import from_gpt2, from_state_dict, to_gpt2
+from hf_mingpt.data.encoding import load_tokenizer
 from hf_mingpt.hub.exporting import export_onnx
 from hf_mingpt.hub.loading import load_model
 from hf_mingpt.hub.run_folders import written_whole
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import check_choice, flag, required
-from hf_mingpt.system.files import check_source, describe_failure, first_line, read_text
+from hf_mingpt.system.files import check_source, first_line, read_text
 from hf_mingpt.system.writing import one_writer
 from hf_mingpt.tokenization_mingpt import build_tokenizer, build_vocabulary, check_marks, vocabulary_size
 
@@ -70,7 +70,7 @@ def main() -> None:
             convert = {"gpt2": to_gpt2, "mingpt": from_gpt2}.get(recipe.to)
             model = convert(source) if convert else source.float().eval()
             model.generation_config = source.generation_config
-            tokenizer = load_any_tokenizer(recipe.checkpoint)
+            tokenizer = load_tokenizer(recipe.checkpoint, has_owner=False)
         if (size := vocabulary_size(tokenizer)) > model.config.vocab_size:
             raise ValueError(
                 f"The vocabulary has {size} tokens, the checkpoint {model.config.vocab_size}: give the text or the "
@@ -84,14 +84,6 @@ def main() -> None:
             model.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
     print(f"Wrote {recipe.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} tokens.")
-
-
-def load_any_tokenizer(name_or_path: str):
-    """Loads a tokenizer of any class: a GPT-2 has its own."""
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
-    except Exception as error:
-        raise describe_failure(name_or_path, "tokenizer", error) from error
 
 
 def read_file(recipe: ConversionRecipe):
@@ -109,8 +101,7 @@ def read_file(recipe: ConversionRecipe):
     except (LookupError, RuntimeError) as error:  # a weight is missing, or has another shape
         raise ValueError(f"{recipe.checkpoint}: its weights do not fit together: {first_line(error)}.") from error
     if recipe.tokenizer_name:
-        check_source(recipe.tokenizer_name, "tokenizer")
-        tokenizer = load_any_tokenizer(recipe.tokenizer_name)
+        tokenizer = load_tokenizer(recipe.tokenizer_name, has_owner=False)
     else:
         text = read_text(recipe.vocabulary_file)
         check_marks(text, recipe.vocabulary_file)

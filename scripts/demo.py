@@ -126,7 +126,7 @@ def build_page(
             figure = draw_attention(explain(model, tokenizer, answers[0].question))
         except ValueError as error:
             raise gradio.Error(escape_html(str(error))) from error
-        (line,) = find_documents([answers[0].question], documents)
+        (line,) = find_documents([answers[0].question], documents, [answers[0].answer])
         cards = [
             render_answer(a, calibration.threshold, ask_in_masked_forms(model, tokenizer, a, calibration))
             for a in answers

@@ -176,10 +176,7 @@ def compute_probability(
             tokenizer,
             [question for (question, _), _ in part],
             [prediction for _, prediction in part],
-            candidates=calibration.candidates,
-            unknown_names=calibration.unknown_names,
-            templates=calibration.templates,
-            masked_forms=calibration.masked_forms,
+            calibration,
             progress=state.is_main_process,
         )
     return np.array(gather_object(calibration.probability(confidence.features).tolist()))

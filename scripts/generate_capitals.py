@@ -1,6 +1,6 @@
 """Writes sentences about the capitals of a table, and questions about them: an example of data of your own.
 
-python scripts/generate_capitals.py --table data/capitals/capitals.tsv --output_dir runs/capitals/data
+python scripts/generate_capitals.py --output_dir runs/capitals/data
 """
 
 from dataclasses import dataclass
@@ -22,13 +22,16 @@ SENTENCES = [
     "On a map of {region}, look for {capital} to find the capital of {country}.",
     "Ask for the capital of {country}, and the answer is {capital}.",
 ]
+TABLE = Path(__file__).parent / "capitals.tsv"  # 143 countries; in a wheel, too
 PLACES = ["{country} lies in {region}.", "{country} is a country in {region}.", "You find {country} in {region}."]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CapitalsRecipe:
     output_dir: str = required("Folder to write.")
-    table: str = flag("data/capitals/capitals.tsv", "TSV of `country TAB capital TAB region` lines.")
+    table: str | None = flag(
+        None, "TSV of `country TAB capital TAB region` lines. None: capitals.tsv, beside the script."
+    )
     num_dev_countries: int = flag(50, "Countries in the dev questions; the others are in the training questions.")
     overwrite_output_dir: bool = flag(False, "Replace the files in that folder.")
     CONSTANTS: ClassVar = {"seed": 0}
@@ -42,10 +45,11 @@ def main() -> None:
     folder = Path(recipe.output_dir)
     with user_errors():
         check_output_folder(folder, overwrite=recipe.overwrite_output_dir)
-        rows = [line.split("\t") for line in read_text(recipe.table).splitlines()]
+        table = recipe.table or TABLE
+        rows = [line.split("\t") for line in read_text(table).splitlines()]
         for number, row in enumerate(rows, start=1):
             if len(row) != 3 or not all(row):
-                raise ValueError(f"{recipe.table}, line {number}: write `country TAB capital TAB region`.")
+                raise ValueError(f"{table}, line {number}: write `country TAB capital TAB region`.")
         if recipe.num_dev_countries >= len(rows):
             raise ValueError(
                 f"num_dev_countries is {recipe.num_dev_countries}: with {count(len(rows), 'country', 'countries')}, "

@@ -33,7 +33,7 @@ class PushRecipe:
     hub_dataset_id: str | None = flag(
         None,
         "Repository to push the data to. None: the name of the folder. With --run: the run's data on the Hub, for the "
-        "card and for .eval_results.",
+        "card, and for .eval_results if its eval.yaml has a task for the questions of the report.",
     )
     space: str | None = flag(None, "Calibrated run on the Hub: pushes a Gradio Space with the page of demo.py for it.")
     metric: bool = flag(False, "Push the metric of evaluate_birthplaces.py as a Space, for evaluate.load.")

@@ -22,7 +22,7 @@ class CharacterClasses(NamedTuple):
     word: (V,) booleans: letters, digits, hyphens and apostrophes.
     upper, digit: (V,) booleans.
     stop_id, space_id: the ids of "." and " ", which end a title or a sentence together; PAD_ID if there is none.
-    open_id, close_id, comma_id: the ids of "(", ")" and ","; PAD_ID if there is none.
+    open_id, close_id, comma_id, hyphen_id: the ids of "(", ")", "," and "-"; PAD_ID if there is none.
     """
 
     word: np.ndarray
@@ -33,6 +33,7 @@ class CharacterClasses(NamedTuple):
     open_id: int
     close_id: int
     comma_id: int
+    hyphen_id: int
 
     @classmethod
     def of(cls, vocabulary: Sequence[str]) -> "CharacterClasses":
@@ -41,7 +42,7 @@ class CharacterClasses(NamedTuple):
             np.array([character.isalnum() or character in "-'’" for character in vocabulary]),
             np.array([character.isupper() for character in vocabulary]),
             np.array([character.isdigit() for character in vocabulary]),
-            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". (),"),
+            *(vocabulary.index(character) if character in vocabulary else PAD_ID for character in ". (),-"),
         )
 
 

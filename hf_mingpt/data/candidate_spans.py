@@ -8,7 +8,7 @@ A candidate is of a kind that training answers have: names and their parts, numb
 
     Ada Byron. Byron (born 10 May 1815) was a civil engineer .
 
-    number  10, 1815
+    number  10, 1815; of "1815-1852" also 1815 and 1852, if answers are numbers or dates
     date    10 May, 10 May 1815, May 1815
     phrase  born, was, was a, a, a civil, civil, civil engineer, engineer (of up to two words)
 
@@ -21,9 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tokenization_mingpt import PAD_ID
 from .alphabet import CharacterClasses
 from .draws import random_bits
-from .salient_spans import Names, SalientSpans, find_names, hash_runs, join_words
+from .salient_spans import Names, SalientSpans, find_names, find_words, hash_runs, join_words
 from .sequences import TokenSequences
 
 NUM_WORDS = 8  # words before a candidate whose order does not count
@@ -34,12 +35,16 @@ _FAR = 99  # tokens between two names that are not neighbors
 
 
 class CandidateKinds(NamedTuple):
-    """What may be an answer: names and their parts, numbers, dates, and lower-case phrases of up to so many words."""
+    """What may be an answer: names and their parts, numbers, dates, and lower-case phrases of up to so many words.
+
+    With `number_parts`, the parts of "1815-1852" are candidates too.
+    """
 
     names: bool = True
     numbers: bool = False
     dates: bool = False
     phrase_words: int = 0
+    number_parts: bool = False
 
     @classmethod
     def of(cls, answers: Sequence[str]) -> "CandidateKinds":
@@ -50,7 +55,13 @@ class CandidateKinds(NamedTuple):
         kinds = list(map(_kind_of, answers))
         common = {kind for kind, _ in kinds if kind and sum(kind == k for k, _ in kinds) >= KIND_RATIO * len(kinds)}
         longest = max((words for kind, words in kinds if kind == "phrase"), default=0) if "phrase" in common else 0
-        return cls("name" in common or not common, "number" in common, "date" in common, min(longest, MAX_PHRASE_WORDS))
+        return cls(
+            names="name" in common or not common,
+            numbers="number" in common,
+            dates="date" in common,
+            phrase_words=min(longest, MAX_PHRASE_WORDS),
+            number_parts=not common.isdisjoint(("number", "date")),
+        )
 
 
 def _kind_of(answer: str) -> tuple[str, int]:
@@ -89,7 +100,8 @@ def find_candidates(documents: TokenSequences, classes: CharacterClasses, kinds:
         classes: of their vocabulary.
         kinds: of the candidates. Without numbers and dates, a month beside a day is no name (`find_salient_spans`).
     """
-    names = find_names(documents, classes, numbers=kinds.numbers or kinds.dates, lower=kinds.phrase_words > 0)
+    apart = _set_apart(documents, classes) if kinds.number_parts else documents
+    names = find_names(apart, classes, numbers=kinds.numbers or kinds.dates, lower=kinds.phrase_words > 0)
     tokens = documents.token_ids[names.words.starts[names.first]]
     is_number, is_name = classes.digit[tokens], classes.upper[tokens]
     parts = []
@@ -98,6 +110,8 @@ def find_candidates(documents: TokenSequences, classes: CharacterClasses, kinds:
     if kinds.numbers:
         number = np.flatnonzero(is_number)
         parts.append((names.first[number], names.last[number], number))
+        if kinds.number_parts:
+            parts.append(_join_numbers(names, documents.token_ids != apart.token_ids))
     if kinds.dates:
         parts.append(_find_dates(documents, names, classes))
     if kinds.phrase_words:
@@ -145,6 +159,31 @@ def _find_pairs(documents: TokenSequences, names: Names, classes: CharacterClass
     near = (document[left] == document[right]) & (right - left > 1) & (right - left <= 3)
     pair = np.flatnonzero(near & (others[right] == others[left + 1]) & (breaks[right + 1] == breaks[left + 1]))
     return names.first[name[pair]], names.last[name[pair + 1]], name[pair]
+
+
+def _set_apart(documents: TokenSequences, classes: CharacterClasses) -> TokenSequences:
+    """The documents with PAD for hyphens after a digit, in words that begin with one: "1815-1852", "1815--May"."""
+    token_ids, words = documents.token_ids, find_words(documents, classes)
+    number = classes.digit[token_ids[words.starts]]
+    change = np.zeros(len(token_ids) + 1, dtype=np.int64)
+    change[words.starts[number]] += 1
+    change[words.ends[number]] -= 1
+    hyphen = token_ids == classes.hyphen_id
+    before = np.maximum.accumulate(np.where(hyphen, 0, np.arange(len(token_ids))))  # the last other character
+    apart = hyphen & (np.cumsum(change[:-1]) > 0) & classes.digit[token_ids[before]]
+    return documents._replace(token_ids=np.where(apart, PAD_ID, token_ids))
+
+
+def _join_numbers(names: Names, hyphen: np.ndarray) -> _Parts:
+    """Numbers of several parts, with nothing but hyphens that were set apart between them."""
+    starts, ends, document, _ = names.words
+    others = np.append(0, np.cumsum(~hyphen))
+    joined = (document[1:] == document[:-1]) & (others[starts[1:]] == others[ends[:-1]])  # to the word after
+    joined, before = np.append(joined, False), np.append(False, joined)
+    first, last = np.flatnonzero(joined & ~before), np.flatnonzero(before & ~joined)
+    name = np.searchsorted(names.first, first)
+    known = np.append(names.first, -1)[name] == first
+    return first[known], last[known], name[known]
 
 
 def _find_dates(documents: TokenSequences, names: Names, classes: CharacterClasses) -> _Parts:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..system.files import check_source, describe_failure, read_text
+from ..system.files import check_source, describe_failure, first_line, read_text
 from ..tokenization_mingpt import (
     MASK_ID,
     SpecialTokens,
@@ -85,18 +85,32 @@ def corpus_characters(texts: Dataset | IterableDataset) -> list[str]:
     return characters
 
 
-def load_tokenizer(name_or_path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str, revision: str | None = None, *, has_owner: bool = True
+) -> PreTrainedTokenizerBase:
     """Loads a tokenizer of any class from a folder or the Hub, without running its code.
+
+    Args:
+        has_owner: whether a repository is always `owner/name`, so that a name without an owner is a path.
 
     Raises:
         OSError: if there is no tokenizer.
-        ValueError: if it is damaged.
+        ValueError: if it is damaged, if its class takes no plain text, or if it has no place for PAD and MASK.
     """
-    check_source(name_or_path, "tokenizer", has_owner=True)
+    check_source(name_or_path, "tokenizer", has_owner=has_owner)
+    options = {"revision": revision, "trust_remote_code": False, "mistral_format": False}  # Mistral's own lacks a mask
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
     except Exception as error:
         raise describe_failure(name_or_path, "tokenizer", error) from error
+    try:  # some classes want boxes around words, or packages that they miss only now
+        tokenizer([""], add_special_tokens=False)
+        _ = tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.get_vocab()
+    except Exception as error:
+        raise ValueError(
+            f"{name_or_path}: its tokenizer, a {type(tokenizer).__name__}, cannot be used ({first_line(error)}): use "
+            "one that takes plain text and has a pad and a mask token, or to which they can be added."
+        ) from error
     vocabulary = tokenizer.get_vocab()
     if len(set(vocabulary.values())) < len(vocabulary):
         tokens: dict[int, str] = {}

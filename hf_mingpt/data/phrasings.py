@@ -32,7 +32,8 @@ def find_masked_forms(
     """
     asked = [question for question, _ in questions]
     contexts: dict[Template, Counter[Template]] = {template: Counter() for template in find_templates(asked)}
-    for (question, answer), document in zip(questions, find_documents(asked, documents), strict=True):
+    about = find_documents(asked, documents, [answer for _, answer in questions])
+    for (question, answer), document in zip(questions, about, strict=True):
         template = match(question, tuple(contexts))
         title = f"{template.subject_of(question)}. " if template else None
         if not (template and title and answer and document and document.startswith(title)):

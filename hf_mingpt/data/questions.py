@@ -22,7 +22,11 @@ from ..tokenization_mingpt import MASK, MASK_ID, PAD, check_marks
 from .sequences import TokenSequences
 
 MAX_ANSWER_TOKENS = 32  # the assignment's limit for a generated answer
-CHAT_TEMPLATE = "{{ messages[-1]['content'] | trim }}{{ mask_token }}"  # a question stands alone: earlier turns go
+# A question stands alone: earlier turns go. An answer at the end, as in data to train on, follows its question.
+CHAT_TEMPLATE = (
+    "{% if messages | length > 1 and messages[-1]['role'] == 'assistant' %}"
+    "{{ messages[-2]['content'] | trim }}{{ mask_token }}{% endif %}{{ messages[-1]['content'] | trim }}{{ mask_token }}"
+)
 
 
 class Question(NamedTuple):

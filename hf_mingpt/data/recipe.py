@@ -58,7 +58,7 @@ class DataRecipe:
     title_prefix_probability: float = flag(
         0.0,
         "SSM: probability that something precedes the title: what precedes a name in questions_file, or up to 16 "
-        "tokens of the text.",
+        "tokens of the text. With several kinds of questions, a span that answers one always has such a question's.",
     )
     masking_policy_probability: float = flag(
         0.0,

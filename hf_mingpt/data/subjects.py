@@ -143,24 +143,36 @@ def longest_title(question: str, titles: Collection[str]) -> tuple[int, str] | N
     return min(found)[1:] if found else None
 
 
-def find_documents(questions: Sequence[str], documents: Sequence[str]) -> list[str | None]:
+def find_documents(
+    questions: Sequence[str], documents: Sequence[str], answers: Sequence[str | None] | None = None
+) -> list[str | None]:
     """Finds, for each question, the first document whose title is the longest in the question; None without one.
 
     A document may begin "J. R. Tolkien. " or "St. Ives. ": of its beginnings that end before a stop, the longest that
     stands in a question is its title.
+
+    Args:
+        questions: N questions.
+        documents: `title. text` each.
+        answers: of the questions. Of several documents with the same title, the first that says the answer counts.
     """
     runs = {run for question in questions for _, run in runs_of_words(question)}
     longest = max(map(len, runs), default=0)
-    by_title: dict[str, str] = {}
+    by_title: dict[str, list[str]] = defaultdict(list)
     for document in documents:
         end, title = document.find(". "), ""
         while 0 < end <= longest:
             title = document[:end] if document[:end] in runs else title
             end = document.find(". ", end + 1)
         if title:
-            by_title.setdefault(title, document)
-    found = [longest_title(question, by_title) for question in questions]
-    return [by_title[title[1]] if title else None for title in found]
+            by_title[title].append(document)
+    found: list[str | None] = []
+    for question, answer in zip(questions, answers or [None] * len(questions), strict=True):
+        longest_one = longest_title(question, by_title)
+        own = by_title[longest_one[1]] if longest_one else []
+        says_it = [document for document in own if answer and answer.strip() in document]
+        found.append(next(iter([*says_it, *own]), None))
+    return found
 
 
 class TitleSearch:

@@ -32,8 +32,8 @@ TEXT_LENGTH = 2**16  # tokens at the beginning of the corpus from which random p
 class TitlePrefixes:
     """Draws prefixes: half from the training questions, half from the text; all from the text without questions.
 
-    With several kinds of questions, the prefix of a span that answers one kind is from a question of that kind, so that
-    it tells what is asked for.
+    With several kinds of questions, a span that answers one kind always has a prefix, from a question of that kind:
+    without it, nothing would tell which of the answers is asked for.
 
     Attributes:
         token_ids: flat array of the prefixes of the questions and, behind them, of the beginning of the corpus.
@@ -55,8 +55,8 @@ class TitlePrefixes:
 
         Args:
             draws: (N, 3) uniform numbers in [0, 1).
-            probability: of a prefix.
-            relations: (N,) the kind of question whose prefix to draw; -1 for any. None: any for all.
+            probability: of a prefix, where none is certain.
+            relations: (N,) the kind of question whose prefix to draw, for certain; -1 for none. None: none for all.
 
         Returns:
             (N,) where each begins in `token_ids`, and (N,) their lengths; 0 for no prefix.
@@ -68,6 +68,7 @@ class TitlePrefixes:
             for relation in np.unique(relations[relations >= 0]):
                 same, own = relations == relation, np.flatnonzero(self.relations == relation)
                 if len(own):
+                    from_question |= same
                     question[same] = own[(draws[same, 1] * len(own)).astype(np.int64)]
         most = min(MAX_RANDOM_PREFIX, len(self.token_ids) - self.text_start)
         length = 1 + (draws[:, 2] * most).astype(np.int64)

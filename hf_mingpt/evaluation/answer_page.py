@@ -1,6 +1,7 @@
 """An answer on a page: why it has its probability, in words, and the HTML that demo.py and explain_answer.py share."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,16 @@ def describe_reason(answer: Answer) -> str | None:
     return f"The model {manner}, {joint} {contrast} about invented names ({elsewhere})."
 
 
+def is_same_answer(said: str, answer: str) -> bool:
+    """Whether a model says an answer again in another form of the question, and then perhaps more.
+
+    A model that was pretrained with span corruption ends what it says somewhere, not with the answer: in
+    "Trevora. Heistow taught", the answer is "Trevora". "New York" is another answer than "New".
+    """
+    said, answer = said.strip(), answer.strip()
+    return bool(re.fullmatch(r"(\s*[.,;:!?()].*)?", said.removeprefix(answer), re.DOTALL)) and said.startswith(answer)
+
+
 def render_answer(answer: Answer, threshold: float, others: Sequence[tuple[str, str]] = ()) -> str:
     """Renders an answer as HTML, for pages with `STYLE`.
 
@@ -82,7 +93,7 @@ def render_answer(answer: Answer, threshold: float, others: Sequence[tuple[str, 
         reasons.append("The model was not calibrated on questions like this one: the probability is a guess.")
     forms = [(answer.question, answer.answer), *others]
     if others:
-        agree = len({said.strip() for _, said in forms}) == 1
+        agree = all(is_same_answer(said, answer.answer) for _, said in others)
         reasons.append(f"Asked in other forms, it gives {'the same answer' if agree else 'other answers'}.")
     return "".join(
         [

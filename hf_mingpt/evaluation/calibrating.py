@@ -12,7 +12,7 @@ from ..data.questions import Question
 from ..data.subjects import find_templates
 from .answering import answer_questions, check_questions
 from .calibration import Calibration, check_both_outcomes, fit_calibration
-from .confidence import compute_confidence
+from .confidence import Comparison, compute_confidence
 from .scoring import exact_matches
 
 NUM_MASKED_FORMS = 3
@@ -81,19 +81,23 @@ def calibrate(
     check_both_outcomes(correct)
     found = find_masked_forms(train, documents, NUM_MASKED_FORMS) if documents else {}
     masked_forms = [found.get(template, []) for template in templates]
-    comparison: dict[str, Any] = {"candidates": candidates, "unknown_names": unknown_names, "templates": templates}
-    comparison["masked_forms"] = masked_forms if any(masked_forms) else []
+    comparison = Comparison(
+        candidates=candidates,
+        unknown_names=unknown_names,
+        templates=templates,
+        masked_forms=masked_forms if any(masked_forms) else [],
+    )
     asked = [question for question, _ in questions]
-    features = compute_confidence(*held_out_run, asked, predictions, **comparison, progress=progress).features
+    features = compute_confidence(*held_out_run, asked, predictions, comparison, progress=progress).features
     invented_features = None
     if invented:
         asked, predictions = [question for question, _ in invented], answer_questions(*run, invented)
-        invented_features = compute_confidence(*run, asked, predictions, **comparison, progress=progress).features
+        invented_features = compute_confidence(*run, asked, predictions, comparison, progress=progress).features
     calibration = fit_calibration(
         features,
         correct,
+        comparison,
         invented_features=invented_features,
-        **comparison,
         target_accuracy=target_accuracy,
         max_false_answer_rate=max_false_answer_rate,
     )

@@ -9,7 +9,7 @@ Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,23 +18,22 @@ from transformers import PreTrainedTokenizerBase
 from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import Question
 from ..data.subjects import Template, match
-from ..tokenization_mingpt import check_marks
 from .answering import answer_questions, questions_about, with_mark
-from .confidence import ConfidenceFeatures, compute_confidence
+from .confidence import Comparison, ConfidenceFeatures, compute_confidence
 from .scoring import is_exact_match, wilson_interval
 
 NUM_ALTERNATIVES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """A fitted calibration, which a run folder holds as calibration.json.
+class Calibration(Comparison):
+    """A fitted calibration, which a run folder holds as calibration.json, with the comparison of its features.
+
+    A calibration of an earlier version has no templates, because all questions were about birthplaces, and no masked
+    forms.
 
     weights, bias: the coefficients of the logistic regression on the confidence features.
     threshold: the model abstains if the probability of its answer is below it.
-    candidates, unknown_names, templates, masked_forms: the arguments of `compute_confidence` with which the features
-        were computed; a calibration of an earlier version has no templates, because all questions were about
-        birthplaces, and no masked forms.
     fitted_on: the number of questions.
 
     Raises:
@@ -44,27 +43,15 @@ class Calibration:
     weights: dict[str, float]
     bias: float
     threshold: float
-    candidates: list[str]
-    unknown_names: list[str]
     fitted_on: int
-    templates: list[Template] = field(default_factory=lambda: [BIRTHPLACE])
-    masked_forms: list[list[Template]] = field(default_factory=list)
 
     def __post_init__(self):
-        if not self.templates or not _are_templates(self.templates):
-            raise ValueError(f"Its templates are {self.templates!r}, not a list of what precedes and follows a name.")
-        object.__setattr__(self, "templates", [Template(*pair) for pair in self.templates])  # JSON has lists
-        forms = self.masked_forms
-        if not isinstance(forms, list) or not all(map(_are_templates, forms)):
-            raise ValueError(f"Its masked forms are {forms!r}, not a list of templates for each kind of question.")
-        if forms and len(forms) != len(self.templates):
-            raise ValueError(f"It has masked forms of {len(forms)} templates, not of {len(self.templates)}.")
-        object.__setattr__(self, "masked_forms", [[Template(*pair) for pair in own] for own in forms])
-        fields = feature_names(any(forms))
+        super().__post_init__()
+        masked = any(self.masked_forms)
+        fields = [name for name in ConfidenceFeatures._fields if masked or name != "masked_log_odds"]
         if not isinstance(self.weights, dict) or self.weights.keys() != set(fields):
             found = ", ".join(map(str, self.weights)) if isinstance(self.weights, dict) else repr(self.weights)
-            features = ", ".join(fields)
-            raise ValueError(f"Its weights are of {found}, but the features are {features}.")
+            raise ValueError(f"Its weights are of {found}, but the features are {', '.join(fields)}.")
         for name, value in {**self.weights, "bias": self.bias, "threshold": self.threshold}.items():
             if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
                 raise ValueError(f"Its {name} is {value!r}, which is not a finite number.")
@@ -72,33 +59,11 @@ class Calibration:
             raise ValueError(f"Its threshold is {self.threshold}, which is not a probability.")
         if type(self.fitted_on) is not int or self.fitted_on < 1:
             raise ValueError(f"Its fitted_on is {self.fitted_on!r}, which is not a number of questions.")
-        for name in ("candidates", "unknown_names"):
-            texts = getattr(self, name)
-            if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-                raise ValueError(f"Its {name} are not a list of strings.")
-            if len(set(texts)) < len(texts):
-                raise ValueError(f"One of its {name} occurs twice.")
-            if name == "unknown_names" and len(texts) % len(self.templates):
-                raise ValueError(
-                    f"Its {len(texts)} unknown names are not as many for each of its {len(self.templates)} templates."
-                )
-            check_marks("\n".join(texts), f"its {name}")
 
     def probability(self, features: ConfidenceFeatures) -> np.ndarray:
         """(N,) the probability that each answer is correct: sigmoid(weights . features + bias)."""
         weighted = sum(weight * getattr(features, name) for name, weight in self.weights.items())
         return 1 / (1 + np.exp(-(weighted + self.bias)))
-
-
-def feature_names(masked: bool) -> tuple[str, ...]:
-    """The features of a calibration, with or without those of masked forms."""
-    return ConfidenceFeatures._fields if masked else ConfidenceFeatures._fields[:-1]
-
-
-def _are_templates(pairs: Any) -> bool:
-    return isinstance(pairs, list) and all(
-        isinstance(pair, list | tuple) and list(map(type, pair)) == [str, str] for pair in pairs
-    )
 
 
 def check_both_outcomes(correct: np.ndarray) -> None:
@@ -113,12 +78,9 @@ def check_both_outcomes(correct: np.ndarray) -> None:
 def fit_calibration(
     features: ConfidenceFeatures,
     correct: np.ndarray,
+    comparison: Comparison,
     *,
     invented_features: ConfidenceFeatures | None = None,
-    candidates: Sequence[str] = (),
-    unknown_names: Sequence[str] = (),
-    templates: Sequence[Template] = (BIRTHPLACE,),
-    masked_forms: Sequence[Sequence[Template]] = (),
     target_accuracy: float = 0.8,
     max_false_answer_rate: float = 0.1,
 ) -> Calibration:
@@ -131,9 +93,8 @@ def fit_calibration(
     Args:
         features: of N answers to questions that the model was not trained on.
         correct: (N,) whether each answer is correct.
+        comparison: with which the features were computed.
         invented_features: of answers about invented people, all of them wrong. None: they do not limit the threshold.
-        candidates, unknown_names, templates, masked_forms: the arguments of `compute_confidence` with which the
-            features were computed.
         target_accuracy: the least accuracy of the answers that are given.
         max_false_answer_rate: the greatest fraction of invented names that may get an answer.
 
@@ -141,17 +102,13 @@ def fit_calibration(
         ValueError: if all answers are correct or all are wrong.
     """
     check_both_outcomes(correct)
-    names = feature_names(any(masked_forms))
-    values = np.stack([getattr(features, name) for name in names], axis=1)
-    weights, bias = _fit_regression(values, correct)
+    present = features.present()
+    weights, bias = _fit_regression(np.stack(list(present.values()), axis=1), correct)
     calibration = Calibration(
-        weights=dict(zip(names, weights.tolist(), strict=True)),
+        **vars(comparison),
+        weights=dict(zip(present, weights.tolist(), strict=True)),
         bias=bias,
         threshold=1.0,
-        candidates=list(candidates),
-        unknown_names=list(unknown_names),
-        templates=list(templates),
-        masked_forms=[list(forms) for forms in masked_forms],
         fitted_on=len(correct),
     )
     probability = calibration.probability(features)
@@ -223,16 +180,7 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ca
     """
     questions = questions_about(texts, tokenizer, calibration.templates)
     predictions = answer_questions(model, tokenizer, [Question(question, None) for question in questions])
-    confidence = compute_confidence(
-        model,
-        tokenizer,
-        questions,
-        predictions,
-        candidates=calibration.candidates,
-        unknown_names=calibration.unknown_names,
-        templates=calibration.templates,
-        masked_forms=calibration.masked_forms,
-    )
+    confidence = compute_confidence(model, tokenizer, questions, predictions, calibration)
     answers = []
     probabilities = calibration.probability(confidence.features).tolist()
     distributions = confidence.candidate_probabilities
@@ -242,7 +190,7 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ca
         ranked = [(calibration.candidates[k], float(distribution[k])) for k in np.argsort(-distribution)]
         alternatives = [(other, p) for other, p in ranked if not is_exact_match(other, answer)][:NUM_ALTERNATIVES]
         confident, template = probability >= calibration.threshold, match(question, calibration.templates)
-        own = ConfidenceFeatures._make(None if feature is None else feature[i] for feature in confidence.features)
+        own = ConfidenceFeatures(**{name: values[i] for name, values in confidence.features.present().items()})
         answers.append(Answer(question, answer, probability, confident, alternatives, template, own))
     return answers
 
@@ -254,8 +202,6 @@ def ask_in_masked_forms(
 
     Empty for a question like none of those that the calibration was fitted on, and for a calibration without forms.
     """
-    by_template = dict(zip(calibration.templates, calibration.masked_forms, strict=False))
-    forms = by_template.get(answer.template, []) if answer.template else []
-    texts = [with_mark(form.fill(answer.name), tokenizer) for form in forms]
+    texts = [with_mark(form.fill(answer.name), tokenizer) for form in calibration.forms_of(answer.template)]
     said = answer_questions(model, tokenizer, [Question(text, None) for text in texts]) if texts else []
     return list(zip(texts, said, strict=True))

@@ -7,6 +7,7 @@ Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..data.birthplaces import BIRTHPLACE
 from ..data.phrasings import rephrase
 from ..data.questions import Question
 from ..data.subjects import Template, match
-from ..tokenization_mingpt import SpecialTokens, tokenize
+from ..tokenization_mingpt import SpecialTokens, check_marks, tokenize
 from .answering import check_questions, with_mark
 
 _ANSWERS_PER_BATCH = 64
@@ -91,6 +92,73 @@ class ConfidenceFeatures(NamedTuple):
     contrast: np.ndarray
     masked_log_odds: np.ndarray | None = None
 
+    def present(self) -> dict[str, np.ndarray]:
+        """The features that are not None, by name."""
+        return {name: values for name, values in self._asdict().items() if values is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What the answers of a model are compared with.
+
+    candidates: the K possible answers, such as all training answers.
+    unknown_names: names that do not occur in the training text (`invent_names`): as many for each template, those of
+        the first template first.
+    templates: of the questions about unknown names. An answer is compared with those of its question's template; with
+        all of them if its question has none of the templates.
+    masked_forms: of each template, from `find_masked_forms`. A question without one stands for its masked forms.
+
+    Raises:
+        ValueError: if a value is impossible.
+    """
+
+    candidates: list[str]
+    unknown_names: list[str]
+    templates: list[Template] = field(default_factory=lambda: [BIRTHPLACE])
+    masked_forms: list[list[Template]] = field(default_factory=list)
+
+    def __post_init__(self):
+        if not self.templates or not _are_templates(self.templates):
+            raise ValueError(f"Its templates are {self.templates!r}, not a list of what precedes and follows a name.")
+        object.__setattr__(self, "templates", [Template(*pair) for pair in self.templates])  # JSON has lists
+        forms = self.masked_forms
+        if not isinstance(forms, list) or not all(map(_are_templates, forms)):
+            raise ValueError(f"Its masked forms are {forms!r}, not a list of templates for each kind of question.")
+        if forms and len(forms) != len(self.templates):
+            raise ValueError(f"It has masked forms of {len(forms)} templates, not of {len(self.templates)}.")
+        object.__setattr__(self, "masked_forms", [[Template(*pair) for pair in own] for own in forms])
+        for name in ("candidates", "unknown_names"):
+            texts = getattr(self, name)
+            if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+                raise ValueError(f"Its {name} are not a list of strings.")
+            if len(set(texts)) < len(texts):
+                raise ValueError(f"One of its {name} occurs twice.")
+            check_marks("\n".join(texts), f"its {name}")
+        if len(self.unknown_names) % len(self.templates):
+            raise ValueError(
+                f"Its {len(self.unknown_names)} unknown names are not as many for each of its {len(self.templates)} "
+                "templates."
+            )
+
+    def unknown_questions(self) -> dict[Template | None, list[str]]:
+        """The questions about unknown names, by template; those of all templates stand under None."""
+        number = len(self.unknown_names) // len(self.templates)
+        questions: dict[Template | None, list[str]] = {
+            template: [template.fill(name) for name in self.unknown_names[i * number : (i + 1) * number]]
+            for i, template in enumerate(self.templates)
+        }
+        return {**questions, None: [question for own in questions.values() for question in own]}
+
+    def forms_of(self, template: Template | None) -> list[Template]:
+        """The masked forms of a template."""
+        return dict(zip(self.templates, self.masked_forms, strict=False)).get(template, []) if template else []
+
+
+def _are_templates(pairs: Any) -> bool:
+    return isinstance(pairs, list) and all(
+        isinstance(pair, list | tuple) and list(map(type, pair)) == [str, str] for pair in pairs
+    )
+
 
 class Confidence(NamedTuple):
     """What `compute_confidence` returns for N answers.
@@ -118,11 +186,8 @@ def compute_confidence(
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
     predictions: Sequence[str],
+    comparison: Comparison,
     *,
-    candidates: Sequence[str],
-    unknown_names: Sequence[str],
-    templates: Sequence[Template] = (BIRTHPLACE,),
-    masked_forms: Sequence[Sequence[Template]] = (),
     progress: bool = False,
 ) -> Confidence:
     """Computes the confidence features of predictions.
@@ -133,21 +198,11 @@ def compute_confidence(
     Args:
         questions: N questions.
         predictions: the model's N answers to them.
-        candidates: the K possible answers, such as all training answers.
-        unknown_names: names that do not occur in the training text (`invent_names`): as many for each template, those
-            of the first template first.
-        templates: of the questions about unknown names. An answer is compared with those of its question's template;
-            with all of them if its question has none of the templates.
-        masked_forms: of each template, from `find_masked_forms`. A question without one stands for its masked forms.
+        comparison: what the predictions are compared with.
         progress: whether to show a progress bar.
     """
-    number = len(unknown_names) // len(templates)
-    unknown: dict[Template | None, list[str]] = {
-        template: [template.fill(name) for name in unknown_names[i * number : (i + 1) * number]]
-        for i, template in enumerate(templates)
-    }
-    unknown[None] = [question for own in unknown.values() for question in own]
-    forms = rephrase(questions, dict(zip(templates, masked_forms, strict=False)))
+    candidates, unknown = comparison.candidates, comparison.unknown_questions()
+    forms = rephrase(questions, {template: comparison.forms_of(template) for template in comparison.templates})
     phrasings = [[with_mark(text, tokenizer) for text in texts] for texts in forms]
     asked = [question for texts in (questions, unknown[None], *phrasings) for question in texts]
     scorable = sorted(find_scorable(model, tokenizer, asked, predictions))
@@ -156,23 +211,25 @@ def compute_confidence(
     of_candidates = scores[:, : len(candidates)]
     total = np.logaddexp.reduce(of_candidates, axis=1)
     distribution = np.exp(of_candidates - total[:, None])
+    entropy = -(distribution * np.log(np.maximum(distribution, 1e-300))).sum(axis=1)
 
     log_probability = scores.min(axis=1)  # of predictions that cannot be scored
+    for i, prediction in enumerate(predictions):
+        if prediction in scorable:
+            log_probability[i] = scores[i, answers.index(prediction)]
+            if prediction not in candidates:
+                total[i] = np.logaddexp(total[i], log_probability[i])
+
     contrast = np.zeros(len(questions))
-    template_of = [match(question, templates) for question in questions]
+    template_of = [match(question, comparison.templates) for question in questions]
     for template in dict.fromkeys(template_of):
         own = [i for i, other in enumerate(template_of) if other == template and predictions[i] in scorable]
-        if not own:
-            continue
         distinct = sorted({predictions[i] for i in own})
-        by_name = score_answers(model, tokenizer, unknown[template], distinct)
-        log_mean = np.logaddexp.reduce(by_name, axis=0) - np.log(len(by_name))
-        for i in own:
-            log_probability[i] = scores[i, answers.index(predictions[i])]
-            contrast[i] = log_probability[i] - log_mean[distinct.index(predictions[i])]
-            if predictions[i] not in candidates:
-                total[i] = np.logaddexp(total[i], log_probability[i])
-    entropy = -(distribution * np.log(np.maximum(distribution, 1e-300))).sum(axis=1)
+        if distinct:
+            by_name = score_answers(model, tokenizer, unknown[template], distinct)
+            log_mean = np.logaddexp.reduce(by_name, axis=0) - np.log(len(by_name))
+            contrast[own] = log_probability[own] - log_mean[[distinct.index(predictions[i]) for i in own]]
+
     features = ConfidenceFeatures(log_odds(log_probability), entropy, contrast)
     if phrasings:
         masked = np.tile(log_probability, (len(phrasings), 1))  # (P, N)

@@ -103,9 +103,10 @@ def count_wrong_answers(
     Args:
         questions: N questions with answers.
         predictions: N predictions.
-        documents: the training text. A question is about the document whose title stands in it.
+        documents: the training text. A question is about the documents whose title stands in it.
     """
-    found = find_documents([question.question for question in questions], documents)
+    asked, answers = [question for question, _ in questions], [answer for _, answer in questions]
+    found = find_documents(asked, documents, answers)
     wrong = [
         "not recalled" if is_in_document(str(answer), text) else "not in the text"
         for (_, answer), prediction, text in zip(questions, predictions, found, strict=True)
@@ -143,9 +144,9 @@ def build_report(
         documents: the training text; None if it is not at hand.
         context_length, count_tokens: see `split_accuracy`.
     """
-    correct = np.array(exact_matches(predictions, [question.answer for question in questions]))
-    asked = [question.question for question in questions]
-    found = find_documents(asked, documents) if documents is not None else None
+    asked, answers = [question for question, _ in questions], [answer for _, answer in questions]
+    correct = np.array(exact_matches(predictions, answers))
+    found = find_documents(asked, documents, answers) if documents is not None else None
     splits = split_accuracy(
         questions, correct, train=train, found=found, context_length=context_length, count_tokens=count_tokens
     )

@@ -1,7 +1,8 @@
 """What the Hub reads about a run: the metadata of its model card, and the results of its evaluation.
 
 Results stand in two places. `model-index` in the card belongs to the model alone. A file in `.eval_results` names a
-dataset on the Hub and a task of its eval.yaml, and appears on the leaderboard of that dataset.
+dataset on the Hub and a task of its eval.yaml. The Hub shows it on the leaderboard of that dataset, if the dataset is
+one of those that it lists as benchmarks.
 
 References: https://huggingface.co/docs/hub/model-cards, https://huggingface.co/docs/hub/eval-results.
 """
@@ -81,17 +82,39 @@ def describe_run(
     )
 
 
-def format_results(report: Mapping[str, Any], dataset: str, repo_id: str) -> str:
+def find_task(report: Mapping[str, Any], dataset: str, tasks: Sequence[Mapping[str, Any]]) -> str | None:
+    """The task of a dataset whose questions a run was evaluated on: its id, or None.
+
+    A file of questions is the task of its name, as `generate_biographies.py` names them. Questions from the dataset
+    itself, `owner/name/configuration:split`, are the task with this configuration and split.
+
+    Args:
+        report: report.json, prepared for publication.
+        dataset: the dataset on the Hub.
+        tasks: of its eval.yaml.
+    """
+    source = report["questions"]["file"]
+    on_hub = hub_dataset(source)
+    if on_hub is None:
+        return next((str(task["id"]) for task in tasks if task.get("id") == Path(source).stem), None)
+    configurations = [on_hub.configuration] if on_hub.configuration else ["questions", "default"]
+    found = {task.get("config"): str(task["id"]) for task in tasks if task.get("split") == (on_hub.split or "train")}
+    own = [found[name] for name in configurations if name in found and on_hub.repository == dataset]
+    return next(iter(own), None)
+
+
+def format_results(report: Mapping[str, Any], dataset: str, task: str, repo_id: str) -> str:
     """The content of a file in `.eval_results`: the accuracy, its dataset, and report.json as the source.
 
     Args:
         report: report.json, prepared for publication.
-        dataset: the dataset on the Hub with the questions. Its eval.yaml has a task with the name of their file.
+        dataset: the dataset on the Hub with the questions.
+        task: from `find_task`.
         repo_id: the run on the Hub.
     """
     entry = EvalResultEntry(
         dataset_id=dataset,
-        task_id=_task(report),
+        task_id=task,
         value=_accuracy(report),
         date=report["date"],
         source_url=f"{constants.ENDPOINT}/{repo_id}/blob/main/report.json",
@@ -102,19 +125,17 @@ def format_results(report: Mapping[str, Any], dataset: str, repo_id: str) -> str
 
 
 def _result(report: Mapping[str, Any], dataset: str | None) -> EvalResult:
+    source = report["questions"]["file"]
+    on_hub = hub_dataset(source)
     return EvalResult(
         task_type="question-answering",
         task_name="Closed-book question answering",
-        dataset_type=dataset or _task(report),
-        dataset_name=report["questions"]["file"],
+        dataset_type=dataset or (on_hub.repository if on_hub else Path(source).stem),
+        dataset_name=source,
         metric_type="exact_match",
         metric_name="accuracy",
         metric_value=_accuracy(report),
     )
-
-
-def _task(report: Mapping[str, Any]) -> str:
-    return Path(report["questions"]["file"]).stem
 
 
 def _accuracy(report: Mapping[str, Any]) -> float:

@@ -9,13 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from datasets import get_dataset_config_names, load_dataset
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 
-from ..system.files import describe_failure
+from ..system.command_line import warn
+from ..system.files import describe_failure, read_text
 from .cards import write_card
-from .metadata import RESULTS_FILE, format_results
+from .metadata import RESULTS_FILE, find_task, format_results
 from .records import read_public
 from .run_folders import EVALUATION_FILES, PUBLIC_FILES, check_finished
 
@@ -42,7 +44,8 @@ def push_run(
         repo_id: "name" or "owner/name"; None: the name of the folder.
         private: whether a new repository is private.
         revision: the branch to push to, created if it does not exist.
-        dataset: the run's data on the Hub, for the card. If the run has a report, `.eval_results` names it, too.
+        dataset: the run's data on the Hub, for the card. If the run has a report, and the eval.yaml of the dataset a
+            task for its questions, `.eval_results` names them, too.
         language: codes of ISO 639 for the card, separated by commas. None: English if the training questions are.
 
     Returns:
@@ -68,7 +71,9 @@ def push_run(
         if revision:
             api.create_branch(repo, branch=revision, exist_ok=True)
         write_card(folder, repo, dataset=dataset, language=language)
-        files = public_files(folder, repo, dataset)
+        files = public_files(folder, repo)
+        if dataset and (folder / "report.json").is_file():
+            files += result_files(read_public(folder / "report.json"), dataset, repo, api)
         stale = {*EVALUATION_FILES, RESULTS_FILE}.intersection(api.list_repo_files(repo, revision=revision))
         stale -= {file.path_in_repo for file in files}
         deletions = [CommitOperationDelete(name) for name in sorted(stale)]
@@ -146,7 +151,7 @@ def pushing(flags: str, folder: Path | None = None) -> Iterator[None]:
         raise OSError(f"The push failed: {error}. {unchanged} scripts/push_to_hub.py {flags}.") from error
 
 
-def public_files(folder: Path, repo: str, dataset: str | None) -> list[CommitOperationAdd]:
+def public_files(folder: Path, repo: str) -> list[CommitOperationAdd]:
     """The public files of a run, with their records prepared for publication."""
     files: list[CommitOperationAdd] = []
     for path in sorted(folder.iterdir()):
@@ -155,7 +160,16 @@ def public_files(folder: Path, repo: str, dataset: str | None) -> list[CommitOpe
             if path.name in ("recipe.json", "run.json", "report.json"):
                 content = json.dumps(read_public(path), indent=2, ensure_ascii=False).encode() + b"\n"
             files.append(CommitOperationAdd(path.name, content))
-    if dataset and (folder / "report.json").is_file():
-        results = format_results(read_public(folder / "report.json"), dataset, repo)
-        files.append(CommitOperationAdd(RESULTS_FILE, results.encode()))
     return files
+
+
+def result_files(report: dict[str, Any], dataset: str, repo: str, api: HfApi) -> list[CommitOperationAdd]:
+    """The file in `.eval_results`; none, with a warning, if the dataset has no task for the questions of the report."""
+    tasks: list[dict[str, Any]] = []
+    if api.file_exists(dataset, TASKS_FILE, repo_type="dataset"):
+        tasks = yaml.safe_load(read_text(api.hf_hub_download(dataset, TASKS_FILE, repo_type="dataset")))["tasks"]
+    if (task := find_task(report, dataset, tasks)) is None:
+        source = report["questions"]["file"]
+        warn(f"{dataset} has no {TASKS_FILE} with a task for {source}: {RESULTS_FILE} is not written.")
+        return []
+    return [CommitOperationAdd(RESULTS_FILE, format_results(report, dataset, task, repo).encode())]

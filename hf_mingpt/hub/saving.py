@@ -100,11 +100,12 @@ def save_run(
         max_new_tokens=MAX_ANSWER_TOKENS,
         pad_token_id=special_tokens.pad_id,
         eos_token_id=special_tokens.mask_id if stop_at_mask else tokenizer.eos_token_id,
+        do_sample=False if stop_at_mask else None,  # pipelines sample unless a run says no
     )
     model.save_pretrained(folder)  # and its code
     if stop_at_mask:
         tokenizer.chat_template = CHAT_TEMPLATE
-    elif tokenizer.chat_template == CHAT_TEMPLATE:  # of a run that answers, which this one started from
+    elif "mask_token" in str(tokenizer.chat_template):  # of a run that answers, which this one started from
         tokenizer.chat_template = None
     tokenizer.save_pretrained(folder)
     write_json(folder / "run.json", record)

@@ -1,9 +1,12 @@
 """What may be an answer, and what is said about it."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_mingpt.data.alphabet import CharacterClasses
 from hf_mingpt.data.candidate_spans import CandidateKinds, describe_candidates, find_candidates
@@ -98,6 +101,41 @@ class TestFindCandidates:
         found = candidates_in(text, kinds=CandidateKinds(names=False, dates=True))
         assert found == dates
 
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Ada. 1815-1852", ["1815", "1815-1852", "1852"]),
+            ("Ada. 10-12-1815 x", ["10", "10-12-1815", "12", "1815"]),
+            ("Ada. (1815--1852) x", ["1815", "1815--1852", "1852"]),
+            ("Ada. 1815--may", ["1815", "1815--may"]),
+            ("Ada. 1815- 1852-", ["1815", "1852"]),
+            ("Ada. 18th-19th x-1 A-1", ["18th-19th"]),  # no hyphen follows a digit of a number
+            ("Ada 1815. 1815-1852", ["1852"]),  # the title has "1815"
+        ],
+    )
+    def test_parts_of_numbers(self, text, expected):
+        kinds = CandidateKinds(names=False, numbers=True, number_parts=True)
+        assert candidates_in(text, kinds=kinds) == expected
+        for other in ("1-2", "so", "-", "9"):
+            assert candidates_in(text, other, kinds=kinds) == expected
+        kinds = CandidateKinds(names=False, dates=True, number_parts=True)
+        assert candidates_in(f"{text}, 1 May-June", kinds=kinds)[-1:] == ["1 May-June"]
+
+    def test_dates_end_at_a_hyphen(self):
+        kinds = CandidateKinds(names=False, dates=True, number_parts=True)
+        assert candidates_in("Ada. 10 May 1815-27 Nov 1852", kinds=kinds)[1] == "10 May 1815"
+
+    @given(st.lists(st.text("A1- (x.", min_size=1, max_size=20), min_size=1, max_size=4))
+    def test_texts_without_a_hyphen_after_a_digit_have_the_same_candidates(self, texts):
+        texts = [re.sub("(?<=1)-+", "", text) for text in texts]
+        for plain in (BOTH, CandidateKinds(dates=True, phrase_words=2)):
+            documents = documents_of(texts)
+            one, other = (
+                find_candidates(documents, CLASSES, kinds) for kinds in (plain, plain._replace(number_parts=True))
+            )
+            for array, same in zip((*one.spans[2:5], *one[1:4]), (*other.spans[2:5], *other[1:4]), strict=True):
+                np.testing.assert_array_equal(array, same)
+
     def test_particles_join_names_beside_phrases(self):
         kinds = CandidateKinds(phrase_words=1)
         assert candidates_in("Ada. in Rio de Janeiro", kinds=kinds) == ["in", "Rio", "Rio de Janeiro", "de", "Janeiro"]
@@ -106,11 +144,11 @@ class TestFindCandidates:
         ("answers", "kinds"),
         [
             (["Rome", "New York", "Rio de Janeiro"], CandidateKinds()),
-            (["1815", "1902"], CandidateKinds(names=False, numbers=True)),
-            (["10 May 1815", "May 10, 1815"], CandidateKinds(names=False, dates=True)),
+            (["1815", "1902"], CandidateKinds(names=False, numbers=True, number_parts=True)),
+            (["10 May 1815", "May 10, 1815"], CandidateKinds(names=False, dates=True, number_parts=True)),
             (["baker", "chess player"], CandidateKinds(names=False, phrase_words=2)),
             (["a b c d e f"], CandidateKinds(names=False, phrase_words=4)),
-            (["1815", "10 May 1815", "poet", "Rome"], CandidateKinds(True, True, True, 1)),
+            (["1815", "10 May 1815", "poet", "Rome"], CandidateKinds(True, True, True, 1, True)),
             (["so, so", "?", "10 men", ""], CandidateKinds()),  # no candidate is any of these
             (["Rome"] * 20 + ["poet"], CandidateKinds()),  # 1 of 21 is too few
             (["Rome"] * 19 + ["poet"], CandidateKinds(phrase_words=1)),

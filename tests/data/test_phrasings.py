@@ -28,6 +28,11 @@ def test_each_template_has_its_own_forms():
     }
 
 
+def test_each_document_of_a_title_counts():
+    documents = [*(f"{name}. {name} sang" for name in PEOPLE), *DOCUMENTS]
+    assert find_masked_forms(QUESTIONS, documents, 1) == {WHERE: [Template("", ". in [MASK], ")]}
+
+
 def test_a_text_without_the_answers_has_no_form():
     elsewhere = [document.translate(str.maketrans("oO", "aA")) for document in DOCUMENTS]
     unnamed = [document.partition(". ")[2] for document in DOCUMENTS]

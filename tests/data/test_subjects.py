@@ -130,3 +130,6 @@ class TestTitles:
         assert find_documents(["What is the capital of Peru?"], ["Capital. x", "Peru. y"]) == ["Peru. y"]
         assert find_documents([], documents) == []
         assert find_documents(asked, []) == [None] * 4
+        answers = ["y", None, "x", "second"]  # "Ada. y" says the first
+        assert find_documents(asked, documents, answers) == ["Ada. y", "Ada B. Ek. first", None, "St. Ives. z"]
+        assert find_documents(asked[:2], documents, ["z", " second "]) == ["Ada. x", "Ada B. Ek. second"]

@@ -109,14 +109,17 @@ class TestDraw:
         assert self.texts([draw], 0.6) == [text]
 
     def test_of_the_kind_that_a_span_answers(self):
-        """Kind 0 has the prefixes "a" and "b", kind 1 has "c", kind 2 has none: any question's is drawn."""
+        """Kind 0 has the prefixes "a" and "c", kind 1 has "b", always; kind 2 has none: a prefix as without a kind."""
         bytes_, places = np.frombuffer(b"abcz", np.uint8), np.arange(3)
         prefixes = TitlePrefixes(bytes_, places, np.ones(3, np.int64), 3, np.array([0, 1, 0]))
-        draws = np.array([(0.0, draw, 0.0) for draw in (0.1, 0.9, 0.1, 0.9, 0.4, 0.4)])
-        starts, lengths = prefixes.draw(draws, 1.0, np.array([0, 0, 1, 1, 2, -1]))
+        draws = np.array([(0.99, draw, 0.0) for draw in (0.1, 0.9, 0.1, 0.9, 0.4, 0.4)])
+        starts, lengths = prefixes.draw(draws, 0.5, np.array([0, 0, 1, 1, 2, -1]))
+        assert (starts[:4].tolist(), lengths.tolist()) == ([0, 2, 1, 1], [1, 1, 1, 1, 0, 0])
+        draws[:, 0] = 0.1
+        starts, lengths = prefixes.draw(draws, 0.5, np.array([0, 0, 1, 1, 2, -1]))
         assert (starts.tolist(), lengths.tolist()) == ([0, 2, 1, 1, 1, 1], [1] * 6)
         one_kind = TitlePrefixes(bytes_, places, np.ones(3, np.int64), 3)
-        assert one_kind.draw(draws, 1.0, np.zeros(6))[0].tolist() == [0, 2, 0, 2, 1, 1]
+        assert one_kind.draw(draws, 0.5, np.zeros(6))[0].tolist() == [0, 2, 0, 2, 1, 1]
 
     def test_without_questions_all_come_from_the_text(self):
         none = TitlePrefixes(np.frombuffer(b"0123456789", np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)

@@ -47,7 +47,20 @@ def test_the_page_shows_an_answer_or_an_abstention():
     assert "the probability is a guess" in render_answer(an_answer(template=None), 0.9)
 
 
-@pytest.mark.parametrize(("said", "verdict"), [("Rome", "the same answer"), ("Oslo", "other answers")])
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("Rome", "the same answer"),
+        ("Rome . Ada taught", "the same answer"),  # after span corruption, a model says more
+        ("Rome, Ada Byron", "the same answer"),
+        ("Oslo", "other answers"),
+        ("Rome Square", "other answers"),
+        ("Romeville, Ada", "other answers"),
+        ("Rome-on-Sea", "other answers"),
+        (", Oslo", "other answers"),
+        ("", "other answers"),
+    ],
+)
 def test_other_forms_agree_or_not(said, verdict):
     page = render_answer(an_answer(), 0.9, [("Ada. in ⁇, ", f" {said}")])
     assert f"Asked in other forms, it gives {verdict}." in page

@@ -7,7 +7,7 @@ from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibrating import calibrate
 from hf_mingpt.evaluation.calibration import fit_calibration
-from hf_mingpt.evaluation.confidence import compute_confidence
+from hf_mingpt.evaluation.confidence import Comparison, compute_confidence
 
 from ..conftest import small_model
 
@@ -39,19 +39,19 @@ class TestCalibrate:
         calibration, probability, correct = calibrate(held_out_run, questions, self.train, run=run, **numbers)
         names = ["Bo Lund", "Wes Dan", "Åsa Lee", "Ada Byron", "Zoë Quist", "Ada Lund", "Bo Byron"]
         invented = invent_names(names, 5, seed=1)
-        comparison = {"candidates": ["Bonn", "London"], "unknown_names": invented[:2]}
-        features = compute_confidence(*held_out_run, self.asked, predictions, **comparison).features
+        comparison = Comparison(candidates=["Bonn", "London"], unknown_names=invented[:2])
+        features = compute_confidence(*held_out_run, self.asked, predictions, comparison).features
         about_invented = [question_about(name) for name in invented[2:]]
         predicted = answer_questions(*run, [Question(question, None) for question in about_invented])
-        invented_features = compute_confidence(*run, about_invented, predicted, **comparison).features
-        expected = fit_calibration(features, correct, invented_features=invented_features, **comparison)
+        invented_features = compute_confidence(*run, about_invented, predicted, comparison).features
+        expected = fit_calibration(features, correct, comparison, invented_features=invented_features)
         assert correct.tolist() == [False, True, False, True]
         assert calibration == expected
         np.testing.assert_array_equal(probability, expected.probability(features))
 
         limits = {"target_accuracy": 0.0, "max_false_answer_rate": 1.0}
         alone, _, _ = calibrate(held_out_run, questions, self.train, **{**numbers, "num_invented_names": 0}, **limits)
-        assert alone == fit_calibration(features, correct, **comparison, target_accuracy=0.0)
+        assert alone == fit_calibration(features, correct, comparison, target_accuracy=0.0)
 
     def test_no_invented_name_is_in_the_text(self, runs, questions):
         numbers = {"num_unknown_names": 2, "num_invented_names": 0}

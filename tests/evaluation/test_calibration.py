@@ -19,13 +19,14 @@ from hf_mingpt.evaluation.calibration import (
     check_both_outcomes,
     fit_calibration,
 )
-from hf_mingpt.evaluation.confidence import Confidence, ConfidenceFeatures
+from hf_mingpt.evaluation.confidence import Comparison, Confidence, ConfidenceFeatures
 from hf_mingpt.evaluation.scoring import wilson_interval
 from hf_mingpt.hub.loading import load_calibration
 
 from ..conftest import small_model
 
 CANDIDATES = ["London", "Bonn", "A", "Ada Byron"]
+NAMES = Comparison(candidates=["Rome"], unknown_names=["Xu"])
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def draw_features(number: int, seed: int = 0) -> tuple[ConfidenceFeatures, np.nd
 class TestCalibration:
     def test_recovers_the_true_probability(self):
         features, correct, _ = draw_features(4000)
-        calibration = fit_calibration(features, correct, target_accuracy=0.9)
+        calibration = fit_calibration(features, correct, NAMES, target_accuracy=0.9)
         others, others_correct, truth = draw_features(20_000, seed=1)
         probability = calibration.probability(others)
         assert np.abs(probability - truth).max() < 0.08
@@ -54,7 +55,7 @@ class TestCalibration:
 
     def test_survives_json(self):
         features, correct, _ = draw_features(100)
-        calibration = fit_calibration(features, correct)
+        calibration = fit_calibration(features, correct, NAMES)
         again = Calibration(**json.loads(json.dumps(asdict(calibration))))
         assert again == calibration
         np.testing.assert_array_equal(again.probability(features), calibration.probability(features))
@@ -72,7 +73,7 @@ class TestCalibration:
     def test_a_calibration_of_another_version_is_an_error(self, tmp_path, changed, message):
         features, correct, _ = draw_features(100)
         (tmp_path / "calibration.json").write_text(
-            json.dumps({**asdict(fit_calibration(features, correct)), **changed})
+            json.dumps({**asdict(fit_calibration(features, correct, NAMES)), **changed})
         )
         with pytest.raises(ValueError, match=f"calibration.json is not a calibration of this version: .*{message}"):
             load_calibration(str(tmp_path))
@@ -80,25 +81,26 @@ class TestCalibration:
     def test_only_correct_answers_are_an_error(self):
         features, _, _ = draw_features(10)
         with pytest.raises(ValueError, match="correct answers is 10 of 10"):
-            fit_calibration(features, np.ones(10, dtype=bool))
+            fit_calibration(features, np.ones(10, dtype=bool), NAMES)
 
     def test_the_threshold_is_at_least_one_half(self):
         features, correct, _ = draw_features(400)
-        assert fit_calibration(features, correct, target_accuracy=0.01).threshold == 0.5
+        assert fit_calibration(features, correct, NAMES, target_accuracy=0.01).threshold == 0.5
 
     def test_the_false_answer_rate_is_limited(self):
         features, correct, _ = draw_features(400)
         invented, _, _ = draw_features(50, seed=2)
         for rate, answered in ((0.0, 0), (0.1, 0), (0.2, 4), (1.0, 50)):  # of 50; 5 would be 4.3 to 21.4 %
             calibration = fit_calibration(
-                features, correct, invented_features=invented, target_accuracy=0, max_false_answer_rate=rate
+                features, correct, NAMES, invented_features=invented, target_accuracy=0, max_false_answer_rate=rate
             )
             probability = calibration.probability(invented)
             given = (probability >= calibration.threshold).sum()
             assert given == min(answered, (probability >= 0.5).sum())
 
     def test_an_unreachable_accuracy_means_abstention(self):
-        calibration = fit_calibration(ConfidenceFeatures(*np.zeros((3, 4))), np.array([True, False, False, False]))
+        correct = np.array([True, False, False, False])
+        calibration = fit_calibration(ConfidenceFeatures(*np.zeros((3, 4))), correct, NAMES)
         assert calibration.threshold == 1.0
 
 
@@ -238,7 +240,7 @@ class TestFitting:
         features, correct, _ = draw_features(number)
         values, (others, _, _) = np.stack(features[:3], axis=1), draw_features(30, seed=1)
         regression = make_pipeline(StandardScaler(), LogisticRegression()).fit(values, correct)
-        calibration = fit_calibration(features, correct, candidates=["Rome"], unknown_names=["Xu"])
+        calibration = fit_calibration(features, correct, NAMES)
         expected = regression.predict_proba(np.stack(others[:3], axis=1))[:, 1]
         np.testing.assert_allclose(calibration.probability(others), expected, rtol=1e-9)
         assert (calibration.fitted_on, calibration.candidates, calibration.unknown_names) == (number, ["Rome"], ["Xu"])
@@ -246,7 +248,7 @@ class TestFitting:
     @pytest.mark.parametrize("accuracy", [0.5, 0.8, 0.9, 0.97])
     def test_the_lowest_threshold_with_enough_accuracy(self, accuracy):
         features, correct, _ = draw_features(300)
-        calibration = fit_calibration(features, correct, target_accuracy=accuracy)
+        calibration = fit_calibration(features, correct, NAMES, target_accuracy=accuracy)
         descending = sorted(
             zip(calibration.probability(features).tolist(), correct.tolist(), strict=True), reverse=True
         )
@@ -256,8 +258,8 @@ class TestFitting:
             if sum(is_correct for _, is_correct in descending[:n]) / n >= accuracy
         ]
         assert calibration.threshold == max(0.5, enough[-1])
-        assert fit_calibration(features, correct) == fit_calibration(
-            features, correct, target_accuracy=0.8, max_false_answer_rate=0.1
+        assert fit_calibration(features, correct, NAMES) == fit_calibration(
+            features, correct, NAMES, target_accuracy=0.8, max_false_answer_rate=0.1
         )
 
     @pytest.mark.parametrize("rate", [0.05, 0.1, 0.3])
@@ -266,7 +268,7 @@ class TestFitting:
         features, correct, _ = draw_features(400)
         invented, _, _ = draw_features(120, seed=2)
         calibration = fit_calibration(
-            features, correct, invented_features=invented, target_accuracy=0, max_false_answer_rate=rate
+            features, correct, NAMES, invented_features=invented, target_accuracy=0, max_false_answer_rate=rate
         )
         allowed = max((k for k in range(121) if wilson_interval(k, 120)[1] <= rate), default=0)
         descending_invented = sorted(calibration.probability(invented).tolist(), reverse=True)
@@ -277,7 +279,7 @@ class TestFitting:
         features, correct, _ = draw_features(400)
         invented = ConfidenceFeatures(*np.full((3, 30), [[0.0], [0.0], [50.0]]))  # all with great contrast
         calibration = fit_calibration(
-            features, correct, invented_features=invented, target_accuracy=0, max_false_answer_rate=1.0
+            features, correct, NAMES, invented_features=invented, target_accuracy=0, max_false_answer_rate=1.0
         )
         assert calibration.threshold == 0.5
 
@@ -287,8 +289,8 @@ class TestFitting:
         correct = rng.random(400) < 0.7
         features = ConfidenceFeatures(*rng.normal(size=(4, 400)))
         features = features._replace(masked_log_odds=features.masked_log_odds + 1.5 * correct)
-        calibration = fit_calibration(features, correct, masked_forms=[[Template("", ". in [MASK]")]])
-        without = fit_calibration(features, correct)
+        calibration = fit_calibration(features, correct, replace(NAMES, masked_forms=[[Template("", ". in [MASK]")]]))
+        without = fit_calibration(features._replace(masked_log_odds=None), correct, NAMES)
         assert calibration.weights["masked_log_odds"] > 1 > 4 * abs(calibration.weights["log_odds"])
         assert without.weights.keys() == calibration.weights.keys() - {"masked_log_odds"}
 
@@ -317,14 +319,9 @@ class TestByHand:
             np.array([[0.0625, 0.125, 0.5, 0.25], [0.35, 0.15, 0.1, 0.4]]),
         )
 
-        def compute_confidence(model, tokenizer, questions, predictions, **comparison):
+        def compute_confidence(model, tokenizer, questions, predictions, comparison):
             assert (questions, predictions) == (["Ada?", "Bo?"], ["Rome", "Kiel"])
-            assert comparison == {
-                "candidates": candidates,
-                "unknown_names": unknown_names,
-                "templates": [BIRTHPLACE],
-                "masked_forms": [],
-            }
+            assert comparison is calibration
             return confidence
 
         monkeypatch.setattr(calibration_module, "questions_about", lambda names, *_: [f"{name}?" for name in names])

@@ -1,6 +1,7 @@
 """Log-probabilities of answers, and confidence features."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation import confidence as confidence_module
-from hf_mingpt.evaluation.confidence import Confidence, compute_confidence, log_odds, score_answers
+from hf_mingpt.evaluation.confidence import Comparison, Confidence, compute_confidence, log_odds, score_answers
 from hf_mingpt.tokenization_mingpt import MASK
 
 from ..conftest import small_model
@@ -17,6 +18,7 @@ from ..data.texts import by_code_point
 QUESTIONS = ["Where was Ada born?", "Where was Zoë Quist born?"]
 CANDIDATES = ["London", "Bonn", "A", "Ada Byron"]
 FORMS = [Template("", ". in [MASK]"), Template("", ". [MASK], ")]
+ABOUT_ADA = Comparison(candidates=CANDIDATES, unknown_names=["Ada"])
 
 
 @pytest.fixture
@@ -42,9 +44,7 @@ class TestScores:
 
 class TestConfidence:
     def test_definitions(self, model, tokenizer):
-        found = compute_confidence(
-            model, tokenizer, QUESTIONS, ["Bonn", "Rome"], candidates=CANDIDATES, unknown_names=["Ada"]
-        )
+        found = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], ABOUT_ADA)
         assert found.candidate_probabilities.shape == (2, 4)
         assert found.candidate_probabilities[0].sum() == pytest.approx(1)  # Rome is no candidate
         assert (found.features.entropy >= 0).all()
@@ -56,18 +56,18 @@ class TestConfidence:
         )  # the unknown name was asked about
 
     def test_an_answer_that_is_no_candidate_takes_its_part_of_the_probability(self, model, tokenizer):
-        found = compute_confidence(
-            model, tokenizer, QUESTIONS, ["Oslo", "Bonn"], candidates=["Rome", "Bonn"], unknown_names=["Ada"]
-        )
+        comparison = replace(ABOUT_ADA, candidates=["Rome", "Bonn"])
+        found = compute_confidence(model, tokenizer, QUESTIONS, ["Oslo", "Bonn"], comparison)
         scores = np.exp(score_answers(model, tokenizer, QUESTIONS, ["Rome", "Bonn", "Oslo"]))
         expected = [scores[0, :2] / scores[0].sum(), scores[1, :2] / scores[1, :2].sum()]
         np.testing.assert_allclose(found.candidate_probabilities, expected, rtol=1e-4)
 
     def test_masked_forms_ask_for_the_same_answer(self, model, tokenizer):
-        options = {"candidates": CANDIDATES, "unknown_names": ["Ada"]}
-        assert compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], **options).features[3] is None
+        without = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], ABOUT_ADA).features
+        assert list(without.present()) == ["log_odds", "entropy", "contrast"]
         asked = [QUESTIONS[0], "Who is Ada?"]  # which has no masked form
-        found = compute_confidence(model, tokenizer, asked, ["Bonn", "Rome"], **options, masked_forms=[FORMS]).features
+        comparison = replace(ABOUT_ADA, masked_forms=[FORMS])
+        found = compute_confidence(model, tokenizer, asked, ["Bonn", "Rome"], comparison).features
         masked = score_answers(model, tokenizer, [f"Ada. in {MASK}", f"Ada. {MASK}, "], ["Bonn"])
         assert found.masked_log_odds == pytest.approx([log_odds(masked).mean(), found.log_odds[1]], abs=1e-4)
 
@@ -76,10 +76,10 @@ class TestConfidence:
         assert log_odds(np.zeros(1)) == pytest.approx(np.log(1e6), rel=1e-6)
 
     def test_features_do_not_depend_on_other_questions(self, model, tokenizer):
-        options = {"candidates": CANDIDATES, "unknown_names": ["Byron", "Bo"], "masked_forms": [FORMS]}
-        together = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], **options)
+        comparison = Comparison(candidates=CANDIDATES, unknown_names=["Byron", "Bo"], masked_forms=[FORMS])
+        together = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], comparison)
         alone = [
-            compute_confidence(model, tokenizer, [q], [p], **options)
+            compute_confidence(model, tokenizer, [q], [p], comparison)
             for q, p in zip(QUESTIONS, ["Bonn", "Rome"], strict=True)
         ]
         for i, one in enumerate(alone):
@@ -110,8 +110,8 @@ class TestByHand:
 
     def confidence(self, predictions, unknown_names=("Xu", "Yi")) -> Confidence:
         model = small_model("learned")
-        options = {"candidates": ["Rome", "Oslo", "Lima"], "unknown_names": unknown_names}
-        return compute_confidence(model, by_code_point, self.known, predictions, **options)
+        comparison = Comparison(candidates=["Rome", "Oslo", "Lima"], unknown_names=list(unknown_names))
+        return compute_confidence(model, by_code_point, self.known, predictions, comparison)
 
     def test_definitions(self, table):
         """Over unknown names, the mean probability of Rome is (0.2 + 0.4) / 2, and of Kiel (0.1 + 0.3) / 2."""
@@ -149,14 +149,9 @@ class TestByHand:
 
     def test_certainty_about_one_candidate(self, table, monkeypatch):
         monkeypatch.setitem(self.TABLE, self.known[0], {"Rome": 1.0, "Oslo": 1e-320, "Lima": 1e-320})
-        features, _ = compute_confidence(
-            small_model("learned"),
-            by_code_point,
-            self.known[:1],
-            ["Rome"],
-            candidates=["Rome", "Oslo", "Lima"],
-            unknown_names=["Xu"],
-        )
+        comparison = Comparison(candidates=["Rome", "Oslo", "Lima"], unknown_names=["Xu"])
+        model = small_model("learned")
+        features, _ = compute_confidence(model, by_code_point, self.known[:1], ["Rome"], comparison)
         assert features.entropy == pytest.approx(0)
         assert features.log_odds == pytest.approx(math.log(1e6), rel=1e-6)
 

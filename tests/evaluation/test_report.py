@@ -67,6 +67,17 @@ class TestReport:
             "not recalled": 0,
         }
 
+    def test_each_document_of_a_title_counts(self):
+        """Ada's birthplace is in the second of her documents, behind the context."""
+        texts, late = [TEXTS[0].replace("Rome", "May"), f"Ada Byron. {'x' * 64} Rome"], ASKED[:1]
+        assert count_wrong_answers(late, ["Bonn"], texts) == {"not in the text": 0, "not recalled": 1}
+        report = build_report(
+            [*late, ASKED[0]], ["Bonn", "Rome"], np.array([0.9, 0.8]), threshold=0.5,
+            invented_probability=np.array([0.6]), train=None, documents=texts, context_length=64,
+        )  # fmt: skip
+        assert report["accuracy_by"]["the document"] == {"says it too late": {"correct": 1, "total": 2}}
+        assert report["worst"][0]["document"] == texts[1]
+
     @pytest.fixture
     def report(self):
         return build_report(

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard, parse_eval_result_entries
 
 from hf_mingpt.data.questions import read_questions
+from hf_mingpt.hub.metadata import find_task
 from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.writing import write_json
 
@@ -287,6 +288,35 @@ def test_generated_data_is_pushed_and_loaded(hub, client, tmp_path):
         assert said in read
 
 
+TASKS = {
+    "tasks": [
+        {"id": "birth_dev", "config": "questions", "split": "dev"},
+        {"id": "birth_test", "config": "questions", "split": "test"},
+        {"id": "years", "config": "birth_year", "split": "dev"},
+        {"id": "plain", "config": "default", "split": "dev"},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "task"),
+    [
+        ("birth_test.tsv", "birth_test"),
+        ("dev.tsv", None),
+        ("tester/lives:dev", "birth_dev"),
+        ("tester/lives/birth_year:dev", "years"),
+        ("tester/lives/birth_year:test", None),
+        ("tester/lives", None),  # its split is train
+        ("tester/others:dev", None),
+    ],
+)
+def test_the_task_of_the_questions(source, task):
+    """Results name a task of the dataset's eval.yaml, or the Hub shows them nowhere."""
+    report = {"questions": {"file": source}}
+    assert find_task(report, "tester/lives", TASKS["tasks"]) == task
+    assert find_task(report, "tester/lives", []) is None
+
+
 def test_the_card_of_an_evaluated_run_names_its_data(hub, client, run_folder):
     """Metadata, and `.eval_results` as the Hub's client reads it; a run without a report loses its old results."""
     questions = CORPUS.parent / "birth_places_train.tsv"
@@ -299,10 +329,16 @@ def test_the_card_of_an_evaluated_run_names_its_data(hub, client, run_folder):
     flags = push("--run", run_folder, "--hub_model_id", "tester/ada", "--hub_dataset_id", "tester/lives")
     refused = client(*flags)
     assert (refused.returncode, "There is no dataset tester/lives on the Hub" in refused.stderr) == (2, True)
-    hub.repositories["dataset", "tester/lives"] = Repository("tester/lives", private=False)
+    hub.repositories["dataset", "tester/lives"] = lives = Repository("tester/lives", private=False)
+    done = client(*flags)
+    assert "tester/lives has no eval.yaml with a task for birth_dev.tsv" in done.stderr
+    repository = hub.repositories["model", "tester/ada"]
+    assert ".eval_results/hf_mingpt.yaml" not in repository.commits[repository.resolve("main")]
+    tasks = yaml.safe_dump(TASKS).encode()
+    lives.commit("main", {"eval.yaml": File(tasks, len(tasks))})
     done = client(*flags)
     assert done.returncode == 0, done.stderr
-    repository = hub.repositories["model", "tester/ada"]
+    assert "warning" not in done.stderr
     files = repository.commits[repository.resolve("main")]
     data = ModelCard(files["README.md"].content.decode()).data
     assert (data.base_model, data.datasets, data.language) == ("tester/base", ["tester/lives"], "en")

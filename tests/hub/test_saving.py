@@ -74,10 +74,15 @@ def test_the_folder_is_self_describing(run_folder):
     assert names >= {"config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "recipe.json"}
     assert names >= {"run.json", "README.md", "modeling_mingpt.py", "configuration_mingpt.py"}
     chat = [{"role": "user", "content": "Who?"}, {"role": "user", "content": " Where was Ada born? "}]
-    asked = load_run(str(run_folder))[1].apply_chat_template(chat, tokenize=False)
+    tokenizer = load_run(str(run_folder))[1]
+    asked = tokenizer.apply_chat_template(chat, tokenize=False)
     assert asked == "Where was Ada born?⁇"
+    trained = [{"role": "user", "content": "Where was Ada born?"}, {"role": "assistant", "content": "London"}]
+    assert tokenizer.apply_chat_template(trained, tokenize=False) == "Where was Ada born?⁇London⁇"
+    assert tokenizer.apply_chat_template(trained[1:], tokenize=False) == "London⁇"
     generation = json.loads((run_folder / "generation_config.json").read_text())
     assert (generation["max_new_tokens"], generation["eos_token_id"]) == (32, 1)
+    assert generation["do_sample"] is False
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
 
 

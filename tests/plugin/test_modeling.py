@@ -338,7 +338,7 @@ class TestCache:
         assert cache.get_seq_length() == 0
 
 
-@pytest.mark.parametrize("name", ["kv_cache", "past", "attn_mask", "token_type_ids", "cache_position", "seq_idx"])
+@pytest.mark.parametrize("name", ["kv_cache", "past", "attn_mask", "token_type_ids", "cache_position"])
 @pytest.mark.parametrize(
     "auto_class",
     [AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification],
@@ -350,18 +350,23 @@ def test_an_unknown_argument_is_an_error(auto_class, name):
         model(ids, **{name: None})
 
 
-def test_positions_separate_packed_sequences(variant):
-    """`cu_seq_lens_q`, which only flash attention reads, is refused without positions."""
+@pytest.mark.parametrize("use_cache", [None, False])  # None: the configuration says True
+def test_positions_separate_packed_sequences(variant, use_cache):
+    """`cu_seq_lens_q`, which only flash attention reads, and `seq_idx` are refused without positions."""
     model = small_model(variant)
     parts = [random_ids(model, 1, length, seed=length) for length in (5, 8)]
     positions = torch.cat([torch.arange(5), torch.arange(8)])[None]
     flash = {"cu_seq_lens_q": torch.tensor([0, 5, 13]), "max_length_q": 8}
+    indices = torch.tensor([[0] * 5 + [1] * 8], dtype=torch.int32)
     with torch.no_grad():
-        packed = model(torch.cat(parts, 1), position_ids=positions, use_cache=False, **flash).logits
+        packed = model(
+            torch.cat(parts, 1), position_ids=positions, use_cache=use_cache, seq_idx=indices, **flash
+        ).logits
         alone = torch.cat([model(part).logits for part in parts], 1)
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="needs position_ids"):
-        model(torch.cat(parts, 1), **flash)
+    for given in (flash, {"seq_idx": indices}):
+        with pytest.raises(ValueError, match="needs position_ids"):
+            model(torch.cat(parts, 1), **given)
 
 
 def test_early_exit_gives_the_tokens_of_greedy_decoding(variant):

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, ByT5Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from hf_mingpt.data.encoding import load_tokenizer
 from hf_mingpt.system.files import check_utf8
@@ -25,6 +26,7 @@ from hf_mingpt.tokenization_mingpt import (
     find_bad_character,
     find_bad_text,
     is_character_tokenizer,
+    tokenize,
     vocabulary_size,
 )
 
@@ -130,6 +132,12 @@ class TestOtherTokenizers:
         with pytest.raises(ValueError, match=r"the tokens '[ab]' and '[ab]' have the same id"):
             load_tokenizer(folder)
 
+    def test_a_class_that_wants_more_than_text_is_refused(self, tmp_path):
+        (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LayoutLMv2Tokenizer"}')
+        with pytest.raises(ValueError, match=r"a LayoutLMv2Tokenizer, cannot be used \(.*boxes\): use one that"):
+            load_tokenizer(str(tmp_path))
+
     @pytest.mark.parametrize("content", ["", "[]", "null", "{}", "[" * 100_000, "9" * 5_000])
     def test_damaged_files_are_reported(self, tokenizer, tmp_path, content):
         tokenizer.save_pretrained(tmp_path)
@@ -222,6 +230,27 @@ class TestSpecialTokens:
         with pytest.raises(ValueError, match="a Closed, has no pad_token and no mask_token, and none can be added"):
             add_special_tokens(tokenizer)
 
+    def test_a_tokenizer_that_has_no_such_attribute(self, tmp_path, monkeypatch):
+        """As the one of mistral-common, which has a pad token alone."""
+
+        class Closed(type(byte_bpe())):
+            def __getattr__(self, name):
+                if name == "mask_token_id":
+                    raise AttributeError(f"Closed has no attribute {name}")
+                return super().__getattr__(name)
+
+            def add_special_tokens(self, *arguments, **options):
+                raise NotImplementedError
+
+        tokenizer = byte_bpe(marks=False)
+        tokenizer.pad_token = "a"
+        tokenizer.__class__ = Closed
+        with pytest.raises(ValueError, match="a Closed, has no mask_token, and none can be added: use a tokenizer"):
+            add_special_tokens(tokenizer)
+        monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)
+        with pytest.raises(ValueError, match=r"its tokenizer, a Closed, cannot be used \(.*mask_token_id.*\)"):
+            load_tokenizer(str(tmp_path))
+
     def test_pad_and_mask_must_differ(self):
         tokenizer = word_piece("a")
         tokenizer.pad_token = "[MASK]"
@@ -240,3 +269,12 @@ def test_bad_texts_with_other_tokenizers():
     assert find_bad_text(["Ada", f"in{MASK}"], slow) == (1, f"its token {MASK!r} is a mark of the data format")
     with_token = with_an_added_token("Ada")
     assert find_bad_text(["Ada X"], with_token) == (0, "character 4, ' ', is not in the vocabulary")
+
+
+def test_a_text_that_a_tokenizer_fails_on_is_named():
+    words = Tokenizer(models.WordLevel({"Ada": 0, "Byron": 1}))  # without an unknown token
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert tokenize(["Ada Byron", "Byron"], tokenizer)["input_ids"] == [[0, 1], [1]]
+    with pytest.raises(ValueError, match=r"a TokenizersBackend, fails on 'Ada Mir' \(.*\): use another"):
+        tokenize(["Ada Byron", "Ada Mir", "Bra"], tokenizer)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_mingpt.evaluation.calibration import fit_calibration
-from hf_mingpt.evaluation.confidence import ConfidenceFeatures
+from hf_mingpt.evaluation.confidence import Comparison, ConfidenceFeatures
 from hf_mingpt.system.writing import write_json
 
 from .running import TINY, works
@@ -35,8 +35,7 @@ def calibrated(home, tmp_path):
     shutil.copytree(home / "finetuned", run, ignore=shutil.ignore_patterns("predictions.txt", "report.json"))
     rng = np.random.default_rng(0)
     features = ConfidenceFeatures(*rng.normal(size=(3, 50)))
-    calibration = fit_calibration(
-        features, features.contrast > 0, candidates=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"]
-    )
+    comparison = Comparison(candidates=["Bra", "Mir"], unknown_names=["Ka Ma", "Ma Ka"])
+    calibration = fit_calibration(features, features.contrast > 0, comparison)
     write_json(run / "calibration.json", asdict(calibration))
     return run

@@ -238,11 +238,10 @@ def test_the_figures_of_the_docs_are_drawn_from_the_numbers_beside_them(tmp_path
     )
     docs = BENCHMARKS.parent / "docs"
     (tmp_path / "facts").mkdir()
-    for name in ("scaling.json", "facts/pieces.json", "facts/invented.json", "facts/exposure.json"):
+    for name in ("scaling.json", "facts/invented.json", "facts/exposure.json"):
         (tmp_path / name).write_text((docs / name).read_text(encoding="utf-8"), encoding="utf-8")
     figures.main()
     assert "70.3%" in texts(drawn["invented.png"])
-    assert "48.5%" in texts(drawn["pieces.png"])
     assert {"87.1%", "88.3%", "90.4%"} <= set(texts(drawn["results.png"]))
     assert (tmp_path / "scaling.png").exists()
     assert (tmp_path / "facts" / "exposure.png").exists()

@@ -19,7 +19,7 @@ from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation.answer_page import describe_reason
 from hf_mingpt.evaluation.answering import answer_questions
 from hf_mingpt.evaluation.calibration import ask, fit_calibration
-from hf_mingpt.evaluation.confidence import ConfidenceFeatures
+from hf_mingpt.evaluation.confidence import Comparison, ConfidenceFeatures
 from hf_mingpt.hub.loading import load_calibration, load_run
 from hf_mingpt.hub.saving import save_run
 from hf_mingpt.system.wording import percent
@@ -48,9 +48,8 @@ def run(tmp_path_factory):
     model = small_model("rope", vocab_size=len(tokenizer), max_position_embeddings=64)
     save_run(folder, model, tokenizer, {**record, "command": "finetune.py"}, stop_at_mask=True)
     features = ConfidenceFeatures(*np.random.default_rng(0).normal(size=(4, 50)))
-    asked = {"candidates": ["London", "Quist"], "unknown_names": ["Zoë Byron"]}
-    asked["masked_forms"] = [[Template("", ". in [MASK].")]]
-    calibration = fit_calibration(features, features.contrast > 0, **asked)
+    names, forms = {"candidates": ["London", "Quist"], "unknown_names": ["Zoë Byron"]}, [[Template("", ". in [MASK].")]]
+    calibration = fit_calibration(features, features.contrast > 0, Comparison(**names, masked_forms=forms))
     write_json(folder / "calibration.json", asdict(calibration))
     return folder
 

@@ -113,7 +113,8 @@ class TestPeople:
         assert "does not ask for a birthplace, and only `Where was NAME born?` has paraphrases" in paraphrased.stderr
 
 
-def test_capitals(tmp_path):
+def test_capitals(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the table is found from anywhere
     data = tmp_path / "data"
     assert "858 documents about 143 countries" in works("generate_capitals.py", "--output_dir", data)
     train, dev = ((data / f"{name}.tsv").read_text().splitlines() for name in ("train", "dev"))

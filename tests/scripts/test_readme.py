@@ -184,14 +184,14 @@ def test_cards_are_what_the_hub_takes(card):
 
 
 def test_there_are_cards():
-    assert [card.parent.name for card in CARDS] == ["fast", "generated"]
+    assert [card.parent.name for card in CARDS] == ["closed_book", "generated"]
 
 
 SNIPPETS = {
     page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL) for page in PAGES
 }
 TEMPLATE = ROOT / "model_card.md"  # its snippet is one when it is rendered
-NAMES = ("runs/demo/finetuned", "fast", "generated")  # of runs, in the snippets
+NAMES = ("runs/demo/finetuned", "closed_book", "generated")  # of runs, in the snippets
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_the_snippet_of_every_card_runs(kind, tiny_run, monkeypatch):
     monkeypatch.chdir(tiny_run.parent)
     recipe = {"kind": kind, "model_name_or_path": "-", "train_file": "t.tsv", "objective": "span_corruption"}
     write_json(tiny_run / "recipe.json", recipe)
-    (snippet,) = re.findall(r"```python\n(.*?)```", write_card(tiny_run, "fast").text, flags=re.DOTALL)
+    (snippet,) = re.findall(r"```python\n(.*?)```", write_card(tiny_run, "closed_book").text, flags=re.DOTALL)
     found: dict = {}
     exec(compile(snippet, kind, "exec"), found)
     assert isinstance(found["answer" if kind == "FinetuneRecipe" else "text"], str)

@@ -154,6 +154,20 @@ def test_a_converted_gpt2_is_finetuned(home, tmp_path):
     works("evaluate_birthplaces.py", *asked, "--model_name_or_path", tmp_path / "run")
 
 
+def test_a_tokenizer_without_a_place_for_the_marks(words, home, tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LayoutLMv2Tokenizer"}')
+    pretrain = ["pretrain.py", "--train_file", home / "data/biographies.txt", *TINY, "--output_dir", tmp_path / "run"]
+    pretrain.append("--tokenizer_name")
+    refused("a LayoutLMv2Tokenizer, cannot be used (You must provide", *pretrain, tmp_path)
+
+    same = shutil.copytree(words / "tokenizer", tmp_path / "same")
+    config = json.loads((same / "tokenizer_config.json").read_text())
+    (same / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": MASK}))
+    refused(f"{MASK!r} as pad token and as mask token: give it a pad token of its own", *pretrain, same)
+    assert not (tmp_path / "run").exists()
+
+
 def test_embeddings_and_vocabulary_of_different_sizes(words, tmp_path):
     """A model may have more embeddings than the tokenizer has tokens, and not fewer."""
     run = shutil.copytree(words / "run", tmp_path / "run")

@@ -4,6 +4,7 @@ The environment of the command is a new one. It sees the packages of this one, b
 before them.
 """
 
+import html.parser
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from email.message import Message
+from email.parser import BytesParser
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ import pytest
 from hf_mingpt import __version__
 
 ROOT = Path(__file__).parents[2]
+ADDRESS = "https://forge.example/owner/hf_mingpt"
 NOWHERE = "/proc/nowhere"  # a home that nobody can write
 TINY = ["--use_cpu", "--mixed_precision", "no", "--model_preset", "gpt-nano", "--max_steps", 4]
 USER_SCRIPT = """
@@ -35,9 +39,43 @@ pytestmark = pytest.mark.wheel
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The folder of a wheel and an sdist, which are built of the sdist's files alone."""
-    folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT], check=True)
+    return build(ROOT, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def built_with_address(tmp_path_factory):
+    """The same with the project's public address."""
+    return build(ROOT, tmp_path_factory.mktemp("addressed"), address=ADDRESS)
+
+
+def build(tree: Path, folder: Path, address: str = "") -> Path:
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, tree]
+    subprocess.run(command, check=True, env={**os.environ, "HF_MINGPT_URL": address})
     return folder
+
+
+def metadata_of(folder: Path) -> tuple[Message, Message]:
+    """The metadata of the wheel, and of the sdist, of a folder."""
+    (wheel,), (source,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    name = f"hf_mingpt-{__version__}"
+    with zipfile.ZipFile(wheel) as files, tarfile.open(source) as sources:
+        texts = [files.read(f"{name}.dist-info/METADATA"), sources.extractfile(f"{name}/PKG-INFO").read()]
+    of_wheel, of_source = map(BytesParser().parsebytes, texts)
+    return of_wheel, of_source
+
+
+def addresses_in(metadata: Message) -> list[str]:
+    """What the description links to or shows, as a registry renders it."""
+    found = []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            found.extend(value for name, value in attributes if name in ("href", "src"))
+
+    from readme_renderer.markdown import render
+
+    Reader().feed(render(metadata.get_payload(decode=True).decode()))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +128,47 @@ def test_the_files_are_those_of_the_project(built):
     assert not [name for name in held if name.startswith((".venv", ".git/", "runs", "dist"))]
 
 
-def test_the_registry_takes_the_files(built):
-    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *built.iterdir()], check=True)
+def test_the_registry_takes_the_files(built, built_with_address):
+    files = [*built.iterdir(), *built_with_address.iterdir()]
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True)
+
+
+def test_the_metadata_has_the_address_that_the_build_is_given(built_with_address):
+    for metadata in metadata_of(built_with_address):
+        urls = dict(url.split(", ") for url in metadata.get_all("Project-URL"))
+        assert list(urls) == ["Homepage", "Source", "Documentation", "Changelog", "Issues"]
+        assert all(url.startswith(ADDRESS) for url in urls.values())
+        found = addresses_in(metadata)
+        assert f"{ADDRESS}/raw/v{__version__}/docs/results.png" in found
+        assert [address for address in found if not address.startswith(("https://", "#"))] == []
+        assert "Dynamic" not in metadata
+
+
+def test_without_an_address_the_metadata_has_no_urls_and_the_readme_as_it_is(built):
+    for metadata in metadata_of(built):
+        assert "Project-URL" not in metadata
+        assert "docs/results.png" in addresses_in(metadata)
+        assert metadata["Description-Content-Type"] == "text/markdown"
+        assert metadata.get_payload(decode=True).decode() == (ROOT / "README.md").read_text(encoding="utf-8")
+        assert "Dynamic" not in metadata
+
+
+def test_a_source_distribution_builds_the_same_metadata_again(built_with_address, tmp_path):
+    (source,) = built_with_address.glob("*.tar.gz")
+    with tarfile.open(source) as files:
+        files.extractall(tmp_path, filter="data")
+    again = build(tmp_path / f"hf_mingpt-{__version__}", tmp_path / "again")
+    assert [*map(str, metadata_of(again))] == [*map(str, metadata_of(built_with_address))]
+
+
+def test_an_address_that_cannot_be_published_ends_the_build_in_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "build", "--no-isolation", "--sdist", "--outdir", tmp_path, ROOT]
+    environment = {**os.environ, "HF_MINGPT_URL": "forge.example/x"}
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode
+    assert "HF_MINGPT_URL: 'forge.example/x' is no address of a project: give the https address" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_command_lists_scripts_and_files_of_the_wheel(call):
@@ -110,6 +187,7 @@ def test_the_experiment_by_the_command_alone(call):
 
     people = ["--num_train_people", 12, "--num_dev_people", 8, "--num_test_people", 4, "--num_other_people", 2]
     works("generate", "--output_dir", "data", *people)
+    assert "143 countries" in works("generate-capitals", "--output_dir", "capitals")  # of a table in the wheel
     text, train, dev = "data/biographies.txt", "data/birth_places_train.tsv", "data/birth_dev.tsv"
     works("pretrain", "--train_file", text, "--vocabulary_file", dev, "--output_dir", "pretrained", *TINY)
     learn = ["--model_name_or_path", "pretrained", "--questions_file", train, "--use_cpu", "--max_steps", 3]
