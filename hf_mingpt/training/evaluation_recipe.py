@@ -18,7 +18,7 @@ class EvaluationRecipe:
         topic="Evaluation",
     )
     validation_ratio: float | None = flag(
-        None, "Ratio of questions_file to hold out for evaluation. Without questions_file: of the documents."
+        None, "Ratio of the questions to hold out for evaluation or, without questions_file, of the documents."
     )
     eval_steps: int | None = flag(None, "Steps between two evaluations. None: evaluate only at the end.")
     load_best_model_at_end: bool = flag(False, "End with the weights of the best evaluation, not with the last ones.")
