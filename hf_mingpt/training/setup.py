@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 
@@ -102,9 +103,24 @@ def check_training(
 ) -> None:
     """Takes one step with a one-layer copy of the model, so that errors of the libraries appear before the run.
 
+    Every process must call it. It fails on all of them if it fails on one: only the main process prints the mistake.
+
     Raises:
         ValueError: If the step fails, or there are no examples.
     """
+    mistake = None
+    try:
+        _take_small_step(model, steps, recipe, accelerator)
+    except ValueError as error:
+        mistake = error
+    mistakes = gather_object([mistake and str(mistake)])
+    if first := next(filter(None, mistakes), None):
+        raise ValueError(first) from mistake
+
+
+def _take_small_step(
+    model: PreTrainedModel, steps: TrainingSteps | StreamedSteps, recipe: TrainingRecipe, accelerator: Accelerator
+) -> None:
     try:
         config = copy.deepcopy(model.config)
         config.num_hidden_layers = 1

@@ -252,6 +252,10 @@ def test_two_processes_halve_together(tmp_path, monkeypatch):
         losses = [record["loss"] for record in read_metrics(tmp_path / name)]
         return json.loads((tmp_path / name / "recipe.json").read_text()), losses
 
+    monkeypatch.setenv("LIMITS", "9999,0")
+    refused = run_ranks(2, tmp_path / "code.py", *script, tmp_path / "none")
+    assert refused.returncode == 2
+    assert "_size 8 does not fit the memory of cpu:0: give --auto" in refused.stderr
     _, losses = run("enough", "9999,9999")
     recipe, losses_of_found = run("little", "9999,360", "--auto_find_batch_size")
     assert (recipe["per_device_train_batch_size"], recipe["gradient_accumulation_steps"]) == (2, 4)
