@@ -1,7 +1,7 @@
 """Continues a prompt with a trained minGPT, token by token.
 
-python scripts/sample.py --model_name_or_path runs/book --prompt "It was " --max_new_tokens 300 --temperature 0.8
-python scripts/sample.py --model_name_or_path runs/rope-answers --question "Where was Ada Byron born?" --greedy
+    python scripts/sample.py --model_name_or_path runs/book --prompt "It was " --max_new_tokens 300 --temperature 0.8
+    python scripts/sample.py --model_name_or_path runs/rope-answers --question "Where was Ada Byron born?" --greedy
 
 --question adds the mark that ends a question. In a --prompt, [MASK] may be typed for it.
 """
@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from hf_mingpt.evaluation.answering import continue_prompt, with_mark
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.system.command_line import parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least, flag, required
+from hf_mingpt.system.fields import check_least, check_positive, flag, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class SampleRecipe:
     def __post_init__(self):
         if self.question is not None and (self.prompt is not None or not self.question.strip()):
             raise ValueError("Give a prompt or a question, not both, and no empty question.")
-        check_least(self, 0, "seed")
+        check_positive(self, "temperature")
+        check_least(self, 0, "seed", "top_k")
         check_least(self, 1, "max_new_tokens", "num_samples")
 
 
