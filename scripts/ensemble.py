@@ -36,7 +36,7 @@ from hf_mingpt.evaluation.answering import (
 from hf_mingpt.evaluation.ensemble import ensemble_answers
 from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
-from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.loading import load_run, warn_of_text_only
 from hf_mingpt.hub.records import run_record
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
 from hf_mingpt.system.fields import check_least, flag, required
@@ -92,7 +92,8 @@ def main() -> None:
         asked = [question for question, _ in questions]
         phrasings = rephrase_questions(recipe, asked, train) if recipe.masked_forms and train else []
         runs = [load_run(name) for name in recipe.runs]
-        for model, tokenizer in runs:
+        for name, (model, tokenizer) in zip(recipe.runs, runs, strict=True):
+            warn_of_text_only(name, model, tokenizer)
             for texts in (asked, *phrasings):
                 check_questions(as_asked(texts, tokenizer), tokenizer, model.config.max_position_embeddings)
         for unknown in dict.fromkeys(describe_unknown_characters(questions, tokenizer) for _, tokenizer in runs):

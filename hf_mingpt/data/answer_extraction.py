@@ -170,7 +170,7 @@ def learn_extractors(
         raise ValueError(
             f"Of {count(len(questions), 'question')}, {num_titled} name the title of a document, and these documents, "
             f"with {count(num_candidates, 'candidate span')}, hold none of the answers: give questions about "
-            "titles of the text."
+            "titles of the text, and answers as the text spells them."
         )
     if num_held < len(questions):
         warn(
