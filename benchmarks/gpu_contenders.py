@@ -24,7 +24,6 @@ from gpu_rates import H100_FLOPS, NO_DROPOUT, build_stepper, kernels_of, seconds
 from torch import nn
 
 from hf_mingpt import MODEL_PRESETS, MinGPTConfig, MinGPTForCausalLM
-from hf_mingpt.training.loop import bf16_residual_stream
 
 HERE = Path(__file__).parent
 LENGTH, VOCABULARY = 1024, 50257
@@ -107,7 +106,6 @@ def contend(group: str, name: str, nanogpt: str) -> None:
     if build is build_ours:
         stepper = build_stepper(device, model, graphs=device.type == "cuda", compiled=True, optim="adamw")
         running.enter_context(stepper.running())
-        running.enter_context(bf16_residual_stream(model))
         step = partial(step_of_ours, stepper, {"input_ids": inputs, "labels": inputs.clone()}, micro_batches)
     else:
         optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, betas=(0.9, 0.95), fused=True)

@@ -18,7 +18,6 @@ from hf_mingpt.data.batching import BatchShape
 from hf_mingpt.data.encoding import build_corpus_tokenizer
 from hf_mingpt.data.recipe import DataRecipe
 from hf_mingpt.tokenization_mingpt import PAD_ID
-from hf_mingpt.training.loop import bf16_residual_stream
 from hf_mingpt.training.optimization import build_optimizers
 from hf_mingpt.training.recipes import PretrainRecipe
 from hf_mingpt.training.setup import attention_for
@@ -117,7 +116,7 @@ def measure_small(
             if device.type == "cuda":
                 batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
             step = partial(step_of_ours, stepper, batch)
-            with stepper.running(), bf16_residual_stream(model):
+            with stepper.running():
                 for _ in range(4):
                     step()
                 seconds = seconds_of(step, device, repeats)
@@ -150,7 +149,7 @@ def profile_steps(device: torch.device, train_file: str, batch_size: int, steps:
     model = build_model(small=small)
     stepper = build_stepper(device, model, graphs=False)
     step = partial(step_of_ours, stepper, batch)
-    with stepper.running(), bf16_residual_stream(model):
+    with stepper.running():
         for _ in range(3):
             step()
         return {"batch_size": batch_size, **kernels_of(step, device, steps)}

@@ -34,10 +34,11 @@ from hf_mingpt.hub.records import run_record
 from hf_mingpt.system.command_line import parse_recipe
 from hf_mingpt.system.fields import flag
 from hf_mingpt.system.writing import write_json, written_aside
-from hf_mingpt.training.loop import bf16_residual_stream, train
+from hf_mingpt.training.loop import train
 from hf_mingpt.training.presets import PRETRAIN_PRESETS
 from hf_mingpt.training.recipes import PretrainRecipe
 from hf_mingpt.training.setup import build_accelerator
+from hf_mingpt.training.stepping import bf16_residual_stream
 
 BASE = {"hidden_size": 256, "num_hidden_layers": 4, "length": 64, "rows": 32, "attention": "eager"}
 TOKENS = BASE["length"] * BASE["rows"]  # of a micro-batch while the length of its sequences varies

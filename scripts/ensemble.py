@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.phrasings import find_masked_forms, rephrase
 from hf_mingpt.data.questions import Question, add_pseudo_labels, read_questions, write_questions
+from hf_mingpt.data.validation import warn_of_training_questions
 from hf_mingpt.evaluation.answering import (
     answer_questions,
     check_questions,
@@ -89,6 +90,7 @@ def main() -> None:
         labels = ["the run ensemble" if label == "ensemble" else label for label in name_apart(recipe.runs)]
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_questions_file, answers=True) if recipe.train_questions_file else None
+        warn_of_training_questions(questions, train or [])
         asked = [question for question, _ in questions]
         phrasings = rephrase_questions(recipe, asked, train) if recipe.masked_forms and train else []
         runs = [load_run(name) for name in recipe.runs]

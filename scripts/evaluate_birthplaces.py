@@ -26,6 +26,7 @@ from hf_mingpt.data.birthplaces import invent_for_templates
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.data.subjects import match
+from hf_mingpt.data.validation import warn_of_training_questions
 from hf_mingpt.evaluation.answering import (
     answer_questions,
     check_questions,
@@ -89,6 +90,7 @@ def main() -> None:
         folder = output_folder(recipe)
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_questions_file, answers=True) if recipe.train_questions_file else None
+        warn_of_training_questions(questions, train or [])
         names = [recipe.model_name_or_path] + [recipe.without_pretraining] * bool(recipe.without_pretraining)
         runs = [load_run(name, recipe.revision if name == recipe.model_name_or_path else None) for name in names]
         for name, (model, tokenizer) in zip(names, runs, strict=True):
@@ -178,6 +180,7 @@ def compute_probability(
             [question for (question, _), _ in part],
             [prediction for _, prediction in part],
             calibration,
+            names=calibration.has_names,
             progress=state.is_main_process,
         )
     return np.array(gather_object(calibration.probability(confidence.features).tolist()))

@@ -26,9 +26,9 @@ from hf_mingpt.interpretability.attention_exploration import (
     train_recall,
     weight_of_stretched_key,
 )
-from hf_mingpt.system.command_line import accidents, parse_recipe
+from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
 from hf_mingpt.system.fields import flag
-from hf_mingpt.system.writing import write_json, written_aside
+from hf_mingpt.system.writing import check_output_folder, write_json, written_aside
 
 STYLES = ("-", "--", ":", "-.")
 ALPHA = 1e-8  # noise that is as good as none
@@ -45,6 +45,8 @@ class ExploreRecipe:
 def main() -> None:
     recipe = parse_recipe(ExploreRecipe)
     folder = Path(recipe.output_dir)
+    with user_errors():
+        check_output_folder(folder, overwrite=True)
     draw: dict[str, Callable[[Figure], dict]] = {
         "copying": draw_copying,
         "recovery": draw_recovery,

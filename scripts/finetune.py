@@ -15,9 +15,9 @@ import hf_mingpt.system.threads  # noqa: F401, I001 (before torch)
 from accelerate.utils import set_seed
 
 from hf_mingpt import MinGPTForCausalLM
-from hf_mingpt.data.assembly import build_question_steps
+from hf_mingpt.data.assembly import build_question_steps, build_validation_question_steps
 from hf_mingpt.data.questions import read_questions
-from hf_mingpt.data.validation import VALIDATION_SEED, split_questions
+from hf_mingpt.data.validation import split_questions
 from hf_mingpt.data.vocabulary import complete_vocabulary
 from hf_mingpt.evaluation.held_out import build_evaluation
 from hf_mingpt.hub.loading import load_run
@@ -60,14 +60,10 @@ def main() -> None:
         if recipe.from_scratch:
             model = MinGPTForCausalLM(model.config)
         check_training(model, steps, recipe, accelerator)
-        block_size = model.config.max_position_embeddings
         recipe = find_batch_size(model, steps, recipe, accelerator, block_size=block_size)
         evaluate = None
         if held_out:
-            shape = steps.shape._replace(padding_free=False)
-            held_out_steps = build_question_steps(
-                held_out, tokenizer, shape, block_size=block_size, seed=VALIDATION_SEED, shuffle=False
-            )
+            held_out_steps = build_validation_question_steps(held_out, tokenizer, steps.shape, block_size=block_size)
             evaluate = build_evaluation(tokenizer, accelerator, questions=held_out, question_steps=held_out_steps)
 
     with accidents(), sole_writer(recipe, accelerator):

@@ -1,8 +1,8 @@
 """Generates a corpus of invented people: biographies, and questions about birthplaces, birth years and occupations.
 
-python scripts/generate_biographies.py --output_dir data/generated
-python scripts/generate_biographies.py --output_dir data/one-phrasing --phrasings_per_person 1 --seed 3
-python scripts/generate_biographies.py --output_dir data/three-relations --relations birthplace,birth_year,occupation
+    python scripts/generate_biographies.py --output_dir data/generated
+    python scripts/generate_biographies.py --output_dir data/one-phrasing --phrasings_per_person 1 --seed 3
+    python scripts/generate_biographies.py --output_dir data/relations --relations birthplace,birth_year,occupation
 
 With several relations, each has files of questions, and `train.tsv`, `dev.tsv` and `test.tsv` have all of them.
 """

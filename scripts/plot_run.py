@@ -29,7 +29,9 @@ class PlotRecipe:
 def main() -> None:
     recipe = parse_recipe(PlotRecipe)
     with user_errors():
-        folders = [Path(run.strip()).expanduser() for run in recipe.runs.split(",")]
+        folders = [Path(name).expanduser() for run in recipe.runs.split(",") if (name := run.strip())]
+        if not folders:
+            raise ValueError(f"runs {recipe.runs!r} names no folder: give at least one.")
         output = Path(recipe.output_file)
         if output.suffix not in (".png", ".svg"):
             raise ValueError(f"output_file {output} must end in .png or .svg.")

@@ -25,11 +25,16 @@ from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_mingpt import MinGPTConfig, MinGPTForCausalLM
-from hf_mingpt.data.assembly import build_question_steps, build_steps, build_validation_steps, load_corpus
+from hf_mingpt.data.assembly import (
+    build_steps,
+    build_validation_question_steps,
+    build_validation_steps,
+    load_corpus,
+)
 from hf_mingpt.data.encoding import build_corpus_tokenizer, corpus_characters, load_tokenizer
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions
-from hf_mingpt.data.validation import VALIDATION_SEED, split_documents, split_questions
+from hf_mingpt.data.validation import split_documents, split_questions
 from hf_mingpt.data.vocabulary import complete_vocabulary
 from hf_mingpt.evaluation.held_out import build_evaluation
 from hf_mingpt.hub.loading import load_run
@@ -81,15 +86,14 @@ def main() -> None:
         recipe = find_batch_size(model, steps, recipe, accelerator, block_size=block_size)
         evaluate = None
         if recipe.metrics:
-            shape, of_text, of_questions = steps.shape._replace(padding_free=False), None, None
+            of_text = of_questions = None
             if held_out:
                 with accelerator.main_process_first():
                     of_text = build_validation_steps(
-                        recipe, texts, held_out, questions, tokenizer, shape, block_size=block_size
+                        recipe, texts, held_out, questions, tokenizer, steps.shape, block_size=block_size
                     )
             if asked:
-                options = {"block_size": block_size, "seed": VALIDATION_SEED, "shuffle": False}
-                of_questions = build_question_steps(asked, tokenizer, shape, **options)
+                of_questions = build_validation_question_steps(asked, tokenizer, steps.shape, block_size=block_size)
             evaluate = build_evaluation(
                 tokenizer, accelerator, text=of_text, questions=asked, question_steps=of_questions
             )

@@ -1,7 +1,7 @@
 """Continues a prompt with a trained minGPT, token by token.
 
-python scripts/sample.py --model_name_or_path runs/book --prompt "It was " --max_new_tokens 300 --temperature 0.8
-python scripts/sample.py --model_name_or_path runs/rope-answers --question "Where was Ada Byron born?" --greedy
+    python scripts/sample.py --model_name_or_path runs/book --prompt "It was " --max_new_tokens 300 --temperature 0.8
+    python scripts/sample.py --model_name_or_path runs/rope-answers --question "Where was Ada Byron born?" --greedy
 
 --question adds the mark that ends a question. In a --prompt, [MASK] may be typed for it.
 """
@@ -32,11 +32,11 @@ class SampleRecipe:
     def __post_init__(self):
         if self.question is not None and (self.prompt is not None or not self.question.strip()):
             raise ValueError("Give a prompt or a question, not both, and no empty question.")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < float("inf"):
             raise ValueError(
                 f"temperature is {self.temperature:g}: it must be more than 0; for no draw, give --greedy."
             )
-        check_least(self, 0, "seed")
+        check_least(self, 0, "seed", "top_k")
         check_least(self, 1, "max_new_tokens", "num_samples")
 
 

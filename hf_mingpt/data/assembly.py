@@ -119,6 +119,14 @@ def build_question_steps(
     return TrainingSteps(examples, QuestionAnswering(shape.special_tokens.mask_id), shape, seed=seed, shuffle=shuffle)
 
 
+def build_validation_question_steps(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, shape: BatchShape, *, block_size: int
+) -> TrainingSteps:
+    """Builds an epoch over held-out questions, in their order. For the arguments see `build_question_steps`."""
+    shape = shape._replace(padding_free=False)
+    return build_question_steps(questions, tokenizer, shape, block_size=block_size, seed=VALIDATION_SEED, shuffle=False)
+
+
 def build_validation_steps(
     recipe: DataRecipe,
     texts: Dataset,
@@ -143,7 +151,7 @@ def build_validation_steps(
     Raises:
         ValueError: if a document cannot be encoded.
     """
-    shape = shape._replace(special_tokens=SpecialTokens.of(tokenizer))
+    shape = shape._replace(special_tokens=SpecialTokens.of(tokenizer), padding_free=False)
     documents, learn_from = (
         encode_corpus(recipe, dataset, tokenizer, block_size=block_size) for dataset in (held_out, texts)
     )
@@ -209,6 +217,7 @@ def build_objective(
         policy_probability=recipe.masking_policy_probability,
         prefixes=prefixes,
         prefix_probability=recipe.title_prefix_probability,
+        title_loss_probability=recipe.title_loss_probability,
     )
 
 

@@ -8,7 +8,6 @@ Reference for the names of the metrics: transformers' `Trainer.evaluate`.
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from ..data.encoding import take
 from ..data.questions import MAX_ANSWER_TOKENS, Question
 from ..data.sequences import IGNORE_ID
 from ..data.steps import TrainingSteps
+from ..system.precision import autocast
 from .answering import answer_questions
 from .scoring import exact_matches
 
@@ -93,12 +93,10 @@ def total_loss(
 ) -> tuple[float, int, int]:
     """The cross entropy of one epoch over all processes, in nats; its label tokens, and their characters."""
     device = accelerator.device
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
     sums = np.zeros(3)
     for step in range(steps.steps_per_epoch):
         for batch in steps[step]:
-            autocast = torch.autocast(device.type, precision) if precision else nullcontext()
-            with autocast:
+            with autocast(accelerator):
                 loss = model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss
             labels = batch["labels"][:, 1:]  # no token predicts the first one
             sums += (

@@ -168,13 +168,13 @@ def _make_folder(recipe: TrainingRecipe) -> Path:
     folder, beside = Path(recipe.output_dir), place_beside(recipe.output_dir)
     resumes = _resumes(recipe)
     if resumes and (beside / "recipe.json").is_file():
+        _remove_leftovers(beside)
         return beside
     (beside / "recipe.json").unlink(missing_ok=True)  # from here on, the rest of it is not a run
     shutil.rmtree(beside, ignore_errors=True)
     if not _will_replace(recipe):
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        _remove_leftovers(folder)
         return folder
     beside.mkdir()
     if resumes:  # the present run keeps its checkpoints until it is replaced
@@ -185,6 +185,13 @@ def _make_folder(recipe: TrainingRecipe) -> Path:
             if path.is_dir():
                 shutil.copytree(path, beside / path.relative_to(folder), copy_function=_link)
     return beside
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what a run that was killed had not finished writing or removing."""
+    for leftover in folder.glob(f"{UNFINISHED}*"):
+        if leftover.name != REPLACED:  # which has files of the user's
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _link(source: str, target: str) -> None:

@@ -14,7 +14,7 @@ from ..data.questions import CHAT_TEMPLATE, MAX_ANSWER_TOKENS, Question
 from ..system.command_line import user_errors
 from ..system.writing import one_writer, write_json
 from ..tokenization_mingpt import SpecialTokens
-from ..training.folders import last_checkpoint, run_folder
+from ..training.folders import resumable, run_folder
 from ..training.metrics_log import summarize_log
 from ..training.recipes import TrainingRecipe
 from ..training.trackers import close_trackers
@@ -63,20 +63,13 @@ def finish_run(
         }
         folder, written = Path(recipe.output_dir), run_folder(recipe)
         with one_writer(written) if written != folder else nullcontext():
-            try:
-                with written_whole(written, folder.resolve().name) as aside:
-                    shutil.copy(written / "recipe.json", aside)
-                    save_run(aside, model, tokenizer, record, stop_at_mask=bool(questions))
-            except OSError as error:
-                raise OSError(
-                    f"{error} The last checkpoint is {last_checkpoint(recipe)}: make room, and resume with "
-                    "--resume_from_checkpoint latest."
-                ) from error
+            with resumable(recipe), written_whole(written, folder.resolve().name) as aside:
+                shutil.copy(written / "recipe.json", aside)
+                save_run(aside, model, tokenizer, record, stop_at_mask=bool(questions))
             if written != folder:
                 replace_run(folder)
-            print(
-                f"Wrote {folder}: {model.num_parameters():,} parameters, {record['training_seconds']:.0f} s of training."
-            )
+            seconds = record["training_seconds"]
+            print(f"Wrote {folder}: {model.num_parameters():,} parameters, {seconds:.0f} s of training.")
             if recipe.push_to_hub:
                 with user_errors():
                     print(f"Pushed: {push_run(folder, recipe.hub_model_id, private=recipe.hub_private_repo)}")

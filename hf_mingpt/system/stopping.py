@@ -35,9 +35,14 @@ class StopSignal:
             self.received, self.received_at = number, time.monotonic()
 
     def received_by_any(self, accelerator: Accelerator) -> int:
-        """The largest signal number that any process has received, or 0. Every process must call it."""
+        """The largest signal number that any process has received, or 0. Every process must call it.
+
+        Several processes communicate, for which the host waits; one process only looks.
+        """
         if not self.received and self.launcher and _has_ended(self.launcher):
             self.received = signal.SIGTERM
+        if accelerator.num_processes == 1:
+            return self.received
         received = torch.tensor([self.received], device=accelerator.device)
         return int(accelerator.gather(received).max().item())
 

@@ -47,6 +47,39 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def folder_written_aside(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder to write to, which replaces `folder` at the end, or is removed after an error.
+
+    After a crash or a power cut, a folder of this name is complete or absent.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    aside = folder.with_name(UNFINISHED + folder.name)
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        for path in (*aside.iterdir(), aside):
+            flush(path)
+        remove_folder(folder)
+        aside.rename(folder)
+        flush(folder.parent)
+    except Exception as error:  # safetensors, torch and Python each raise another for a full disk
+        why = explain(error, folder.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise OSError(f"{folder} could not be written: {why}.") from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder, if there is one, after renaming it, so that no incomplete folder has its name."""
+    if folder.exists():
+        gone = folder.with_name(f"{UNFINISHED}removal-of-{folder.name}")
+        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(folder.rename(gone))
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file atomically, in UTF-8."""
     with written_aside(path) as aside:

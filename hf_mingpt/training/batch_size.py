@@ -11,7 +11,6 @@ Reference: `auto_find_batch_size` of transformers' TrainingArguments, which chan
 import copy
 import dataclasses
 import logging
-from contextlib import nullcontext
 from typing import TypeVar
 
 import numpy as np
@@ -24,9 +23,9 @@ from transformers import PreTrainedModel
 from ..data.batching import BatchShape, MicroBatch, make_micro_batches
 from ..data.sequences import SegmentedSequences
 from ..data.steps import StreamedSteps, TrainingSteps, max_sequence_length
+from ..system.precision import autocast
 from ..tokenization_mingpt import MASK_ID
 from .checkpoints import read_state
-from .loop import bf16_residual_stream
 from .optimization import build_optimizers
 from .recipes import TrainingRecipe
 from .resuming import checkpoint_to_resume
@@ -130,10 +129,7 @@ def try_steps(model: PreTrainedModel, batch: MicroBatch, recipe: TrainingRecipe,
     trial = copy.deepcopy(model).float().to(accelerator.device).train()
     trial.set_attn_implementation(choose_attention(trial, recipe, accelerator))
     trial.config.use_cache = False
-    # not accelerator.autocast(): it would change the state of an FSDP2 run on CPUs (test_processes.py)
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-    autocast = torch.autocast(accelerator.device.type, precision, enabled=precision is not None)
-    trial.forward = autocast(trial.forward)  # type: ignore[method-assign]
+    trial.forward = autocast(accelerator)(trial.forward)  # type: ignore[method-assign]
     updates = not accelerator.is_fsdp2 and accelerator.scaler is None
     is_ddp = accelerator.distributed_type != DistributedType.NO and not accelerator.is_fsdp2
     number = is_ddp + (recipe.ema_decay is not None) + bool(recipe.metrics) + 2 * (accelerator.scaler is not None)
@@ -142,8 +138,7 @@ def try_steps(model: PreTrainedModel, batch: MicroBatch, recipe: TrainingRecipe,
     prepared = [AcceleratedOptimizer(optimizer, device_placement=False) for optimizer in optimizers]
     loss = torch.zeros((), device=accelerator.device)
     stepper = build_stepper(recipe, trial, prepared, loss, accelerator)
-    stream = bf16_residual_stream(trial) if accelerator.mixed_precision == "bf16" else nullcontext()
-    with stepper.running(), stream:
+    with stepper.running():
         for _ in range(3):
             stepper.accumulate(batch, last=True)
             if updates:

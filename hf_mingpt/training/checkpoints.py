@@ -13,18 +13,15 @@ There is no random state: the examples and the dropout of a step are functions o
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pickle
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -32,12 +29,12 @@ from torch.optim.swa_utils import AveragedModel
 from ..data.masking_policy import LEARNED_POLICY
 from ..data.steps import StreamedSteps, TrainingSteps
 from ..system.files import hash_folder, sha256_of
-from ..system.writing import UNFINISHED, explain, flush
+from ..system.writing import folder_written_aside, remove_folder
 from .evaluation_schedule import EvaluationSchedule
-from .folders import last_checkpoint, list_checkpoints, run_folder, step_of
+from .folders import last_checkpoint, list_checkpoints, resumable, run_folder, step_of
 from .metrics_log import MetricsLog
 from .recipes import TrainingRecipe
-from .sharding import gather, gather_weights, spread_optimizer_state, spread_weights
+from .sharding import gather, gather_weights, shard_optimizer_state, shard_weights
 
 SUMS = "SHA256SUMS"
 # Flags that name data, and the files of a folder that are read.
@@ -97,13 +94,13 @@ class Checkpointer:
             ) from error
         for optimizer, saved in zip(self.optimizers, training["optimizers"], strict=True):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            optimizer.load_state_dict(spread_optimizer_state(saved, parameters))
+            optimizer.load_state_dict(shard_optimizer_state(saved, parameters))
         for scheduler, saved in zip(self.schedulers, training["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
         if self.averaged:
             self.averaged.load_state_dict(training["averaged"])
         state = read_state(checkpoint)
-        spread_weights(self.whole, self.model)
+        shard_weights(self.whole, self.model)
         self.log.resume(state)
         self.evaluation.resume(state.get("evaluation"), checkpoint.parent)
         if self.accelerator.scaler and state.get("scaler"):  # the loss scale of fp16
@@ -135,7 +132,7 @@ class Checkpointer:
             self.other_branch = [path for path in self.other_branch if step_of(path) != step]  # replaced just now
             mine = [path for path in list_checkpoints(run_folder(self.recipe)) if path not in self.other_branch]
             for old in mine[: -self.recipe.save_total_limit]:
-                _remove(old)
+                remove_folder(old)
             self.evaluation.remove_unused()
         self.accelerator.wait_for_everyone()
 
@@ -145,36 +142,11 @@ class Checkpointer:
                 f"{bad[0]} is not finite after step {step}; the last checkpoint is {last_checkpoint(self.recipe)}. "
                 f"Lower the learning rate, {self.recipe.learning_rate}."
             )
-        folder = run_folder(self.recipe)
-        target = folder / f"checkpoint-{step}"
-        unfinished = target.with_name(UNFINISHED + target.name)
-        try:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-            save_model(self.whole, str(unfinished / "model.safetensors"))
-            torch.save(training, unfinished / "training.pt")
-            (unfinished / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-            (unfinished / SUMS).write_text(sums_of(unfinished), encoding="utf-8")
-            for path in (*unfinished.iterdir(), unfinished):
-                flush(path)
-            _remove(target)
-            unfinished.rename(target)
-            flush(folder)
-        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises any of these
-            why = explain(error, folder)
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise OSError(
-                f"The checkpoint of step {step} could not be written ({why}); the last one is "
-                f"{last_checkpoint(self.recipe)}. Fix this, then resume with --resume_from_checkpoint latest."
-            ) from error
-
-
-def _remove(checkpoint: Path) -> None:
-    """Removes a checkpoint after renaming it, so that no incomplete folder has the name of a checkpoint."""
-    if checkpoint.exists():
-        gone = checkpoint.with_name(f"{UNFINISHED}removal-of-{checkpoint.name}")
-        shutil.rmtree(gone, ignore_errors=True)
-        shutil.rmtree(checkpoint.rename(gone))
+        with resumable(self.recipe), folder_written_aside(run_folder(self.recipe) / f"checkpoint-{step}") as aside:
+            save_model(self.whole, str(aside / "model.safetensors"))
+            torch.save(training, aside / "training.pt")
+            (aside / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            (aside / SUMS).write_text(sums_of(aside), encoding="utf-8")
 
 
 def hash_data(recipe: TrainingRecipe) -> dict[str, str]:
@@ -219,7 +191,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def sums_of(checkpoint: Path) -> str:
     """The checksums of a checkpoint's files, in the format of the command `sha256sum`."""
     files = sorted(path for path in checkpoint.iterdir() if path.name != SUMS)
-    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
+    return "".join(f"{sha256_of(path)}  {path.name}\n" for path in files)
 
 
 def is_whole(checkpoint: Path) -> bool:

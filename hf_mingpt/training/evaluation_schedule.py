@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..system.writing import UNFINISHED, explain, flush
-from .folders import last_checkpoint, list_checkpoints, run_folder, step_of
+from ..system.writing import folder_written_aside
+from .folders import list_checkpoints, resumable, run_folder, step_of
 from .metrics_log import MetricsLog
 from .recipes import TrainingRecipe
 from .sharding import gather_weights
@@ -108,11 +107,8 @@ class EvaluationSchedule:
         if not (source / "model.safetensors").is_file():
             raise ValueError(f"{source}, the best weights so far, does not exist: resume from another checkpoint.")
         if self.accelerator.is_main_process and source.resolve() != target.resolve():
-            aside = target.with_name(f"{UNFINISHED}{target.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            shutil.copytree(source, aside)
-            shutil.rmtree(target, ignore_errors=True)
-            aside.rename(target)
+            with folder_written_aside(target) as aside:
+                shutil.copytree(source, aside, dirs_exist_ok=True)
         self.accelerator.wait_for_everyone()
 
     def load_best(self, whole: nn.Module) -> None:
@@ -132,27 +128,11 @@ class EvaluationSchedule:
                 shutil.rmtree(path)
 
     def _save_best(self) -> None:
-        folder = run_folder(self.recipe)
-        target = folder / f"{BEST}{self.best_step}"
-        aside = target.with_name(f"{UNFINISHED}{target.name}")
         if self.accelerator.is_main_process:
-            try:
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.mkdir(parents=True)
+            target = run_folder(self.recipe) / f"{BEST}{self.best_step}"
+            with resumable(self.recipe), folder_written_aside(target) as aside:
                 save_model(self.copy, str(aside / "model.safetensors"))
-                for path in (aside / "model.safetensors", aside):
-                    flush(path)
-                shutil.rmtree(target, ignore_errors=True)
-                aside.rename(target)
-                flush(folder)
-                self.remove_unused()
-            except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises any of these
-                shutil.rmtree(aside, ignore_errors=True)
-                raise OSError(
-                    f"The best weights, of step {self.best_step}, could not be written ({explain(error, folder)}); the "
-                    f"last checkpoint is {last_checkpoint(self.recipe)}. Fix this, then resume with "
-                    "--resume_from_checkpoint latest."
-                ) from error
+            self.remove_unused()
         self.accelerator.wait_for_everyone()
 
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .recipes import TrainingRecipe
@@ -31,6 +33,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def last_checkpoint(recipe: TrainingRecipe) -> Path | None:
     """The newest checkpoint of the run, damaged or not; None if there is none."""
     return next(reversed(list_checkpoints(run_folder(recipe))), None)
+
+
+@contextmanager
+def resumable(recipe: TrainingRecipe) -> Iterator[None]:
+    """Adds the last checkpoint and the remedy to an OSError of the block, whose sentence says what was not written."""
+    try:
+        yield
+    except OSError as error:
+        checkpoint = last_checkpoint(recipe)
+        remedy = "There is no checkpoint: fix this, then start again."
+        if checkpoint:
+            remedy = f"The last checkpoint is {checkpoint}: fix this, then resume with --resume_from_checkpoint latest."
+        raise OSError(f"{error} {remedy}") from error
 
 
 def step_of(checkpoint: Path) -> int:

@@ -6,8 +6,6 @@ of processes changes the gradient.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -80,9 +78,9 @@ def train(
     loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start, ahead=on_gpu)
     stepper = build_stepper(recipe, wrapped, optimizers, log.loss, accelerator)
     weights = averaged.module if averaged else model  # to evaluate and to return
-    stream = bf16_residual_stream(model) if accelerator.mixed_precision == "bf16" else nullcontext()
+    asking_waits = accelerator.num_processes > 1 and accelerator.device.type != "cpu"
 
-    with memory_errors(recipe), StopSignal() as stop, stream, stepper.running(), log.progress:
+    with memory_errors(recipe), StopSignal() as stop, stepper.running(), log.progress:
         evaluation.run_if_due(start, max_steps, weights, log)  # if a signal came before it
         for step, batches in enumerate(loader, start=start + 1):
             if evaluation.stops:
@@ -98,8 +96,8 @@ def train(
                 scheduler.step()  # even if fp16 skipped the update: the learning rate is a function of the step
             log.end_step(step, float(schedulers[0].get_last_lr()[0]))
 
-            can_ask = accelerator.device.type == "cpu" or step % recipe.logging_steps == 0  # an accelerator would wait
-            stop_signal = stop.received_by_any(accelerator) if can_ask else 0
+            asks = not asking_waits or step % recipe.logging_steps == 0
+            stop_signal = stop.received_by_any(accelerator) if asks else 0
             if not stop_signal or step == max_steps:
                 evaluation.run_if_due(step, max_steps, weights, log)
             if stop_signal or (recipe.save_steps and step % recipe.save_steps == 0):
@@ -110,21 +108,6 @@ def train(
     gather_weights(weights, whole)
     evaluation.load_best(whole)
     return unwrap(whole)
-
-
-@contextmanager
-def bf16_residual_stream(model: PreTrainedModel) -> Iterator[None]:
-    """Keeps the residual stream of a model under bf16 autocast in bf16 while the block runs.
-
-    Autocast computes matrix products in bf16 but adds them to a float32 stream, which every projection casts again.
-    With a bf16 stream nothing is cast: the norms read and write bf16, with float32 weights.
-    """
-    embeddings = model.base_model.get_submodule("dropout")  # its output is the stream
-    handle = embeddings.register_forward_hook(lambda module, args, output: output.bfloat16())
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def count_tokens(batch: MicroBatch, pad_id: int) -> int:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..data.steps import StreamedSteps, TrainingSteps
 from ..system.writing import explain, write_text
-from .folders import last_checkpoint, run_folder
+from .folders import last_checkpoint, resumable, run_folder
 from .recipes import TrainingRecipe
 from .trackers import log_to_trackers
 
@@ -162,17 +162,15 @@ class MetricsLog:
 
     def _append(self, path: Path, lines: str) -> None:
         size = path.stat().st_size if path.exists() else 0
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(lines)
-        except OSError as error:
-            why = explain(error, path.parent)
-            with suppress(OSError):
-                os.truncate(path, size)
-            raise OSError(
-                f"{path} could not be written ({why}); the last checkpoint is {last_checkpoint(self.recipe)}. "
-                "Fix this, then resume with --resume_from_checkpoint latest."
-            ) from error
+        with resumable(self.recipe):
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(lines)
+            except OSError as error:
+                why = explain(error, path.parent)
+                with suppress(OSError):
+                    os.truncate(path, size)
+                raise OSError(f"{path} could not be written: {why}.") from error
 
     def _describe_failure(self, step: int) -> str:
         since = "" if self.loss.device.type == "cpu" else f", or at an earlier step after {self.step}"

@@ -51,7 +51,7 @@ class TrainingRecipe(EvaluationRecipe):
         0.2, "Ratio of the steps in which warmup_stable_decay decays to 0, at the end.", formerly="decay_share"
     )
     num_train_epochs: float = flag(10.0, "Passes over the examples.")
-    max_steps: int | None = flag(None, "Optimizer updates. Overrides num_train_epochs; streaming needs it.")
+    max_steps: int | None = flag(None, "Optimizer updates. Overrides num_train_epochs; a stream needs it.")
     per_device_train_batch_size: int = flag(
         32, "Examples per micro-batch on each process. On a CPU, short examples are grouped into larger micro-batches."
     )

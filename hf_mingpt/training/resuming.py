@@ -70,7 +70,8 @@ def find_checkpoint(recipe: TrainingRecipe, examples_per_step: int) -> Path:
         checkpoint = next((c for c in reversed(list_checkpoints(folder)) if is_whole(c)), None)
         if checkpoint is None:
             raise FileNotFoundError(
-                f"{folder} has no undamaged checkpoint: start again with --overwrite_output_dir and --save_steps."
+                f"{folder} has no undamaged checkpoint: start again with --overwrite_output_dir instead, and with "
+                "--save_steps."
             )
     else:
         checkpoint = Path(str(recipe.resume_from_checkpoint))

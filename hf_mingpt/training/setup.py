@@ -12,12 +12,14 @@ from contextlib import contextmanager
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 
 from ..data.batching import BatchShape
 from ..data.steps import StreamedSteps, TrainingSteps, step_loader
 from ..system.launching import PRECISIONS, join_processes, launcher_settings
+from ..system.precision import autocast, has_native_bf16
 from .folders import last_checkpoint
 from .optimization import build_optimizers, build_scheduler, count_steps
 from .recipes import MIXED_PRECISIONS, TrainingRecipe
@@ -27,15 +29,6 @@ from .trackers import check_trackers
 logger = logging.getLogger(__name__)
 
 MICRO_BATCH_OVERHEAD = 300  # tokens; 100 for the assignment's model on two cores, more for smaller models
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether the device computes bf16 matrix products natively. Emulated, they are slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
 
 
 def build_accelerator(recipe: TrainingRecipe) -> Accelerator:
@@ -100,14 +93,34 @@ def attention_for(device: torch.device, block_size: int) -> str:
     return "eager" if device.type == "cpu" and block_size <= 512 else "sdpa"
 
 
+def choose_attention(model: PreTrainedModel, recipe: TrainingRecipe, accelerator: Accelerator) -> str:
+    """The attention implementation of the recipe, or the fastest one."""
+    return recipe.attn_implementation or attention_for(accelerator.device, model.config.max_position_embeddings)
+
+
 def check_training(
     model: PreTrainedModel, steps: TrainingSteps | StreamedSteps, recipe: TrainingRecipe, accelerator: Accelerator
 ) -> None:
     """Takes one step with a one-layer copy of the model, so that errors of the libraries appear before the run.
 
+    Every process must call it. It fails on all of them if it fails on one: only the main process prints the mistake.
+
     Raises:
         ValueError: If the step fails, or there are no examples.
     """
+    mistake = None
+    try:
+        _take_small_step(model, steps, recipe, accelerator)
+    except ValueError as error:
+        mistake = error
+    mistakes = gather_object([mistake and str(mistake)])
+    if first := next(filter(None, mistakes), None):
+        raise ValueError(first) from mistake
+
+
+def _take_small_step(
+    model: PreTrainedModel, steps: TrainingSteps | StreamedSteps, recipe: TrainingRecipe, accelerator: Accelerator
+) -> None:
     try:
         config = copy.deepcopy(model.config)
         config.num_hidden_layers = 1
@@ -124,10 +137,7 @@ def check_training(
         batches = next(step_loader(steps, 1), None)
         if batches is None:
             raise ValueError("There are no training examples: check the data.")
-        # not accelerator.autocast(): it would change the state of an FSDP2 run on CPUs (test_processes.py)
-        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        precision = types.get(accelerator.mixed_precision)
-        with torch.autocast(accelerator.device.type, precision, enabled=precision is not None):
+        with autocast(accelerator):
             loss = small(**{name: tensor.to(accelerator.device) for name, tensor in batches[0].items()}).loss
         loss.backward()
         for optimizer in optimizers:
@@ -162,8 +172,3 @@ def memory_errors(recipe: TrainingRecipe) -> Iterator[None]:
             f"Memory ran out with per_device_train_batch_size {recipe.per_device_train_batch_size}; the last "
             f"checkpoint is {last_checkpoint(recipe)}. Start or resume with --auto_find_batch_size."
         ) from error
-
-
-def choose_attention(model: PreTrainedModel, recipe: TrainingRecipe, accelerator: Accelerator) -> str:
-    """The attention implementation of the recipe, or the fastest one."""
-    return recipe.attn_implementation or attention_for(accelerator.device, model.config.max_position_embeddings)

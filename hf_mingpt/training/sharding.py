@@ -1,4 +1,4 @@
-"""Sharded training (FSDP2): each process holds a shard of the weights; they are gathered to save and spread to load.
+"""Sharded training (FSDP2): each process holds a shard of the weights; they are gathered to save and sharded to load.
 
 Without FSDP2 the trained model is the one with whole weights, and these functions change nothing.
 
@@ -45,12 +45,12 @@ def gather_weights(model: nn.Module, whole: nn.Module) -> None:
 
 
 @torch.no_grad()
-def spread_weights(whole: nn.Module, model: nn.Module) -> None:
+def shard_weights(whole: nn.Module, model: nn.Module) -> None:
     """Copies each process's shard of the weights of `whole` into a sharded model."""
     if whole is model:
         return
     for parameter, source in zip(model.parameters(), whole.parameters(), strict=True):
-        parameter.copy_(spread(source.detach(), parameter))
+        parameter.copy_(shard(source.detach(), parameter))
 
 
 def gather(tensors: Any) -> Any:
@@ -62,17 +62,17 @@ def gather(tensors: Any) -> Any:
     return tensors.full_tensor().cpu() if isinstance(tensors, DTensor) else tensors
 
 
-def spread(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def shard(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Shards a tensor like another one of the same shape."""
     if isinstance(like, DTensor) and tensor.shape == like.shape:
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
     return tensor
 
 
-def spread_optimizer_state(saved: dict[str, Any], parameters: Sequence[torch.Tensor]) -> dict[str, Any]:
+def shard_optimizer_state(saved: dict[str, Any], parameters: Sequence[torch.Tensor]) -> dict[str, Any]:
     """Shards the gathered state_dict of an optimizer like its parameters, which are in the order of their groups."""
     state = {
-        i: {name: spread(value, parameters[i]) if torch.is_tensor(value) else value for name, value in values.items()}
+        i: {name: shard(value, parameters[i]) if torch.is_tensor(value) else value for name, value in values.items()}
         for i, values in saved["state"].items()
     }
     return {**saved, "state": state}

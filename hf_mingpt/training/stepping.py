@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..data.batching import MicroBatch
 from .recipes import TrainingRecipe
@@ -52,7 +53,9 @@ class Stepper:
     @contextmanager
     def running(self) -> Iterator[None]:
         """The context in which all steps must run."""
-        with warnings.catch_warnings():
+        is_bf16 = self.accelerator.mixed_precision == "bf16"
+        stream = bf16_residual_stream(self.accelerator.unwrap_model(self.model)) if is_bf16 else nullcontext()
+        with warnings.catch_warnings(), stream:
             if self.accelerator.scaler is not None:
                 # fp16 skips an update whose gradients overflow, usually the first; the learning rate follows the step
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
@@ -107,7 +110,7 @@ class GraphedStepper(Stepper):
     def running(self) -> Iterator[None]:
         # recording needs its own stream, and autograd remembers the stream on which it first saw the weights
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), super().running():
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
@@ -172,6 +175,21 @@ class GraphedStepper(Stepper):
                     if "capturable" in group:
                         group["capturable"] = True
             yield
+
+
+@contextmanager
+def bf16_residual_stream(model: PreTrainedModel) -> Iterator[None]:
+    """Keeps the residual stream of a model under bf16 autocast in bf16 while the block runs.
+
+    Autocast computes matrix products in bf16 but adds them to a float32 stream, which every projection casts again.
+    With a bf16 stream nothing is cast: the norms read and write bf16, with float32 weights.
+    """
+    embeddings = model.base_model.get_submodule("dropout")  # its output is the stream
+    handle = embeddings.register_forward_hook(lambda module, args, output: output.bfloat16())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def build_stepper(

@@ -51,8 +51,10 @@ def test_an_unfinished_run_beside_is_resumed_or_replaced_but_never_ignored(finis
     refused(said, pretrain, finished)
     refused(said, pretrain, finished, "--resume_from_checkpoint", finished / "checkpoint-2")
     beside = finished.with_name("run.unfinished")
+    (beside / "unfinished-checkpoint-9").mkdir()  # of a kill
     pretrain(finished, "--resume_from_checkpoint", beside / "checkpoint-2", "--seed", 1)
     assert not beside.exists()
+    assert not list(finished.glob("unfinished-*"))
     assert json.loads((finished / "recipe.json").read_text())["seed"] == 1
 
 

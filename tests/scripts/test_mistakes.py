@@ -70,12 +70,18 @@ class TestMistakes:
         refused("Give a prompt or a question, not both", "sample.py", *asked, "B?", "--prompt", "B")
         refused("no empty question", "sample.py", *asked, " ")
         refused("it must be more than 0; for no draw, give --greedy", "sample.py", *run, "B", "--temperature", 0)
+        refused("top_k is -1: it must be at least 0.", "sample.py", *asked, "B?", "--top_k", -1)
         for question in ("B?", "B?[MASK]"):
             greedy = ["--max_new_tokens", 2, "--greedy"]
             assert works("sample.py", *asked, question, *greedy) == works("sample.py", *run, "B?[MASK]", *greedy)
         assert works("sample.py", *run, "B?[MASK]", *greedy) == works("sample.py", *run, "B?⁇", *greedy)
         page = ["--output_file", tmp_path / "page.html"]
         refused("'AΩ': character 12, 'Ω'", "explain_answer.py", home / "finetuned", "AΩ", *page)
+
+    def test_of_pictures(self, home, tmp_path):
+        (tmp_path / "file").write_text("")
+        refused("runs ' , ' names no folder", "plot_run.py", "--runs", " , ", "--output_file", tmp_path / "a.png")
+        refused("file is a file", "explore_attention.py", "--output_dir", tmp_path / "file")
 
     @pytest.mark.parametrize(
         "content", [b"", b"x", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x80\x04]\x94.", b"\x80\x05K\x01."]

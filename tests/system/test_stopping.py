@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -59,6 +60,15 @@ def test_a_second_ctrl_c_ends_the_process_at_once(monkeypatch):
         stop._receive(signal.SIGINT, None)
         assert raised == [signal.SIGINT]
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+def test_one_process_asks_no_other_one():
+    """So that a run on a GPU can ask after each step."""
+    alone = SimpleNamespace(num_processes=1)
+    with StopSignal() as stop:
+        assert stop.received_by_any(alone) == 0
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.received_by_any(alone) == signal.SIGTERM
 
 
 @pytest.mark.parametrize("reaped", [True, False])

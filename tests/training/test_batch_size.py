@@ -216,9 +216,9 @@ def test_memory_that_runs_out_in_the_midst_of_a_run_is_an_error_with_the_remedy(
 @pytest.mark.parametrize(("limit", "others_that_fit", "fits"), [(2, 1, True), (2, 0, False), (1, 1, False)])
 def test_a_micro_batch_fits_only_if_it_fits_every_process(tmp_path, limit, others_that_fit, fits):
     batch, recipe, accelerator = longest_batch(BatchShape(2), 24), small_recipe(tmp_path), Accelerator(cpu=True)
-    with mock.patch.multiple(Accelerator, num_processes=2, reduce=lambda _, number: number + others_that_fit):
-        with Memory(limit):
-            assert fits_everywhere(small_model("rope"), batch, recipe, accelerator) is fits
+    vote = mock.patch.multiple(Accelerator, num_processes=2, reduce=lambda _, number: number + others_that_fit)
+    with vote, Memory(limit):
+        assert fits_everywhere(small_model("rope"), batch, recipe, accelerator) is fits
 
 
 LIMITED = """
@@ -252,6 +252,10 @@ def test_two_processes_halve_together(tmp_path, monkeypatch):
         losses = [record["loss"] for record in read_metrics(tmp_path / name)]
         return json.loads((tmp_path / name / "recipe.json").read_text()), losses
 
+    monkeypatch.setenv("LIMITS", "9999,0")
+    refused = run_ranks(2, tmp_path / "code.py", *script, tmp_path / "none")
+    assert refused.returncode == 2
+    assert "_size 8 does not fit the memory of cpu:0: give --auto" in refused.stderr
     _, losses = run("enough", "9999,9999")
     recipe, losses_of_found = run("little", "9999,360", "--auto_find_batch_size")
     assert (recipe["per_device_train_batch_size"], recipe["gradient_accumulation_steps"]) == (2, 4)

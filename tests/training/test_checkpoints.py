@@ -103,7 +103,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(interrupted, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints.torch, "save", full)
-    with pytest.raises(OSError, match=r"step 6 could not be written .*No space left.* last one is .*checkpoint-3"):
+    with pytest.raises(
+        OSError,
+        match=r"checkpoint-6 could not be written: .*No space left.* last checkpoint is .*checkpoint-3: fix this",
+    ):
         train_small(interrupted, small_steps(), resume_from_checkpoint="latest", **FLAGS)
     monkeypatch.undo()
     assert [folder.name for folder in interrupted.glob("*checkpoint*")] == ["checkpoint-3"]
