@@ -96,6 +96,8 @@ def main() -> None:
     with accidents(), one_writer(path.parent):
         write_json(path, asdict(calibration))
     print(f"Wrote {path}: {correct.sum()} of {len(correct)} correct, threshold {calibration.threshold:.4g}.")
+    if calibration.has_names:
+        print("The model has learned the names of its text: about a name that it does not know, it abstains.")
     for name, score in calibration_metrics(probability, correct, calibration.threshold).items():
         print(f"  {name}: {'none' if score is None else f'{score:.3f}'}")
 

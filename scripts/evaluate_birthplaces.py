@@ -177,6 +177,7 @@ def compute_probability(
             [question for (question, _), _ in part],
             [prediction for _, prediction in part],
             calibration,
+            names=calibration.has_names,
             progress=state.is_main_process,
         )
     return np.array(gather_object(calibration.probability(confidence.features).tolist()))

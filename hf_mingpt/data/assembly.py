@@ -217,6 +217,7 @@ def build_objective(
         policy_probability=recipe.masking_policy_probability,
         prefixes=prefixes,
         prefix_probability=recipe.title_prefix_probability,
+        title_loss_probability=recipe.title_loss_probability,
     )
 
 

@@ -125,6 +125,8 @@ class SalientSpanMasking:
         policy_probability: of masking one of those, if the document has any.
         prefixes: of titles. None: nothing precedes a title.
         prefix_probability: of a prefix, where there is room for it.
+        title_loss_probability: of labels from the title on, not only from the masked span on. The titles that a model
+            has learned to predict are those that it can tell from others.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class SalientSpanMasking:
         policy_probability: float = 0.0,
         prefixes: TitlePrefixes | None = None,
         prefix_probability: float = 0.0,
+        title_loss_probability: float = 0.0,
     ):
         self.block_size, self.seed = block_size, seed
         self.classes, self.by_character = Alphabet.of(tokenizer).classes, is_character_tokenizer(tokenizer)
@@ -150,21 +153,24 @@ class SalientSpanMasking:
         self.max_context = max_context or (block_size, block_size)
         self.policy, self.policy_probability = policy, policy_probability
         self.prefixes, self.prefix_probability = prefixes, prefix_probability
+        self.title_loss_probability = title_loss_probability
 
     def __call__(self, examples: TokenSequences, epoch: int, index: np.ndarray) -> SegmentedSequences:
         check_aligned(examples, self.by_character)
         spans = find_salient_spans(examples.characters, self.classes, numbers=self.numbers)
         none = spans.select(np.zeros(len(spans.starts), dtype=bool))
         answer_like = self.policy(spans, index) if self.policy else none
-        draws = uniform_draws(self.seed + 1, epoch, index, 8)  # independent of the draws of span corruption
+        draws = uniform_draws(self.seed + 1, epoch, index, 9)  # independent of the draws of span corruption
         chosen = choose_spans(spans, answer_like, draws[:, 1], policy_probability=self.policy_probability)
         relations = answer_like.find_relations(*chosen)
         chosen = examples.cover(*chosen)
         spans = spans._replace(documents=examples, titles=examples.count_covered(spans.titles))
         max_context = np.where(draws[:, 4:5] < self.long_context_probability, LONG_CONTEXT, self.max_context)
         masked, possible = mask_spans(spans, chosen, draws[:, 2:4], block_size=self.block_size, max_context=max_context)
+        from_title = draws[:, 8] < self.title_loss_probability
+        masked = masked._replace(first_label=np.where(from_title, 0, masked.first_label))
         if self.prefixes:
-            starts, lengths = self.prefixes.draw(draws[:, 5:], self.prefix_probability, relations)
+            starts, lengths = self.prefixes.draw(draws[:, 5:8], self.prefix_probability, relations)
             fits = (spans.titles > 0) & (masked.lengths + lengths <= self.block_size)
             masked = masked.prepend(self.prefixes.token_ids, starts, np.where(fits, lengths, 0))
         both = stack_sequences([self.fallback(examples, epoch, index), masked])

@@ -60,6 +60,11 @@ class DataRecipe:
         "SSM: probability that something precedes the title: what precedes a name in questions_file, or up to 16 "
         "tokens of the text. With several kinds of questions, a span that answers one always has such a question's.",
     )
+    title_loss_probability: float = flag(
+        0.0,
+        "SSM: probability that the title and the context carry loss too, so that the model learns the names that it "
+        "reads and can tell others from them.",
+    )
     masking_policy_probability: float = flag(
         0.0,
         "SSM: probability that the masking policy chooses the span, not chance.",
@@ -75,7 +80,7 @@ class DataRecipe:
     def __post_init__(self):
         check_finite(self)
         check_choice("objective", self.objective, OBJECTIVES)
-        check_fraction(self, "ssm_probability", "long_context_probability")
+        check_fraction(self, "ssm_probability", "long_context_probability", "title_loss_probability")
         check_fraction(self, "questions_ratio", "masking_policy_probability", "title_prefix_probability")
         check_least(self, 0, "context_before", "context_after", "paraphrases_per_answer")
         check_least(self, 1, "num_spans", "block_size")
@@ -89,6 +94,11 @@ class DataRecipe:
             raise ValueError(
                 f"title_prefix_probability is {self.title_prefix_probability}: it needs salient span masking, and "
                 "cannot be combined with streaming: give ssm_probability, or --title_prefix_probability 0."
+            )
+        if self.title_loss_probability and not self.ssm_probability:
+            raise ValueError(
+                f"title_loss_probability is {self.title_loss_probability}: it needs salient span masking: give "
+                "ssm_probability, or --title_loss_probability 0."
             )
         if self.masking_policy_probability and not (self.ssm_probability and self.questions_file):
             also = " and --learned_masking_policy false" if self.learned_masking_policy else ""

@@ -56,7 +56,8 @@ def describe_reason(answer: Answer) -> str | None:
     manner = f"itself is sure ({own})" if sure else f"itself hesitates ({own})"
     joint = "and" if sure == rare else "but"
     contrast = "says it far less often" if rare else "says it nearly as often"
-    return f"The model {manner}, {joint} {contrast} about invented names ({elsewhere})."
+    unknown = "" if answer.known >= _SURE else f"The model does not know the name {answer.name}. "
+    return f"{unknown}The model {manner}, {joint} {contrast} about invented names ({elsewhere})."
 
 
 def is_same_answer(said: str, answer: str) -> bool:

@@ -88,11 +88,13 @@ def calibrate(
         masked_forms=masked_forms if any(masked_forms) else [],
     )
     asked = [question for question, _ in questions]
-    features = compute_confidence(*held_out_run, asked, predictions, comparison, progress=progress).features
+    features = compute_confidence(*held_out_run, asked, predictions, comparison, names=True, progress=progress).features
     invented_features = None
     if invented:
         asked, predictions = [question for question, _ in invented], answer_questions(*run, invented)
-        invented_features = compute_confidence(*run, asked, predictions, comparison, progress=progress).features
+        invented_features = compute_confidence(
+            *run, asked, predictions, comparison, names=True, progress=progress
+        ).features
     calibration = fit_calibration(
         features,
         correct,

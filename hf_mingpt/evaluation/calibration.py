@@ -2,7 +2,9 @@
 
 A logistic regression turns the features of `confidence.py` into a probability (`Calibration.probability`). It is
 fitted on questions with known answers that the model was not trained on (`fit_calibration`); the same questions, and
-invented names, give the threshold. `calibrating.py` computes the features of both. `ask` answers with a calibration.
+invented names, give the threshold. For a model that has learned the names it read, a second regression gives the
+probability that it knows a name at all, and the two are multiplied. `calibrating.py` computes the features of both.
+`ask` answers with a calibration.
 
 Reference: Kadavath et al. 2022, arXiv:2207.05221, Language Models (Mostly) Know What They Know.
 """
@@ -23,16 +25,19 @@ from .confidence import Comparison, ConfidenceFeatures, compute_confidence
 from .scoring import is_exact_match, wilson_interval
 
 NUM_ALTERNATIVES = 3
+MIN_NAME_AUROC, MIN_NAMES = 0.9, 30  # a model that tells so many names apart so well has learned them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration(Comparison):
     """A fitted calibration, which a run folder holds as calibration.json, with the comparison of its features.
 
-    A calibration of an earlier version has no templates, because all questions were about birthplaces, and no masked
-    forms.
+    A calibration of an earlier version has no templates, because all questions were about birthplaces, no masked forms,
+    and no name_weight.
 
-    weights, bias: the coefficients of the logistic regression on the confidence features.
+    weights, bias: the coefficients of the logistic regression on the features of the answers.
+    name_weight, name_bias: those of the regression on `name_log_probability`, which tells names that the model has
+        learned from invented ones. None: the model has not learned the names of its text.
     threshold: the model abstains if the probability of its answer is below it.
     fitted_on: the number of questions.
 
@@ -44,15 +49,19 @@ class Calibration(Comparison):
     bias: float
     threshold: float
     fitted_on: int
+    name_weight: float | None = None
+    name_bias: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        masked = any(self.masked_forms)
-        fields = [name for name in ConfidenceFeatures._fields if masked or name != "masked_log_odds"]
+        fields = ["log_odds", "entropy", "contrast", *(["masked_log_odds"] if any(self.masked_forms) else [])]
         if not isinstance(self.weights, dict) or self.weights.keys() != set(fields):
             found = ", ".join(map(str, self.weights)) if isinstance(self.weights, dict) else repr(self.weights)
             raise ValueError(f"Its weights are of {found}, but the features are {', '.join(fields)}.")
-        for name, value in {**self.weights, "bias": self.bias, "threshold": self.threshold}.items():
+        if (self.name_weight is None) != (self.name_bias is None):
+            raise ValueError("It has only one of name_weight and name_bias: they belong together.")
+        names = {} if self.name_weight is None else {"name_weight": self.name_weight, "name_bias": self.name_bias}
+        for name, value in {**self.weights, "bias": self.bias, "threshold": self.threshold, **names}.items():
             if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
                 raise ValueError(f"Its {name} is {value!r}, which is not a finite number.")
         if not 0 <= self.threshold <= 1:
@@ -61,9 +70,21 @@ class Calibration(Comparison):
             raise ValueError(f"Its fitted_on is {self.fitted_on!r}, which is not a number of questions.")
 
     def probability(self, features: ConfidenceFeatures) -> np.ndarray:
-        """(N,) the probability that each answer is correct: sigmoid(weights . features + bias)."""
+        """(N,) the probability that each answer is correct: sigmoid(weights . features + bias), times `known`."""
         weighted = sum(weight * getattr(features, name) for name, weight in self.weights.items())
-        return 1 / (1 + np.exp(-(weighted + self.bias)))
+        return self.known(features) / (1 + np.exp(-(weighted + self.bias)))
+
+    @property
+    def has_names(self) -> bool:
+        """Whether it needs `name_log_probability`."""
+        return self.name_weight is not None
+
+    def known(self, features: ConfidenceFeatures) -> np.ndarray:
+        """(N,) the probability that the model has learned each name; 1 if it cannot tell, or there is no name."""
+        if self.name_weight is None or features.name_log_probability is None:
+            return np.ones_like(features.log_odds)
+        log_odds = self.name_weight * features.name_log_probability + self.name_bias
+        return np.nan_to_num((1 + np.tanh(log_odds / 2)) / 2, nan=1.0)  # a sigmoid that does not overflow
 
 
 def check_both_outcomes(correct: np.ndarray) -> None:
@@ -103,9 +124,12 @@ def fit_calibration(
     """
     check_both_outcomes(correct)
     present = features.present()
+    names = present.pop("name_log_probability", None)
     weights, bias = _fit_regression(np.stack(list(present.values()), axis=1), correct)
+    invented_names = None if invented_features is None else invented_features.name_log_probability
     calibration = Calibration(
         **vars(comparison),
+        **({} if names is None or invented_names is None else _fit_names(names, invented_names)),
         weights=dict(zip(present, weights.tolist(), strict=True)),
         bias=bias,
         threshold=1.0,
@@ -124,13 +148,28 @@ def fit_calibration(
     return replace(calibration, threshold=threshold)
 
 
-def _fit_regression(values: np.ndarray, outcomes: np.ndarray) -> tuple[np.ndarray, float]:
+def _fit_names(known: np.ndarray, invented: np.ndarray) -> dict[str, float]:
+    """The name_weight and name_bias of a calibration; none if the model cannot tell invented names from known ones."""
+    from sklearn.metrics import roc_auc_score
+
+    values = np.concatenate((known[~np.isnan(known)], invented))
+    is_known = np.arange(len(values)) < len(values) - len(invented)
+    too_few = min(is_known.sum(), len(invented)) < MIN_NAMES
+    if too_few or roc_auc_score(is_known, values) < MIN_NAME_AUROC:
+        return {}
+    (weight,), bias = _fit_regression(values[:, None], is_known, class_weight="balanced")
+    return {"name_weight": float(weight), "name_bias": bias}
+
+
+def _fit_regression(
+    values: np.ndarray, outcomes: np.ndarray, *, class_weight: str | None = None
+) -> tuple[np.ndarray, float]:
     """Fits a logistic regression on (N, F) values, standardized: (F,) weights of the values as given, and the bias."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(values)
-    regression = LogisticRegression().fit(scaler.transform(values), outcomes)
+    regression = LogisticRegression(class_weight=class_weight).fit(scaler.transform(values), outcomes)
     weights = regression.coef_[0] / scaler.scale_
     return weights, float(regression.intercept_[0] - weights @ scaler.mean_)
 
@@ -144,6 +183,7 @@ class Answer(NamedTuple):
     alternatives: other answers of the candidates and their probabilities, not calibrated, most probable first.
     template: of the question; None if the calibration has no question like it, so that the probability is a guess.
     features: that the probability was computed from, each a number.
+    known: the probability that the model has learned the name; 1 if it cannot tell.
     """
 
     question: str
@@ -153,6 +193,7 @@ class Answer(NamedTuple):
     alternatives: list[tuple[str, float]]
     template: Template | None = BIRTHPLACE
     features: ConfidenceFeatures | None = None
+    known: float = 1.0
 
     @property
     def name(self) -> str:
@@ -180,9 +221,10 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ca
     """
     questions = questions_about(texts, tokenizer, calibration.templates)
     predictions = answer_questions(model, tokenizer, [Question(question, None) for question in questions])
-    confidence = compute_confidence(model, tokenizer, questions, predictions, calibration)
+    confidence = compute_confidence(model, tokenizer, questions, predictions, calibration, names=calibration.has_names)
     answers = []
     probabilities = calibration.probability(confidence.features).tolist()
+    known = calibration.known(confidence.features).tolist()
     distributions = confidence.candidate_probabilities
     for i, (question, answer, probability, distribution) in enumerate(
         zip(questions, predictions, probabilities, distributions, strict=True)
@@ -191,7 +233,7 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ca
         alternatives = [(other, p) for other, p in ranked if not is_exact_match(other, answer)][:NUM_ALTERNATIVES]
         confident, template = probability >= calibration.threshold, match(question, calibration.templates)
         own = ConfidenceFeatures(**{name: values[i] for name, values in confidence.features.present().items()})
-        answers.append(Answer(question, answer, probability, confident, alternatives, template, own))
+        answers.append(Answer(question, answer, probability, confident, alternatives, template, own, known[i]))
     return answers
 
 

@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from ..data.birthplaces import BIRTHPLACE
 from ..data.phrasings import rephrase
 from ..data.questions import Question
+from ..data.sequences import IGNORE_ID
 from ..data.subjects import Template, match
 from ..tokenization_mingpt import SpecialTokens, check_marks, tokenize
 from .answering import check_questions, with_mark
@@ -78,6 +81,31 @@ def score_answers(
     return scores
 
 
+@torch.inference_mode()
+def score_names(model: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> np.ndarray:
+    """Computes the log-probability of each name as a title, given its first token.
+
+    It is high for the titles of the training text if the model has learned to predict them, as in span corruption or
+    with `title_loss_probability`.
+
+    Args:
+        names: N names. The end of one that is longer than the context is left out.
+
+    Returns:
+        (N,) float64 log-probabilities, in nats.
+    """
+    encoded = tokenize(list(names), tokenizer)["input_ids"]
+    encoded = [ids[: model.config.max_position_embeddings] for ids in encoded]
+    scores = np.empty(len(names))
+    for start in range(0, len(names), _ANSWERS_PER_BATCH):
+        group = [torch.tensor(ids, dtype=torch.long) for ids in encoded[start : start + _ANSWERS_PER_BATCH]]
+        ids = pad_sequence(group, batch_first=True, padding_value=IGNORE_ID).to(model.device)
+        logits = model(ids[:, :-1].clamp(min=0), use_cache=False).logits.float()
+        losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], ignore_index=IGNORE_ID, reduction="none")
+        scores[start : start + len(group)] = -losses.double().sum(dim=1).cpu().numpy()
+    return scores
+
+
 class ConfidenceFeatures(NamedTuple):
     """The confidence features of N answers, in nats; each is an array of shape (N,).
 
@@ -85,12 +113,15 @@ class ConfidenceFeatures(NamedTuple):
     entropy: of the distribution over the candidate answers; 0 if one candidate has all the probability.
     contrast: log-probability of the answer, minus the log of its mean probability over questions about unknown names.
     masked_log_odds: mean of the answer's log-odds over masked forms of the question. None: there are no such forms.
+    name_log_probability: of the name that the question is about, from `score_names`; NaN for a question without a name.
+        None: not computed. It says nothing about the answer, but whether the model has read the name.
     """
 
     log_odds: np.ndarray
     entropy: np.ndarray
     contrast: np.ndarray
     masked_log_odds: np.ndarray | None = None
+    name_log_probability: np.ndarray | None = None
 
     def present(self) -> dict[str, np.ndarray]:
         """The features that are not None, by name."""
@@ -188,6 +219,7 @@ def compute_confidence(
     predictions: Sequence[str],
     comparison: Comparison,
     *,
+    names: bool = False,
     progress: bool = False,
 ) -> Confidence:
     """Computes the confidence features of predictions.
@@ -199,6 +231,7 @@ def compute_confidence(
         questions: N questions.
         predictions: the model's N answers to them.
         comparison: what the predictions are compared with.
+        names: whether to compute `name_log_probability`.
         progress: whether to show a progress bar.
     """
     candidates, unknown = comparison.candidates, comparison.unknown_questions()
@@ -231,6 +264,12 @@ def compute_confidence(
             contrast[own] = log_probability[own] - log_mean[[distinct.index(predictions[i]) for i in own]]
 
     features = ConfidenceFeatures(log_odds(log_probability), entropy, contrast)
+    if names:
+        named = [i for i, template in enumerate(template_of) if template]
+        log_probabilities = np.full(len(questions), np.nan)
+        subjects = [str(template_of[i].subject_of(questions[i])) for i in named]
+        log_probabilities[named] = score_names(model, tokenizer, subjects)
+        features = features._replace(name_log_probability=log_probabilities)
     if phrasings:
         masked = np.tile(log_probability, (len(phrasings), 1))  # (P, N)
         for phrasing, texts in enumerate(phrasings):

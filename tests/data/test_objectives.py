@@ -224,6 +224,30 @@ class TestSalientSpanMasking:
         assert [len(text) for text in texts[1:3]] == [48, 44]
         assert same_labels == labels == [rome[1:]] * 4 + [plain[4]]
 
+    def test_the_title_carries_loss_too(self, tokenizer):
+        """The same examples; the labels of a half of them begin at the title, behind the prefix."""
+        texts, index = datasets.Dataset.from_dict({"text": ["Ada. she saw London"] * 400}), np.arange(400)
+        examples, before = take(encode_documents(texts, tokenizer), index), np.array(tokenizer("so ")["input_ids"])
+        one = np.array([0])
+
+        def masked(probability):
+            prefixes = {"prefixes": TitlePrefixes(before, one, one + 3, 3), "prefix_probability": 1.0}
+            objective = SalientSpanMasking(
+                128, 0, tokenizer=tokenizer, probability=1.0, title_loss_probability=probability, **prefixes
+            )
+            sequences = objective(examples, 1, index)
+            prefix_lengths = sequences.segment_lengths[:, 0]
+            return sequences, sequences.first_label == prefix_lengths
+
+        (plain, never), (some, half), (_, always) = masked(0.0), masked(0.5), masked(1.0)
+        assert (never.any(), always.all()) == (False, True)
+        assert half.mean() == pytest.approx(0.5, abs=0.06)
+        for field in ("segment_starts", "segment_lengths"):
+            np.testing.assert_array_equal(getattr(plain, field), getattr(some, field))
+        np.testing.assert_array_equal(some.first_label[~half], plain.first_label[~half])
+        row = some.pad(np.flatnonzero(half)[:1])
+        assert tokenizer.decode(row["labels"][row["labels"] >= 0]).startswith("Ada. ")
+
     def test_a_prefix_asks_for_the_kind_of_the_span(self, tokenizer):
         texts = datasets.Dataset.from_dict({"text": ["Ada. she saw London, Bath, and Bond"] * 64})
         examples, index = take(encode_documents(texts, tokenizer), np.arange(64)), np.arange(64)

@@ -29,6 +29,11 @@ def test_the_reason_compares_the_models_own_probability_with_that_for_invented_n
     assert describe_reason(an_answer(own, elsewhere)) == reason
 
 
+def test_a_name_that_the_model_does_not_know_is_a_reason():
+    assert describe_reason(an_answer(known=0.4)).startswith("The model does not know the name Ada. The model itself is")
+    assert describe_reason(an_answer(known=0.6)) == describe_reason(an_answer())
+
+
 def test_an_answer_that_cannot_be_scored_has_a_reason_too():
     features = ConfidenceFeatures(-1e4, 0.0, 0.0)
     assert "hesitates (under 1%)" in describe_reason(an_answer(features=features))

@@ -294,6 +294,37 @@ class TestFitting:
         assert calibration.weights["masked_log_odds"] > 1 > 4 * abs(calibration.weights["log_odds"])
         assert without.weights.keys() == calibration.weights.keys() - {"masked_log_odds"}
 
+    def test_a_model_that_has_learned_names_abstains_about_others(self):
+        """Answers about invented names look as good as the others, but their names are improbable."""
+        (features, correct, _), (invented, _, _), rng = draw_features(400), draw_features(120), np.random.default_rng(0)
+        features = features._replace(name_log_probability=rng.normal(-5, 1, 400))
+        invented = invented._replace(name_log_probability=rng.normal(-15, 1, 120))
+        without = fit_calibration(features, correct, NAMES)
+        calibration = fit_calibration(features, correct, NAMES, invented_features=invented)
+        assert not without.has_names
+        assert calibration.has_names
+        assert calibration == Calibration(**json.loads(json.dumps(asdict(calibration))))
+        assert calibration.weights == without.weights
+        changes = np.abs(calibration.probability(features) - without.probability(features))
+        assert changes.mean() < 0.01
+        assert calibration.probability(invented).max() < 0.05
+        assert calibration.threshold == pytest.approx(without.threshold, abs=0.02)
+        no_name = features._replace(name_log_probability=np.where(correct, np.nan, -1e6))
+        np.testing.assert_array_equal(calibration.known(no_name), correct)
+        np.testing.assert_array_equal(
+            calibration.probability(features._replace(name_log_probability=None)), without.probability(features)
+        )
+
+    @pytest.mark.parametrize(("invented_mean", "num_invented"), [(-6.0, 120), (-15.0, 29)])
+    def test_a_model_that_has_not_learned_names_ignores_them(self, invented_mean, num_invented):
+        """Nor are few names enough to tell."""
+        (features, correct, _), (invented, _, _) = draw_features(400), draw_features(num_invented, seed=1)
+        rng = np.random.default_rng(0)
+        expected = fit_calibration(features, correct, NAMES, invented_features=invented)
+        features = features._replace(name_log_probability=rng.normal(-5, 1, 400))
+        invented = invented._replace(name_log_probability=rng.normal(invented_mean, 1, num_invented))
+        assert fit_calibration(features, correct, NAMES, invented_features=invented) == expected
+
     def test_both_outcomes_are_required(self):
         check_both_outcomes(np.array([True, False]))
         for correct, said in (([False] * 3, "correct answers is 0 of 3"), ([True], "correct answers is 1 of 1")):
@@ -319,7 +350,8 @@ class TestByHand:
             np.array([[0.0625, 0.125, 0.5, 0.25], [0.35, 0.15, 0.1, 0.4]]),
         )
 
-        def compute_confidence(model, tokenizer, questions, predictions, comparison):
+        def compute_confidence(model, tokenizer, questions, predictions, comparison, *, names):
+            assert not names
             assert (questions, predictions) == (["Ada?", "Bo?"], ["Rome", "Kiel"])
             assert comparison is calibration
             return confidence
@@ -331,7 +363,7 @@ class TestByHand:
             weights=weights, bias=0.0, threshold=0.5, candidates=candidates, unknown_names=unknown_names, fitted_on=9
         )
         ada, bo = ask(None, None, ["Ada", "Bo"], calibration)  # Ada is at the threshold
-        assert ada[:-1] == (
+        assert ada[:-2] == (
             "Ada?",
             "Rome",
             0.5,
@@ -340,13 +372,16 @@ class TestByHand:
             None,
         )
         alternatives = [("Oslo", 0.4), ("Bath", 0.35), ("Lima", 0.15)]
-        assert bo[:-1] == ("Bo?", "Kiel", pytest.approx(0.2), False, alternatives, None)
-        assert [answer.features for answer in (ada, bo)] == [(0, 0, 0, None), (pytest.approx(np.log(0.25)), 0, 0, None)]
+        assert bo[:-2] == ("Bo?", "Kiel", pytest.approx(0.2), False, alternatives, None)
+        assert [answer.features for answer in (ada, bo)] == [
+            (0, 0, 0, None, None),
+            (pytest.approx(np.log(0.25)), 0, 0, None, None),
+        ]
 
 
 def test_a_question_is_asked_again_in_its_masked_forms(monkeypatch, tokenizer):
     when, form = Template("When was ", " born?"), Template("", ". in [MASK], ")
-    weights = dict.fromkeys(ConfidenceFeatures._fields, 1.0)
+    weights = dict.fromkeys(("log_odds", "entropy", "contrast", "masked_log_odds"), 1.0)
     names = {"candidates": ["Rome"], "unknown_names": ["Xu", "Yi"], "templates": [BIRTHPLACE, when]}
     calibration = Calibration(weights=weights, bias=0.0, threshold=0.5, fitted_on=9, masked_forms=[[form], []], **names)
     monkeypatch.setattr(

@@ -9,7 +9,14 @@ import torch
 
 from hf_mingpt.data.subjects import Template
 from hf_mingpt.evaluation import confidence as confidence_module
-from hf_mingpt.evaluation.confidence import Comparison, Confidence, compute_confidence, log_odds, score_answers
+from hf_mingpt.evaluation.confidence import (
+    Comparison,
+    Confidence,
+    compute_confidence,
+    log_odds,
+    score_answers,
+    score_names,
+)
 from hf_mingpt.tokenization_mingpt import MASK
 
 from ..conftest import small_model
@@ -40,6 +47,31 @@ class TestScores:
     def test_an_answer_that_does_not_fit_is_an_error(self, model, tokenizer):
         with pytest.raises(ValueError, match=r"Question 1, .* leaves no room"):
             score_answers(model, tokenizer, QUESTIONS, ["a" * 30])
+
+
+class TestNames:
+    @torch.no_grad()
+    def test_each_token_but_the_first_counts(self, model, tokenizer):
+        names = ["Ada", "Zoë Quist", "B"]
+        scores = score_names(model, tokenizer, names)
+        assert scores.dtype == np.float64
+        for name, score in zip(names, scores, strict=True):
+            ids = tokenizer(name, return_tensors="pt")["input_ids"]
+            logits = torch.log_softmax(model(ids).logits[0, :-1].double(), dim=-1)
+            assert score == pytest.approx(float(logits.gather(-1, ids[0, 1:, None]).sum()), abs=1e-4)
+
+    def test_any_number_of_names_of_any_length(self, model, tokenizer):
+        names = ["Ada" * 40, *["Bo", "Ada Byron"] * 50]
+        scores = score_names(model, tokenizer, names)
+        np.testing.assert_allclose(scores[1:3], score_names(model, tokenizer, names[1:3]), atol=1e-4)
+        np.testing.assert_allclose(scores[1:], np.tile(scores[1:3], 50), atol=1e-4)
+        assert scores[0] == pytest.approx(score_names(model, tokenizer, [names[0][:48]])[0], abs=1e-4)
+
+    def test_a_question_without_a_name_has_none(self, model, tokenizer):
+        asked, predictions = [QUESTIONS[0], "Who is Ada?"], ["Bonn", "Rome"]
+        found = compute_confidence(model, tokenizer, asked, predictions, ABOUT_ADA, names=True).features
+        assert found.name_log_probability[0] == pytest.approx(score_names(model, tokenizer, ["Ada"])[0], abs=1e-4)
+        assert np.isnan(found.name_log_probability[1])
 
 
 class TestConfidence:
@@ -77,13 +109,14 @@ class TestConfidence:
 
     def test_features_do_not_depend_on_other_questions(self, model, tokenizer):
         comparison = Comparison(candidates=CANDIDATES, unknown_names=["Byron", "Bo"], masked_forms=[FORMS])
-        together = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], comparison)
+        together = compute_confidence(model, tokenizer, QUESTIONS, ["Bonn", "Rome"], comparison, names=True)
         alone = [
-            compute_confidence(model, tokenizer, [q], [p], comparison)
+            compute_confidence(model, tokenizer, [q], [p], comparison, names=True)
             for q, p in zip(QUESTIONS, ["Bonn", "Rome"], strict=True)
         ]
         for i, one in enumerate(alone):
-            np.testing.assert_allclose(np.stack(one.features)[:, 0], np.stack(together.features)[:, i], atol=1e-4)
+            one_by_one, all_at_once = (np.stack(list(found.features.present().values())) for found in (one, together))
+            np.testing.assert_allclose(one_by_one[:, 0], all_at_once[:, i], atol=1e-4)
             np.testing.assert_allclose(one.candidate_probabilities[0], together.candidate_probabilities[i], atol=1e-4)
 
 
