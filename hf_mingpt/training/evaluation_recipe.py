@@ -23,9 +23,7 @@ class EvaluationRecipe:
     eval_steps: int | None = flag(None, "Steps between two evaluations. None: evaluate only at the end.")
     load_best_model_at_end: bool = flag(False, "End with the weights of the best evaluation, not with the last ones.")
     metric_for_best_model: str | None = flag(None, "Metric that says which evaluation is best. None: eval_loss.")
-    greater_is_better: bool | None = flag(
-        None, "Whether the largest value is best. None: only for eval_accuracy."
-    )
+    greater_is_better: bool | None = flag(None, "Whether the largest value is best. None: only for eval_accuracy.")
     early_stopping_patience: int | None = flag(
         None, "Stop after this many evaluations in a row that are not better than the best one."
     )
