@@ -53,6 +53,10 @@ __all__ = list(_MODULE_OF)
 __version__ = "0.1.0"
 
 
+def __dir__() -> list[str]:  # completion in editors and notebooks
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str):
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Asks a minGPT. It answers with a calibrated probability, or says "I don't know".
 
-    python scripts/ask.py "Where was Albert Einstein born?" --model_name_or_path runs/fast --train_file wiki.txt
-    python scripts/ask.py "Albert Einstein" "Ada Byron" --model_name_or_path runs/fast
+    python scripts/ask.py "Where was Albert Einstein born?" --model_name_or_path runs/closed_book --train_file wiki.txt
+    python scripts/ask.py "Albert Einstein" "Ada Byron" --model_name_or_path runs/closed_book
     python scripts/ask.py "Nobody Known"
 
 A bare name gets each kind of question that the run was calibrated on. A sentence with a gap works as well: "Albert
@@ -35,7 +35,7 @@ class AskRecipe:
     def __post_init__(self):
         if not self.questions:
             raise ValueError(
-                'No question: give one or a name, as in `ask.py "Ada Byron" --model_name_or_path runs/fast`.'
+                'No question: give one or a name, as in `ask.py "Ada Byron" --model_name_or_path runs/demo/finetuned`.'
             )
 
 

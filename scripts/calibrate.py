@@ -4,7 +4,7 @@ r"""Calibrates a minGPT on questions that it was not trained on.
     accelerate launch scripts/pretrain.py --train_file wiki.txt --preset closed_book \
         --questions_file runs/folds/fold-0/train.tsv --output_dir runs/fold-0
     python scripts/calibrate.py --model_name_or_path runs/fold-0 --questions_file runs/folds/fold-0/held_out.tsv \
-        --train_questions_file runs/folds/fold-0/train.tsv --train_file wiki.txt --output_dir runs/fast
+        --train_questions_file runs/folds/fold-0/train.tsv --train_file wiki.txt --output_dir runs/closed_book
 
 Writes calibration.json into the run or, with --output_dir, into another run that was trained in the same way on all
 questions; the answers of that run about invented names then limit the threshold. `ask.py` and `evaluate_birthplaces.py`
@@ -20,7 +20,7 @@ from hf_mingpt.data.questions import read_questions
 from hf_mingpt.evaluation.answering import describe_unknown_characters
 from hf_mingpt.evaluation.calibrating import calibrate
 from hf_mingpt.evaluation.scoring import calibration_metrics
-from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.loading import load_run, warn_of_text_only
 from hf_mingpt.hub.run_folders import CALIBRATION_FILE, check_finished
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
 from hf_mingpt.system.fields import check_fraction, check_least, flag, required
@@ -76,6 +76,7 @@ def main() -> None:
         held_out_run = load_run(recipe.model_name_or_path)
         if unknown := describe_unknown_characters(questions, held_out_run[1]):
             warn(unknown)
+        warn_of_text_only(recipe.model_name_or_path, *held_out_run)
         run = load_run(recipe.output_dir) if recipe.output_dir else held_out_run
         for model, _ in (held_out_run, run):
             model.to(join_processes(use_cpu=recipe.use_cpu).device).eval()

@@ -1,7 +1,7 @@
 """Asks a minGPT in the browser: answer, calibrated probability with its reason, other answers, attention map.
 
     pip install -c constraints.txt -e ".[demo]"
-    python scripts/demo.py runs/fast --train_file wiki.txt --questions_file birth_dev.tsv
+    python scripts/demo.py runs/closed_book --train_file wiki.txt --questions_file birth_dev.tsv
     python scripts/demo.py
 
 The run (a folder or a Hub name) needs a calibration.json (scripts/calibrate.py). Without a name, it is the run of

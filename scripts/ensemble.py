@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.phrasings import find_masked_forms, rephrase
 from hf_mingpt.data.questions import Question, add_pseudo_labels, read_questions, write_questions
+from hf_mingpt.data.validation import warn_of_training_questions
 from hf_mingpt.evaluation.answering import (
     answer_questions,
     check_questions,
@@ -36,7 +37,7 @@ from hf_mingpt.evaluation.answering import (
 from hf_mingpt.evaluation.ensemble import ensemble_answers
 from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
-from hf_mingpt.hub.loading import load_run
+from hf_mingpt.hub.loading import load_run, warn_of_text_only
 from hf_mingpt.hub.records import run_record
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
 from hf_mingpt.system.fields import check_least, flag, required
@@ -89,10 +90,12 @@ def main() -> None:
         labels = ["the run ensemble" if label == "ensemble" else label for label in name_apart(recipe.runs)]
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_questions_file, answers=True) if recipe.train_questions_file else None
+        warn_of_training_questions(questions, train or [])
         asked = [question for question, _ in questions]
         phrasings = rephrase_questions(recipe, asked, train) if recipe.masked_forms and train else []
         runs = [load_run(name) for name in recipe.runs]
-        for model, tokenizer in runs:
+        for name, (model, tokenizer) in zip(recipe.runs, runs, strict=True):
+            warn_of_text_only(name, model, tokenizer)
             for texts in (asked, *phrasings):
                 check_questions(as_asked(texts, tokenizer), tokenizer, model.config.max_position_embeddings)
         for unknown in dict.fromkeys(describe_unknown_characters(questions, tokenizer) for _, tokenizer in runs):

@@ -26,6 +26,7 @@ from hf_mingpt.data.birthplaces import invent_for_templates
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions
 from hf_mingpt.data.subjects import match
+from hf_mingpt.data.validation import warn_of_training_questions
 from hf_mingpt.evaluation.answering import (
     answer_questions,
     check_questions,
@@ -46,7 +47,7 @@ from hf_mingpt.evaluation.report import (
 )
 from hf_mingpt.evaluation.scoring import accuracy, baselines, file_record
 from hf_mingpt.hub.cards import try_card
-from hf_mingpt.hub.loading import load_calibration, load_run
+from hf_mingpt.hub.loading import load_calibration, load_run, warn_of_text_only
 from hf_mingpt.hub.records import run_record
 from hf_mingpt.hub.run_folders import REPORT_FILES
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors, warn
@@ -89,10 +90,12 @@ def main() -> None:
         folder = output_folder(recipe)
         questions = read_questions(recipe.questions_file)
         train = read_questions(recipe.train_questions_file, answers=True) if recipe.train_questions_file else None
+        warn_of_training_questions(questions, train or [])
         names = [recipe.model_name_or_path] + [recipe.without_pretraining] * bool(recipe.without_pretraining)
         runs = [load_run(name, recipe.revision if name == recipe.model_name_or_path else None) for name in names]
-        for model, tokenizer in runs:
+        for name, (model, tokenizer) in zip(names, runs, strict=True):
             check_questions(questions, tokenizer, model.config.max_position_embeddings)
+            warn_of_text_only(name, model, tokenizer)
         if unknown := describe_unknown_characters(questions, runs[0][1]):
             warn(unknown)
         documents = load_texts(recipe.train_file)["text"][:] if recipe.train_file else None

@@ -1,7 +1,7 @@
 """Explains an answer of a minGPT: an HTML page with its probability, its logit lens and its attention maps.
 
-    python scripts/explain_answer.py runs/fast "Where was Albert Einstein born?" --output_file runs/fast/einstein.html
-    python scripts/explain_answer.py runs/fast "Albert Einstein"
+    python scripts/explain_answer.py runs/closed_book "Where was Albert Einstein born?" --output_file einstein.html
+    python scripts/explain_answer.py runs/closed_book "Albert Einstein"
 
 The run is a folder or a Hub name. A bare name gets the question that the run was calibrated on. Without a calibration,
 it is the question about a birthplace, and the page has no probability of being correct. The page contains its pictures

@@ -18,6 +18,7 @@ from hf_mingpt.data.answer_extraction import learn_extractors, read_answers
 from hf_mingpt.data.encoding import read_characters
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import add_pseudo_labels, read_questions, write_questions
+from hf_mingpt.data.validation import warn_of_training_questions
 from hf_mingpt.evaluation.report import format_table
 from hf_mingpt.evaluation.scoring import accuracy
 from hf_mingpt.system.command_line import accidents, parse_recipe, user_errors
@@ -46,6 +47,7 @@ def main() -> None:
             raise ValueError(f"{path} exists: choose another --output_dir, or give --overwrite_output_dir.")
         labeled = read_questions(recipe.questions_file, answers=True)
         dev = read_questions(recipe.dev_questions_file, answers=True) if recipe.dev_questions_file else []
+        warn_of_training_questions(dev, labeled)
         texts = load_texts(recipe.train_file)
         alphabet = Alphabet.of_unicode()
         documents = list(read_characters(texts, alphabet))

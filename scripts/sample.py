@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from hf_mingpt.evaluation.answering import continue_prompt, with_mark
 from hf_mingpt.hub.loading import load_run
 from hf_mingpt.system.command_line import parse_recipe, user_errors
-from hf_mingpt.system.fields import check_least, check_positive, flag, required
+from hf_mingpt.system.fields import check_least, flag, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,10 @@ class SampleRecipe:
     def __post_init__(self):
         if self.question is not None and (self.prompt is not None or not self.question.strip()):
             raise ValueError("Give a prompt or a question, not both, and no empty question.")
-        check_positive(self, "temperature")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(
+                f"temperature is {self.temperature:g}: it must be more than 0; for no draw, give --greedy."
+            )
         check_least(self, 0, "seed", "top_k")
         check_least(self, 1, "max_new_tokens", "num_samples")
 

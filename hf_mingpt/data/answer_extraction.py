@@ -167,10 +167,10 @@ def learn_extractors(
             extractors[template] = extractor
         num_titled, num_held, num_candidates = num_titled + sum(map(bool, found)), num_held + held, number
     if not extractors:
+        remedy = "answers as they stand in these documents" if num_titled else "questions about titles of the text"
         raise ValueError(
             f"Of {count(len(questions), 'question')}, {num_titled} name the title of a document, and these documents, "
-            f"with {count(num_candidates, 'candidate span')}, hold none of the answers: give questions about "
-            "titles of the text."
+            f"with {count(num_candidates, 'candidate span')}, hold none of the answers: give {remedy}."
         )
     if num_held < len(questions):
         warn(

@@ -7,7 +7,7 @@ is an error that names the line or row.
 import csv
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,15 @@ from ..system.files import first_line, parse_json, read_lines, read_text
 from ..system.wording import count
 
 _BATCH = 10_000  # documents
+
+
+class MissingColumnError(ValueError):
+    """A table has no such column, or more than one."""
+
+    def __init__(self, source: str | Path, column: str, columns: Sequence[str], remedy: str = "set text_column"):
+        self.columns = list(columns)
+        number = "no column" if column not in columns else "more than one column"
+        super().__init__(f"{source} has {number} {column!r}, only {self.columns}: {remedy}.")
 
 
 def read_documents(path: str | Path, column: str = "text") -> Iterator[list[str]]:
@@ -49,8 +58,7 @@ def read_documents(path: str | Path, column: str = "text") -> Iterator[list[str]
 
 def _find_column(path: Path, columns: list[str], column: str) -> int:
     if columns.count(column) != 1:
-        number = "no column" if column not in columns else "more than one column"
-        raise ValueError(f"{path} has {number} {column!r}, only {columns}: set text_column.")
+        raise MissingColumnError(path, column, columns)
     return columns.index(column)
 
 

@@ -34,7 +34,7 @@ from ..system.files import (
     sha256_of,
 )
 from ..system.writing import writable_cache
-from .documents import read_documents
+from .documents import MissingColumnError, read_documents
 
 _FEATURES = Features({"text": Value("string")})
 _BATCHES = Features({"text": List(Value("string"))})
@@ -84,7 +84,7 @@ def load_texts(
     except Exception as error:
         raise describe_failure(source, "text", error) from error
     if text_column not in columns:
-        raise ValueError(f"{source} has no column {text_column!r}, only {columns}: set text_column.")
+        raise MissingColumnError(source, text_column, columns)
     dataset = dataset.select_columns([text_column])
     return dataset if text_column == "text" else dataset.rename_column(text_column, "text")
 
@@ -114,7 +114,7 @@ def load_questions(source: str) -> list[tuple[str, str | None]]:
     columns = ["question", *(["answer"] if "answer" in rows.column_names else [])]
     for column in columns:
         if column not in rows.column_names:
-            raise ValueError(f"{source} has no column {column!r}, only {rows.column_names}: rename one of them.")
+            raise MissingColumnError(source, column, rows.column_names, "rename one of them")
         if getattr(rows.features[column], "dtype", None) not in ("string", "large_string", "null"):
             raise ValueError(f"{source}: its column {column!r} is not text: make it one text in each row.")
     questions = rows["question"][:]

@@ -4,8 +4,8 @@ A training example is
 
     Where was Ada Byron born?⁇London⁇
 
-and only `MASK answer MASK` carries loss. A question file is a TSV of `question TAB answer` lines without a header. The
-questions may ask for anything; what is special about birthplaces is in `birthplaces.py`.
+and only `MASK answer MASK` carries loss. A question file is a TSV of `question TAB answer` lines, or a
+table. The questions may ask for anything; what is special about birthplaces is in `birthplaces.py`.
 
 Reference: CS224n, assignment 5, `NameDataset` and `evaluate_places`.
 """
@@ -16,16 +16,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..system.files import hub_dataset, read_text
+from ..system.files import check_file, check_utf8, hub_dataset, read_text
 from ..system.writing import write_text
 from ..tokenization_mingpt import MASK, MASK_ID, PAD, check_marks
+from .documents import MissingColumnError, read_documents
 from .sequences import TokenSequences
 
+_TABLES = (".csv", ".parquet", ".jsonl", ".json")
+_HEADERS = (["question"], ["question", "answer"])
 MAX_ANSWER_TOKENS = 32  # the assignment's limit for a generated answer
 # A question stands alone: earlier turns go. An answer at the end, as in data to train on, follows its question.
 CHAT_TEMPLATE = (
     "{% if messages | length > 1 and messages[-1]['role'] == 'assistant' %}"
-    "{{ messages[-2]['content'] | trim }}{{ mask_token }}{% endif %}{{ messages[-1]['content'] | trim }}{{ mask_token }}"
+    "{{ messages[-2]['content'] | trim }}{{ mask_token }}{% endif %}"
+    "{{ messages[-1]['content'] | trim }}{{ mask_token }}"
 )
 
 
@@ -37,10 +41,11 @@ class Question(NamedTuple):
 
 
 def read_questions(source: str | Path, *, answers: bool | None = None) -> list[Question]:
-    """Reads `question TAB answer` lines, or lines of questions only, or a dataset on the Hub.
+    """Reads `question TAB answer` lines, lines of questions only, a table, or a dataset on the Hub.
 
     Args:
-        source: a UTF-8 text file, or the Hub name of a dataset with the columns "question" and "answer" (`loading`).
+        source: a UTF-8 text file, whose first line may be the header `question TAB answer`; or a .csv, .jsonl, .json or
+            .parquet file or the Hub name of a dataset (`loading`) with the columns "question" and "answer".
         answers: True: every line must have an answer. False: none may. None: the first line decides.
 
     Raises:
@@ -49,12 +54,23 @@ def read_questions(source: str | Path, *, answers: bool | None = None) -> list[Q
             columns, an empty one, or a reserved character (PAD or MASK).
         OSError: if the dataset cannot be loaded.
     """
-    lines = _read_hub(str(source)) if hub_dataset(str(source)) else _read_file(source)
+    has_header = False
+    if hub_dataset(str(source)):
+        from .loading import load_questions  # imports datasets
+
+        lines = _rows_as_lines(source, load_questions(str(source)), answers)
+    elif Path(source).suffix in _TABLES:
+        lines = _rows_as_lines(source, _read_table(Path(source)), answers)
+    else:
+        lines = _read_file(source)
+        has_header = lines[0].casefold().split("\t") in _HEADERS
     check_marks("\n".join(lines), source)
+    if has_header and len(lines) == 1:
+        raise ValueError(f"{source} has a header only: it needs lines of `question TAB answer`.")
     if answers is None:
-        answers = "\t" in lines[0]
+        answers = "\t" in lines[has_header]
     questions = []
-    for number, text in enumerate(lines, start=1):
+    for number, text in enumerate(lines[has_header:], start=1 + has_header):
         columns = text.split("\t")
         if answers and len(columns) != 2:
             raise ValueError(
@@ -75,16 +91,31 @@ def _read_file(path: str | Path) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
-def _read_hub(source: str) -> list[str]:
-    """The rows of a dataset as the lines of a file."""
-    from .loading import load_questions
+def _read_table(path: Path) -> list[tuple[str, str | None]]:
+    """The columns "question" and "answer" of a file; without the second, answers are None."""
+    check_file(path)
+    if path.suffix != ".parquet":
+        check_utf8(path)
+    columns: list[list[str]] = []
+    for column in ("question", "answer"):
+        try:
+            columns.append([cell for cells in read_documents(path, column) for cell in cells])
+        except MissingColumnError as error:
+            if column == "question" or column in error.columns:
+                raise MissingColumnError(path, column, error.columns, "rename one of them") from None
+    questions, *answers = columns
+    return list(zip(questions, answers[0] if answers else [None] * len(questions), strict=True))
 
-    rows = load_questions(source)
+
+def _rows_as_lines(source: str | Path, rows: list[tuple[str, str | None]], answers: bool | None) -> list[str]:
+    """The rows of a table as the lines of a file."""
     if not rows:
         raise ValueError(f"{source} has no rows: it needs a question in each.")
+    if answers and all(answer is None for _, answer in rows):
+        raise ValueError(f"{source} has questions without answers: add the column 'answer'.")
     lines = ["\t".join(cell for cell in row if cell is not None) for row in rows]
-    if broken := next((line for line in lines if "\n" in line or "\r" in line), None):
-        raise ValueError(f"{source}: {broken!r} has a line end: remove it.")
+    if broken := next((cell for row in rows for cell in row if cell and set(cell) & set("\t\n\r")), None):
+        raise ValueError(f"{source}: {broken!r} has a tab or a line end: remove it.")
     return lines
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
 from ..system.command_line import tell, warn
@@ -34,19 +36,24 @@ def split_questions(
         tell(f"Held out for evaluation: {len(held_out)} of {count(len(questions), 'question')}.")
         return kept, held_out
     held_out = read_questions(file, answers=True) if file else []
-    known = {question for question, _ in questions}
-    if number := sum(question in known for question, _ in held_out):
-        warn(
-            f"Of {count(len(held_out), 'validation question')}, {number} are training questions too: on these, the "
-            "accuracy measures memory."
-        )
+    warn_of_training_questions(held_out, questions, "validation question")
     return list(questions), held_out
+
+
+def warn_of_training_questions(asked: Sequence[Question], train: Sequence[Question], noun: str = "question") -> None:
+    """Says how many questions with an answer are training questions, if any."""
+    known = {question for question, _ in train}
+    if number := sum(question in known and answer is not None for question, answer in asked):
+        warn(
+            f"Of {count(len(asked), noun)}, {number} are training questions too: on these, the accuracy measures "
+            "memory."
+        )
 
 
 def split_documents(
     texts: Dataset | IterableDataset, *, held_out: Dataset | None, ratio: float | None, seed: int
 ) -> tuple[Dataset | IterableDataset, Dataset | None]:
-    """The documents to train on, and those to evaluate on, if any; says how many are held out.
+    """The documents to train on, and those to evaluate on, if any; says how many are held out, or are in both.
 
     Args:
         texts: the corpus.
@@ -57,7 +64,15 @@ def split_documents(
     Raises:
         ValueError: if `ratio` leaves nothing on one side.
     """
-    if not ratio or isinstance(texts, IterableDataset):
+    if isinstance(texts, IterableDataset):
+        return texts, held_out
+    if held_out is not None:
+        corpus, own = (dataset.with_format("arrow")["text"][:].cast(pa.large_string()) for dataset in (texts, held_out))
+        shared = corpus.filter(pc.is_in(corpus, value_set=own))  # so that the set to look in is the smaller one
+        if number := pc.sum(pc.is_in(own, value_set=shared)).as_py():
+            both = f"Of {count(len(own), 'validation document')}, {number} are training documents too"
+            warn(f"{both}: on these, the loss measures memory.")
+    if not ratio:
         return texts, held_out
     chosen = np.zeros(len(texts), dtype=bool)
     chosen[_choose(len(texts), ratio, seed, "document")] = True

@@ -127,13 +127,15 @@ def fit_calibration(
     names = present.pop("name_log_probability", None)
     weights, bias = _fit_regression(np.stack(list(present.values()), axis=1), correct)
     invented_names = None if invented_features is None else invented_features.name_log_probability
+    name_weight, name_bias = _fit_names(names, invented_names)
     calibration = Calibration(
         **vars(comparison),
-        **({} if names is None or invented_names is None else _fit_names(names, invented_names)),
         weights=dict(zip(present, weights.tolist(), strict=True)),
         bias=bias,
         threshold=1.0,
         fitted_on=len(correct),
+        name_weight=name_weight,
+        name_bias=name_bias,
     )
     probability = calibration.probability(features)
     # for each threshold, the accuracy of the answers that it lets through
@@ -148,17 +150,19 @@ def fit_calibration(
     return replace(calibration, threshold=threshold)
 
 
-def _fit_names(known: np.ndarray, invented: np.ndarray) -> dict[str, float]:
-    """The name_weight and name_bias of a calibration; none if the model cannot tell invented names from known ones."""
+def _fit_names(known: np.ndarray | None, invented: np.ndarray | None) -> tuple[float | None, float | None]:
+    """The name_weight and name_bias of a calibration; None if the model cannot tell invented names from known ones."""
+    if known is None or invented is None:
+        return None, None
     from sklearn.metrics import roc_auc_score
 
     values = np.concatenate((known[~np.isnan(known)], invented))
     is_known = np.arange(len(values)) < len(values) - len(invented)
     too_few = min(is_known.sum(), len(invented)) < MIN_NAMES
     if too_few or roc_auc_score(is_known, values) < MIN_NAME_AUROC:
-        return {}
+        return None, None
     (weight,), bias = _fit_regression(values[:, None], is_known, class_weight="balanced")
-    return {"name_weight": float(weight), "name_bias": bias}
+    return float(weight), bias
 
 
 def _fit_regression(

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from ..data.encoding import load_tokenizer
 from ..evaluation.calibration import Calibration
-from ..system.command_line import tell
+from ..system.command_line import tell, warn
 from ..system.files import check_source, describe_failure, name_apart, parse_json, read_text
 from ..tokenization_mingpt import vocabulary_size
 from ..training.metrics_log import read_log
-from .run_folders import CALIBRATION_FILE, check_finished
+from .run_folders import CALIBRATION_FILE, check_finished, is_finished
 
 DEMO_FOLDER = Path("runs/demo")  # of `make demo`
 
@@ -72,6 +72,12 @@ def load_run(
             "use the tokenizer that was saved with the model."
         )
     return model, tokenizer
+
+
+def warn_of_text_only(name_or_path: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warns about a run folder that was trained on text alone, and so does not answer questions yet."""
+    if is_finished(name_or_path) and model.generation_config.eos_token_id != tokenizer.mask_token_id:
+        warn(f"{name_or_path} was trained on text alone and answers no questions: train it on some with finetune.py.")
 
 
 def load_model(name_or_path: str, revision: str | None = None, **options: Any) -> PreTrainedModel:

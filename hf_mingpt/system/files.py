@@ -99,6 +99,10 @@ def describe_failure(name: str, what: str, error: Exception) -> Exception:
     """
     if "trust_remote_code" in str(error):
         return ValueError(f"{name} needs remote code, which is never run: choose another.")
+    if (several := str(error)).startswith("Config name is missing"):
+        names = several.splitlines()[1].partition(": ")[2]
+        remedy = "give --dataset_config_name" if what == "text" else f"name one, as in {name}/CONFIGURATION:SPLIT"
+        return ValueError(f"{name} has several configurations, {names}: {remedy}.")
     message = first_line(error.__cause__ or error if type(error).__module__.startswith("datasets") else error)
     if not isinstance(error, OSError):
         return ValueError(f"{name} has no readable {what}: {message}.")

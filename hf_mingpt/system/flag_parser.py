@@ -12,6 +12,29 @@ from typing import Any, get_args, get_origin
 from .commands import as_called, program_name
 from .fields import TOPICS, Preset
 
+# what users of transformers, of minGPT and of the assignment's run.py write
+_SYNONYMS = {
+    "lr": "learning_rate",
+    "pretrain_lr": "learning_rate",
+    "finetune_lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "max_epochs": "num_train_epochs",
+    "bf16": "mixed_precision bf16",
+    "fp16": "mixed_precision fp16",
+    "no_cuda": "use_cpu",
+    "device": "use_cpu",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_embd": "hidden_size",
+    "model": "model_name_or_path",
+    "reading_params_path": "model_name_or_path",
+    "writing_params_path": "output_dir",
+    "outputs_path": "output_dir",
+    "pretrain_corpus_path": "train_file",
+    "finetune_corpus_path": "questions_file",
+    "eval_corpus_path": "questions_file",
+}
 _TRUE, _FALSE = ("true", "yes", "on", "t", "y", "1"), ("false", "no", "off", "f", "n", "0")
 
 
@@ -132,6 +155,7 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[d
     if unknown := next((word for word in rest if word.startswith("-")), None):
         name = unknown.partition("=")[0]
         shown = [action.option_strings[0] for action in parser._actions if action.help != argparse.SUPPRESS]
-        near = get_close_matches(name, shown, 1)
+        meant = f"--{_SYNONYMS.get(name.strip('-').replace('-', '_'))}"
+        near = [meant] if meant.partition(" ")[0] in shown else get_close_matches(name, shown, 1)
         raise ValueError(f"{name} is unknown: {f'did you mean {near[0]}?' if near else 'see --help.'}")
     return vars(given), [*rest, *argv[end + 1 : -1]]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hf_mingpt.data.encoding import build_corpus_tokenizer, encode_documents
 from hf_mingpt.data.loading import load_texts
 
-from ..conftest import LINES
+from ..conftest import LINES, ROOT
 
 ODD = "e\u0301 \u05e9\u05dc \u202eabc \U0001f469\u200d\U0001f467"  # combining, right to left, override, joiner
 
@@ -41,6 +41,11 @@ class TestLoading:
             "---\nconfigs:\n- config_name: small\n  data_files:\n  - split: held\n    path: one/held.txt\n---\n"
         )
         assert load_texts(str(tmp_path), name="small", split="held")["text"][:] == ["a", "b"]  # as from the Hub
+
+    def test_a_folder_with_several_configurations_needs_a_choice(self):
+        said = r"several configurations, \['questions', 'biographies'\]: give --dataset_config_name"
+        with pytest.raises(ValueError, match=said):
+            load_texts(str(ROOT / "data/generated"))
 
     @pytest.mark.parametrize("streaming", [False, True])
     @pytest.mark.parametrize(

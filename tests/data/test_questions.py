@@ -1,4 +1,8 @@
+import json
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hf_mingpt.data.questions import (
@@ -34,6 +38,53 @@ def test_text_that_was_converted_twice_is_cleaned(tmp_path, content):
     assert questions == [Question("Where?", "Rome")]
     write_questions(tmp_path / "again.tsv", questions)
     assert read_questions(tmp_path / "again.tsv") == questions
+
+
+ROWS = [("Where was Ada born?", "London, England"), ("When was Ada born?", "1815")]
+QUOTED = 'id,question,answer\n1,Where was Ada born?,"London, England"\n2,When was Ada born?,1815\n'
+
+
+class TestTables:
+    @pytest.mark.parametrize("header", ["question\tanswer\n", "\ufeffQuestion\tAnswer\r\n", ""])
+    def test_a_header_is_no_question(self, tmp_path, header):
+        lines = "".join(f"{question}\t{answer}\n" for question, answer in ROWS)
+        assert read_questions(write(tmp_path, (header + lines).encode()), answers=True) == ROWS
+        with pytest.raises(ValueError, match=f"line {4 if header else 3}: 0 tabs"):
+            read_questions(write(tmp_path, f"{header}{lines}x\n".encode()))
+
+    @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".parquet"])
+    def test_the_columns_are_question_and_answer(self, tmp_path, suffix):
+        path, rows = tmp_path / f"q{suffix}", [dict(zip(("question", "answer"), row, strict=True)) for row in ROWS]
+        if suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        else:
+            lines = "\n".join(map(json.dumps, rows))
+            path.write_text({".csv": QUOTED, ".jsonl": lines, ".json": json.dumps(rows)}[suffix])
+        assert read_questions(path, answers=True) == ROWS
+
+    def test_answers_may_be_missing(self, tmp_path):
+        path = tmp_path / "q.csv"
+        path.write_text("question\nWho?\nWhat?\n")
+        assert read_questions(path) == [("Who?", None), ("What?", None)]
+        with pytest.raises(ValueError, match="without answers: add the column 'answer'"):
+            read_questions(path, answers=True)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "said"),
+        [
+            ("q.tsv", "question\tanswer\n", "has a header only"),
+            ("q.csv", "question,answer\n", "has no rows"),
+            ("q.csv", "Question,Answer\nA,B\n", r"no column 'question', only \['Question', 'Answer'\]: rename"),
+            ("q.csv", "question,answer,answer\nA,B,C\n", "more than one column 'answer'"),
+            ("q.csv", "question,answer\nA,\n", "an empty question or answer"),
+            ("q.csv", 'question,answer\nA,"B\nC"\n', "has a tab or a line end"),
+            ("q.jsonl", '{"question": "A", "answer": 1815}', "answer is 1815, not a string"),
+        ],
+    )
+    def test_mistakes(self, tmp_path, name, content, said):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=said):
+            read_questions(tmp_path / name)
 
 
 def test_reads_questions_without_answers(tmp_path):

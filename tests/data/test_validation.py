@@ -1,7 +1,7 @@
 """Held-out questions and documents: by seed, disjoint, and never all or none."""
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,10 +67,17 @@ class TestWhatIsSaid:
         assert len(held_out) == 4
         assert "Of 4 validation questions, 3 are training questions too" in capsys.readouterr().err
 
+    def test_of_an_overlap_of_documents(self, capsys):
+        texts = Dataset.from_dict({"text": [*"abcab"]}).select([0, 1, 3, 4])  # without "c"
+        held_out = Dataset.from_dict({"text": [*"dabdca"]}, Features({"text": Value("large_string")}))
+        assert split_documents(texts, held_out=held_out, ratio=None, seed=0) == (texts, held_out)
+        said = "Of 6 validation documents, 3 are training documents too: on these, the loss measures memory.\n"
+        assert capsys.readouterr().err.endswith(said)
+
     def test_of_nothing(self, tmp_path, capsys):
         write_questions(tmp_path / "dev.tsv", [("Who?", "Me")])
         split_questions(QUESTIONS, file=str(tmp_path / "dev.tsv"), ratio=None, seed=0)
         assert split_questions(QUESTIONS, file=None, ratio=None, seed=0) == (QUESTIONS, [])
-        texts = Dataset.from_dict({"text": ["a"]})
-        assert split_documents(texts, held_out=texts, ratio=None, seed=0) == (texts, texts)
+        texts, others = (Dataset.from_dict({"text": [text]}) for text in "ab")
+        assert split_documents(texts, held_out=others, ratio=None, seed=0) == (texts, others)
         assert capsys.readouterr() == ("", "")

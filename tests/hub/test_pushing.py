@@ -277,7 +277,7 @@ def test_generated_data_is_pushed_and_loaded(hub, client, tmp_path):
         (
             "tester/asked:dev[:1]: check the path",
             'tester/asked has no readable questions: Unknown split "train"',
-            "tester/asked:dev: 'A\\nB?' has a line end",
+            "tester/asked:dev: 'A\\nB?' has a tab or a line end",
             "tester/lists: its column 'answer' is not text",
             "tester/lives/biographies:train has no column 'question', only ['text']",
             'Unknown split "no"',

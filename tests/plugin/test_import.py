@@ -34,6 +34,10 @@ print(type(AutoModel.from_config(config)).__name__, type(AutoModelForCausalLM.fr
 """
 
 
+def test_public_names_complete():
+    assert set(dir(hf_mingpt)) >= {*public_names, "__version__"}
+
+
 def test_import_is_fast_and_silent():
     """Fast, because it imports nothing but wrapt."""
     command = [sys.executable, "-c", PRINT_NEW_MODULES]

@@ -97,6 +97,9 @@ def test_several_runs_answer_together(home, tmp_path):
     distilled = (tmp_path / "all/distilled.tsv").read_text()
     assert distilled.startswith(train.read_text())
     assert len(distilled.splitlines()) == 12 + sum(map(bool, said))
+    asked = ["--questions_file", train, *run[2:], "--overwrite_output_dir"]
+    said = "warning: Of 12 questions, 12 are training questions too: on these, the accuracy measures memory."
+    assert said in script("ensemble.py", home / "finetuned", home / "scratch", *asked).stderr
     for runs, message in (([home / "finetuned"], "two runs or more, not 1"), ([home, home], "holds predictions")):
         refused(message, "ensemble.py", *runs, *run)
     refused("give --train_file and", "ensemble.py", home / "finetuned", *run, "--masked_forms", "2")
@@ -123,3 +126,5 @@ def test_an_open_book_baseline_extracts_answers(home, tmp_path):
     assert lines[:12] == train.read_text().splitlines()
     assert set((data / "birth_dev.tsv").read_text().splitlines()) <= set(lines[12:])
     refused("give --overwrite_output_dir", "read_answers.py", *run)
+    again = script("read_answers.py", *run, "--overwrite_output_dir", "--dev_questions_file", train)
+    assert "warning: Of 12 questions, 12 are training questions too" in again.stderr

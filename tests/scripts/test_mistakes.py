@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from .running import refused, works
+from .running import refused, script, works
 
 
 class TestMistakes:
@@ -54,6 +54,13 @@ class TestMistakes:
         (broken / "tokenizer.json").write_text(json.dumps(content))
         refused("use the tokenizer that was saved with the model", "finetune.py", *run, broken, untouched=out)
 
+    def test_a_run_that_has_read_text_alone_is_no_run_that_answers(self, home, tmp_path):
+        (tmp_path / "q.tsv").write_text((home / "data/birth_dev.tsv").read_text().splitlines()[0])
+        for run, warned in (("pretrained", True), ("finetuned", False)):
+            out = ["--questions_file", tmp_path / "q.tsv", "--output_dir", tmp_path / run]
+            done = script("evaluate_birthplaces.py", "--model_name_or_path", home / run, *out)
+            assert ("was trained on text alone and answers no questions" in done.stderr) == warned
+
     def test_of_prompts_and_names(self, home, tmp_path):
         run = ["--model_name_or_path", home / "pretrained", "--prompt"]
         refused("The prompt's character 3, '□'", "sample.py", *run, "⁇B□")
@@ -62,7 +69,7 @@ class TestMistakes:
         asked = ["--model_name_or_path", home / "pretrained", "--question"]
         refused("Give a prompt or a question, not both", "sample.py", *asked, "B?", "--prompt", "B")
         refused("no empty question", "sample.py", *asked, " ")
-        refused("temperature is 0.0: it must be more than 0.", "sample.py", *asked, "B?", "--temperature", 0)
+        refused("it must be more than 0; for no draw, give --greedy", "sample.py", *run, "B", "--temperature", 0)
         refused("top_k is -1: it must be at least 0.", "sample.py", *asked, "B?", "--top_k", -1)
         for question in ("B?", "B?[MASK]"):
             greedy = ["--max_new_tokens", 2, "--greedy"]

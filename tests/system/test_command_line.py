@@ -62,6 +62,10 @@ def test_the_first_preset_is_the_default():
         (["--ema_decay", "1"], "ema_decay is 1"),
         (["--streaming"], "give max_steps and tokenizer_name"),
         (["--learning_rte", "1"], "--learning_rte is unknown: did you mean --learning_rate?"),
+        (["--batch-size", "8"], "--batch-size is unknown: did you mean --per_device_train_batch_size?"),
+        (["--bf16"], "--bf16 is unknown: did you mean --mixed_precision bf16?"),
+        (["--writing_params_path=x"], "--writing_params_path is unknown: did you mean --output_dir?"),
+        (["--eval_corpus_path", "x"], "--eval_corpus_path is unknown: did you mean --questions_file?"),
         (["--max_steps", "many"], "invalid int value"),
     ],
 )
