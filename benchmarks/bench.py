@@ -144,22 +144,20 @@ def measure_training(recipe: BenchRecipe) -> dict[str, dict[str, float]]:
         return json.loads(line)
 
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    rates_of: dict[str, list[float]] = {name: [] for name in names}
     products = []
     for round_number in range(recipe.rounds + 1):
         products.append(matrix_product_rate())
         for name in names:
             record = turn(name, recipe.steps_per_round if round_number else 1)  # the first one warms up
             turns[name].append(record)
-            rate = record["useful_tokens"] / record["seconds"]
+            rates_of[name].append(rate := record["useful_tokens"] / record["seconds"])
             print(f"round {round_number} of {recipe.rounds}: {name}: {rate:,.0f} tokens/s", file=sys.stderr)
     for process in processes.values():
         process.stdin.close()
         process.wait()
 
     rows = {}
-    rates_of = {
-        name: [record["useful_tokens"] / record["seconds"] for record in records] for name, records in turns.items()
-    }
     for name, records in turns.items():
         rates = rates_of[name]
         parameters = records[0]["parameters"]

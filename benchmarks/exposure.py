@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 from exposure_figure import draw_exposure
+from rows import add_rows, read_rows, table, with_spread
 
 from hf_mingpt import MinGPTForCausalLM
 from hf_mingpt.data.assembly import build_steps, load_corpus
@@ -111,27 +112,19 @@ def main() -> None:
     done = {Cell(*row["cell"]) for row in read_rows(folder)}
     pending = [cell for cell in cells if cell not in done]
     for cell in pending:
-        rows = [{"cell": cell, **row, **run_record()} for row in measure(cell)]
-        with (folder / "results.jsonl").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        table = show(folder)
-    print(table if pending else show(folder))
+        add_rows(folder, [{"cell": cell, **row, **run_record()} for row in measure(cell)])
+        page = show(folder)
+    print(page if pending else show(folder))
 
 
 def show(folder: Path) -> str:
     """Writes the results so far as JSON, as a table, which it returns, and as a figure."""
     curves = collect(read_rows(folder))
     write_text(folder / "exposure.json", json.dumps(curves, indent=1) + "\n")
-    write_text(folder / "exposure.md", table := render(curves))
+    write_text(folder / "exposure.md", page := render(curves))
     with written_aside(folder / "exposure.png") as aside:
         draw_exposure(curves, aside)
-    return table
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The evaluations of all finished cells."""
-    path = folder / "results.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return page
 
 
 def collect(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -162,19 +155,16 @@ def render(curves: Sequence[Mapping[str, Any]]) -> str:
     """The curves as a table: a row for each point."""
     columns = ["people", "policy", "width, layers", "parameters", "exposures", "with the fact"]
     columns += ["masked form", "bits", "question", "bits", "bits per parameter"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    rows = []
     for curve in curves:
         size = f"{curve['hidden_size']}, {curve['num_hidden_layers']}{', one run' * curve['one_run']}"
         for point in curve["points"]:
             cells = [f"{curve['people']:,}", curve["policy"], size, f"{curve['parameters']:,}"]
             cells += [str(point["exposures"]), f"{point['labeled']:.0f}"]
             for form in ("masked", "question"):
-                accuracies = point[form]["accuracies"]
-                spread = f" ± {stdev(accuracies):.1%}" if len(accuracies) > 1 else ""
-                cells += [f"{mean(accuracies):.1%}{spread}", f"{max(0, point[form]['bits']):.2f}"]
-            cells.append(f"{max(0, point['bits_per_parameter']):.2f}")
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+                cells += [with_spread(point[form]["accuracies"]), f"{max(0, point[form]['bits']):.2f}"]
+            rows.append([*cells, f"{max(0, point['bits_per_parameter']):.2f}"])
+    return "\n".join(table(columns, rows)) + "\n"
 
 
 def invent(people: int, seed: int) -> Corpus:

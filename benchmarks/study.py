@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from figures import Bar, draw_accuracies
+from rows import add_rows, read_rows, table, with_spread
 
 from hf_mingpt.data.loading import load_texts
 from hf_mingpt.data.questions import Question, read_questions, split_folds, write_questions
@@ -160,12 +161,11 @@ def main() -> None:
             load_texts(recipe.train_file)
             train, held_out = split_folds(read_questions(recipe.questions_file, answers=True), 5)[0]
         about = {"train_file": recipe.train_file, "questions_file": recipe.questions_file}
-        if (folder / "study.json").exists() and json.loads(
-            (folder / "study.json").read_text(encoding="utf-8")
-        ) != about:
+        path = folder / "study.json"
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != about:
             raise ValueError(f"{folder} holds a study of other files: choose another --output_dir.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "study.json", about)
+    write_json(path, about)
     if recipe.train_file:
         write_questions(folder / "train.tsv", train)
         write_questions(folder / "held_out.tsv", held_out)
@@ -184,9 +184,9 @@ def main() -> None:
         for run in runs:
             run.result()
     results = read_results(folder)
-    write_text(folder / "study.md", table := render(study, results))
+    write_text(folder / "study.md", page := render(study, results))
     draw(study, results, folder / "study.png")
-    print(table)
+    print(page)
 
 
 def key_of(variant: Variant) -> str:
@@ -195,10 +195,8 @@ def key_of(variant: Variant) -> str:
 
 def read_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     """The finished runs, by variant and seed."""
-    path = folder / "results.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     former = {"arm": "variant", "right": "correct"}  # names of columns until 2026-11
-    rows = [{former.get(name, name): value for name, value in json.loads(line).items()} for line in lines]
+    rows = [{former.get(name, name): value for name, value in row.items()} for row in read_rows(folder)]
     return {(row["variant"], row["seed"]): row for row in rows}
 
 
@@ -222,30 +220,19 @@ def measure(recipe: StudyRecipe, variant: Variant, key: str, seed: int) -> None:
 
     text, train, dev = recipe.train_file, folder / "train.tsv", folder / "held_out.tsv"
     if variant.corpus:
-        run(
-            "generate_biographies.py",
-            {**variant.corpus, "seed": seed, "output_dir": home, "overwrite_output_dir": True},
-        )
+        flags = {**variant.corpus, "seed": seed, "output_dir": home, "overwrite_output_dir": True}
+        run("generate_biographies.py", flags)
         text, train, dev = home / "biographies.txt", home / "birth_places_train.tsv", home / "birth_dev.tsv"
     common = {"seed": seed, "use_cpu": True, "overwrite_output_dir": True}
-    flags = {
-        **variant.pretrain,
-        **common,
-        "train_file": text,
-        "vocabulary_file": train,
-        "output_dir": home / "pretrained",
-    }
+    flags = {**variant.pretrain, **common, "train_file": text, "vocabulary_file": train}
+    flags |= {"output_dir": home / "pretrained"}
     flags |= {} if variant.finetune else {"questions_file": train}
     run("pretrain.py", flags)
     answers = home / "pretrained"
     if variant.finetune:
-        flags = {
-            "preset": "demo" if variant.corpus else "assignment_short",
-            "model_name_or_path": answers,
-            "questions_file": train,
-        }
+        flags = {"preset": "demo" if variant.corpus else "assignment_short", "model_name_or_path": answers}
         answers = home / "finetuned"
-        run("finetune.py", {**flags, **common, "output_dir": answers})
+        run("finetune.py", {**flags, **common, "questions_file": train, "output_dir": answers})
 
     model, tokenizer = load_run(str(answers))
     questions = read_questions(dev, answers=True)
@@ -260,8 +247,7 @@ def measure(recipe: StudyRecipe, variant: Variant, key: str, seed: int) -> None:
         "seconds": round(time.perf_counter() - started),
         **run_record(),
     }
-    with (folder / "results.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    add_rows(folder, [row])
 
 
 def bits_recalled(model: Any, tokenizer: Any, questions: Sequence[Question]) -> float:
@@ -282,19 +268,17 @@ def render(study: Mapping[str, Mapping[str, Variant]], results: Mapping[tuple[st
     """The results as a table: a row for each variant, with mean and standard deviation over the seeds."""
     invented = any(variant.corpus for named in study.values() for variant in named.values())
     columns = ["", "", "seeds", "accuracy"] + (["bits per person", "bits per parameter"] if invented else [])
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = []
     for axis, named in study.items():
         for name, variant in named.items():
             rows = of_seeds(variant, results)
-            accuracies = [row["correct"] / row["total"] for row in rows]
-            spread = f" ± {statistics.stdev(accuracies):.1%}" if len(accuracies) > 1 else ""
-            cells = [axis, name, str(len(rows)), f"{statistics.mean(accuracies):.1%}{spread}"]
+            cells = [axis, name, str(len(rows)), with_spread([row["correct"] / row["total"] for row in rows])]
             if variant.corpus:
                 bits = statistics.mean(row["bits"] for row in rows)
                 people = sum(value for flag, value in variant.corpus.items() if flag.endswith("people"))
                 cells += [f"{bits:.2f}", f"{bits * people / rows[0]['parameters']:.2g}"]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            lines.append(cells)
+    return "\n".join(table(columns, lines)) + "\n"
 
 
 def draw(

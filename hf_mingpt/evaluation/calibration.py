@@ -80,7 +80,7 @@ class Calibration(Comparison):
 
     def known(self, features: ConfidenceFeatures) -> np.ndarray:
         """(N,) the probability that the model has learned each name; 1 if it cannot tell, or there is no name."""
-        if self.name_weight is None or features.name_log_probability is None:
+        if self.name_weight is None or self.name_bias is None or features.name_log_probability is None:
             return np.ones_like(features.log_odds)
         log_odds = self.name_weight * features.name_log_probability + self.name_bias
         return np.nan_to_num((1 + np.tanh(log_odds / 2)) / 2, nan=1.0)  # a sigmoid that does not overflow

@@ -41,11 +41,6 @@ class Explanation(NamedTuple):
     top_tokens: Sequence[Sequence[str]]
 
     @property
-    def text(self) -> str:
-        """Question and answer, with the marks."""
-        return "".join(self.tokens)
-
-    @property
     def question(self) -> str:
         """The question without the MASK that ends it."""
         return "".join(self.tokens[: self.answer_start - 1]).strip()

@@ -21,9 +21,9 @@ def model(variant, tokenizer):
 def test_the_last_layer_has_the_probabilities_of_the_model(model, tokenizer):
     implementation = model.config._attn_implementation
     explanation = explain(model, tokenizer, NAME)
-    assert explanation.text.startswith(question_about(NAME) + MASK)
+    assert "".join(explanation.tokens).startswith(question_about(NAME) + MASK)
     start = explanation.answer_start
-    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.text))])
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.tokens))])
     with torch.no_grad():
         probabilities = model(ids).logits[0].softmax(dim=-1)
     expected = [probabilities[place - 1, ids[0, place]] for place in range(start, ids.shape[1])]
@@ -35,7 +35,7 @@ def test_the_last_layer_has_the_probabilities_of_the_model(model, tokenizer):
 
 def test_an_earlier_layer_is_read_through_the_final_norm_and_the_head(model, tokenizer):
     explanation = explain(model, tokenizer, NAME)
-    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.text))])
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.tokens))])
     states = []
     handle = model.model.layers[0].register_forward_hook(lambda module, args, output: states.append(output))
     with torch.no_grad():
@@ -48,7 +48,7 @@ def test_an_earlier_layer_is_read_through_the_final_norm_and_the_head(model, tok
 
 def test_attention_weights_are_causal_distributions(model, tokenizer):
     explanation = explain(model, tokenizer, NAME)
-    length = len(explanation.text)
+    length = len(explanation.tokens)
     assert explanation.attentions.shape == (2, 4, length, length)
     torch.testing.assert_close(explanation.attentions.sum(dim=-1), torch.ones(2, 4, length))
     assert not explanation.attentions.triu(1).any()
@@ -60,7 +60,7 @@ def test_attention_weights_are_causal_distributions(model, tokenizer):
 def test_an_answer_may_fill_the_context(model, tokenizer):
     name = "A" * 27  # leaves one character
     explanation = explain(model, tokenizer, name)
-    assert len(explanation.text) <= model.config.max_position_embeddings
+    assert len(explanation.tokens) <= model.config.max_position_embeddings
     (answer,) = answer_questions(model, tokenizer, [Question(question_about(name), None)])
     assert explanation.answer == answer
 
@@ -76,7 +76,7 @@ def test_every_layer_is_read_at_the_position_before_the_character(tokenizer):
     """Compared with hooks on the layers: the embeddings and each layer, through the norm and the head."""
     model = small_model("learned", vocab_size=len(tokenizer)).eval()
     explanation = explain(model, tokenizer, NAME)
-    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.text))])
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.tokens))])
     states = []
     handles = [layer.register_forward_pre_hook(lambda _, args: states.append(args[0])) for layer in model.model.layers]
     handles.append(model.model.layers[-1].register_forward_hook(lambda _, args, output: states.append(output)))
@@ -98,7 +98,7 @@ def test_every_layer_is_read_at_the_position_before_the_character(tokenizer):
 def test_attention_maps_of_all_layers(tokenizer):
     model = small_model("learned", vocab_size=len(tokenizer)).eval()
     explanation = explain(model, tokenizer, NAME)
-    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.text))])
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(list(explanation.tokens))])
     model.set_attn_implementation("eager")
     with torch.no_grad():
         attentions = model(ids, output_attentions=True).attentions
