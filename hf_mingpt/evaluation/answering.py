@@ -120,12 +120,12 @@ def questions_about(
     return questions
 
 
-@torch.inference_mode()
 def as_list(texts: str | Sequence[Any]) -> Sequence[Any]:
     """One text as a list of one, which otherwise would be taken for a list of its characters."""
     return [texts] if isinstance(texts, str) else texts
 
 
+@torch.inference_mode()
 def answer_questions(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
