@@ -9,7 +9,9 @@ import pyarrow as pa
 from datasets import Dataset, IterableDataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ..system.command_line import warn
 from ..system.files import check_source, describe_failure, first_line, read_text
+from ..system.wording import count
 from ..tokenization_mingpt import (
     MASK_ID,
     SpecialTokens,
@@ -274,9 +276,22 @@ def encode_questions(questions: Sequence[Question], tokenizer: PreTrainedTokeniz
             )
     if problem := find_bad_text(parts, tokenizer):
         raise ValueError(f"Question {problem[0] // 2 + 1}, {parts[problem[0] // 2 * 2]!r}: {problem[1]}: replace it.")
+    if not is_character_tokenizer(tokenizer):
+        _check_answers(parts[1::2], encoded[1::2], tokenizer)
     offsets = np.append(0, np.cumsum(list(map(len, examples))))
     ids = np.fromiter(itertools.chain.from_iterable(examples), np.int32, offsets[-1])
     return Dataset(TokenSequences(ids, offsets).to_table())
+
+
+def _check_answers(answers: Sequence[str], encoded: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warns about answers that no prediction can match, since the tokenizer decodes their tokens to another text."""
+    decoded = [str(tokenizer.decode(ids)).strip() for ids in encoded]
+    pairs = zip(answers, decoded, strict=True)
+    if lost := [(answer, text) for answer, text in pairs if answer.strip() != text]:
+        warn(
+            f"The tokenizer changes {len(lost):,} of {count(len(answers), 'answer')}, such as {lost[0][0]!r} to "
+            f"{lost[0][1]!r}, and no prediction matches a changed one: use a tokenizer that keeps case and spaces."
+        )
 
 
 def take(dataset: Dataset, index: np.ndarray) -> TokenSequences:

@@ -121,10 +121,15 @@ def questions_about(
 
 
 @torch.inference_mode()
+def as_list(texts: str | Sequence[Any]) -> Sequence[Any]:
+    """One text as a list of one, which otherwise would be taken for a list of its characters."""
+    return [texts] if isinstance(texts, str) else texts
+
+
 def answer_questions(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: str | Sequence[str | Question],
     *,
     batch_size: int = 128,
     progress: bool = False,
@@ -134,7 +139,7 @@ def answer_questions(
     Args:
         model: a causal language model whose context is at least two tokens longer than the longest question.
         tokenizer: the tokenizer of the model.
-        questions: N questions; their answers are ignored.
+        questions: N questions, or one as a string; the answers of a `Question` are ignored.
         batch_size: the number of questions in a batch. The predictions do not depend on it.
         progress: whether to show a progress bar.
 
@@ -146,10 +151,11 @@ def answer_questions(
     """
     pad_id, mask_id = SpecialTokens.of(tokenizer)
     context_length = model.config.max_position_embeddings
-    prompts = [[*ids, mask_id] for ids in check_questions(questions, tokenizer, context_length)]
+    asked = [Question(q, None) if isinstance(q, str) else q for q in as_list(questions)]
+    prompts = [[*ids, mask_id] for ids in check_questions(asked, tokenizer, context_length)]
     strips = not is_character_tokenizer(tokenizer)  # the space before a word is a part of its token
-    predictions = [""] * len(questions)
-    with tqdm(total=len(questions), unit="question", disable=not progress) as bar:
+    predictions = [""] * len(asked)
+    with tqdm(total=len(asked), unit="question", disable=not progress) as bar:
         for indices in _batches(list(map(len, prompts)), context_length, batch_size):
             batch = {name: x.to(model.device) for name, x in pad_left([prompts[i] for i in indices], pad_id).items()}
             width = batch["input_ids"].shape[1]

@@ -18,9 +18,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..data.birthplaces import BIRTHPLACE
-from ..data.questions import Question
 from ..data.subjects import Template, match
-from .answering import answer_questions, questions_about, with_mark
+from .answering import answer_questions, as_list, questions_about, with_mark
 from .confidence import Comparison, ConfidenceFeatures, compute_confidence
 from .scoring import is_exact_match, wilson_interval
 
@@ -81,7 +80,7 @@ class Calibration(Comparison):
 
     def known(self, features: ConfidenceFeatures) -> np.ndarray:
         """(N,) the probability that the model has learned each name; 1 if it cannot tell, or there is no name."""
-        if self.name_weight is None or features.name_log_probability is None:
+        if self.name_weight is None or self.name_bias is None or features.name_log_probability is None:
             return np.ones_like(features.log_odds)
         log_odds = self.name_weight * features.name_log_probability + self.name_bias
         return np.nan_to_num((1 + np.tanh(log_odds / 2)) / 2, nan=1.0)  # a sigmoid that does not overflow
@@ -210,21 +209,23 @@ class Answer(NamedTuple):
         return self.answer
 
 
-def ask(model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], calibration: Calibration) -> list[Answer]:
+def ask(
+    model: Any, tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], calibration: Calibration
+) -> list[Answer]:
     """Asks a model, and gives each answer a calibrated probability.
 
     A question like none of those that the calibration was fitted on is answered too. Its answer is compared with those
     to all kinds of questions about unknown names, and its `template` is None: its probability is not calibrated.
 
     Args:
-        texts: questions, or bare names, which get a question of each kind that the calibration knows.
+        texts: questions, or bare names, which get a question of each kind that the calibration knows; or one of them.
         calibration: the calibration of this model (`load_calibration`).
 
     Raises:
         ValueError: if a text has a character that is not in the vocabulary, or is too long for the context.
     """
-    questions = questions_about(texts, tokenizer, calibration.templates)
-    predictions = answer_questions(model, tokenizer, [Question(question, None) for question in questions])
+    questions = questions_about(as_list(texts), tokenizer, calibration.templates)
+    predictions = answer_questions(model, tokenizer, questions)
     confidence = compute_confidence(model, tokenizer, questions, predictions, calibration, names=calibration.has_names)
     answers = []
     probabilities = calibration.probability(confidence.features).tolist()
@@ -249,5 +250,5 @@ def ask_in_masked_forms(
     Empty for a question like none of those that the calibration was fitted on, and for a calibration without forms.
     """
     texts = [with_mark(form.fill(answer.name), tokenizer) for form in calibration.forms_of(answer.template)]
-    said = answer_questions(model, tokenizer, [Question(text, None) for text in texts]) if texts else []
+    said = answer_questions(model, tokenizer, texts) if texts else []
     return list(zip(texts, said, strict=True))

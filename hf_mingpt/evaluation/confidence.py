@@ -265,10 +265,9 @@ def compute_confidence(
 
     features = ConfidenceFeatures(log_odds(log_probability), entropy, contrast)
     if names:
-        named = [i for i, template in enumerate(template_of) if template]
+        subjects = {i: str(own.subject_of(questions[i])) for i, own in enumerate(template_of) if own}
         log_probabilities = np.full(len(questions), np.nan)
-        subjects = [str(template_of[i].subject_of(questions[i])) for i in named]
-        log_probabilities[named] = score_names(model, tokenizer, subjects)
+        log_probabilities[list(subjects)] = score_names(model, tokenizer, list(subjects.values()))
         features = features._replace(name_log_probability=log_probabilities)
     if phrasings:
         masked = np.tile(log_probability, (len(phrasings), 1))  # (P, N)

@@ -189,6 +189,13 @@ class TestOtherTokenizers:
             with pytest.raises(ValueError, match=r"Question 1, .*it has no tokens with this tokenizer"):
                 encode_questions([question], word_piece("ad"), 48)
 
+    def test_answers_that_the_tokenizer_changes_are_counted(self, capsys):
+        questions = [Question("a", answer) for answer in ("Ada", " d ", "D a")]
+        encode_questions(questions, byte_bpe(), 48)
+        assert capsys.readouterr().err == ""
+        encode_questions(questions, word_piece("ad"), 48)
+        assert "changes 2 of 3 answers, such as 'Ada' to 'ada', and no prediction" in capsys.readouterr().err
+
     def test_blocks_end_documents_as_the_tokenizer_does(self):
         tokenizer = byte_bpe()
         assert tokenizer.convert_ids_to_tokens(separator_ids(tokenizer)) == ["Ġ", "Ċ"]

@@ -38,6 +38,8 @@ def test_batched_cached_answers_equal_the_assignments(variant, tokenizer):
     answers = answer_questions(model, tokenizer, questions, batch_size=2)
     assert answers == [answer_as_the_assignment(model, tokenizer, question) for question, _ in questions]
     assert len(set(map(len, answers))) > 1
+    assert answer_questions(model, tokenizer, [question for question, _ in questions], batch_size=2) == answers
+    assert answer_questions(model, tokenizer, questions[0].question) == answers[:1]
 
 
 def test_a_question_longer_than_the_context_is_an_error(tokenizer):

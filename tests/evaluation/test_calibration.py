@@ -125,6 +125,7 @@ class TestAsking:
 
     def test_questions_are_asked_as_they_are(self, model, tokenizer, calibration):
         (name,) = ask(model, tokenizer, ["Ada"], calibration)
+        assert ask(model, tokenizer, "Ada", calibration) == [name]  # no question about each letter
         for text in ("Where was Ada born?", "Where was Ada born?[MASK]", "Where was Ada born?⁇"):
             assert ask(model, tokenizer, [text], calibration) == [name]
         (other,) = ask(model, tokenizer, ["Where is Ada?"], calibration)
@@ -385,7 +386,7 @@ def test_a_question_is_asked_again_in_its_masked_forms(monkeypatch, tokenizer):
     names = {"candidates": ["Rome"], "unknown_names": ["Xu", "Yi"], "templates": [BIRTHPLACE, when]}
     calibration = Calibration(weights=weights, bias=0.0, threshold=0.5, fitted_on=9, masked_forms=[[form], []], **names)
     monkeypatch.setattr(
-        calibration_module, "answer_questions", lambda model, tokenizer, asked: [f"{text}!" for text, _ in asked]
+        calibration_module, "answer_questions", lambda model, tokenizer, asked: [f"{text}!" for text in asked]
     )
     for template, expected in ((BIRTHPLACE, [("Ada. in ⁇, ", "Ada. in ⁇, !")]), (when, []), (None, [])):
         question = template.fill("Ada") if template else "Ada?"
