@@ -78,7 +78,7 @@ def train(
     loader = step_loader(steps, max_steps, recipe.dataloader_num_workers, start=start, ahead=on_gpu)
     stepper = build_stepper(recipe, wrapped, optimizers, log.loss, accelerator)
     weights = averaged.module if averaged else model  # to evaluate and to return
-    asking_waits = accelerator.num_processes > 1 and accelerator.device.type != "cpu"
+    asking_waits = accelerator.num_processes > 1 and accelerator.device.type != "cpu"  # for the GPU
 
     with memory_errors(recipe), StopSignal() as stop, stepper.running(), log.progress:
         evaluation.run_if_due(start, max_steps, weights, log)  # if a signal came before it
