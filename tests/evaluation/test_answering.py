@@ -14,6 +14,7 @@ from hf_mingpt.evaluation.answering import (
     with_mark,
     write_predictions,
 )
+from hf_mingpt.evaluation.confidence import score_answers, score_names
 from hf_mingpt.tokenization_mingpt import MASK, MASK_ID, SpecialTokens
 
 from ..conftest import TEXT, small_config, small_model
@@ -40,6 +41,15 @@ def test_batched_cached_answers_equal_the_assignments(variant, tokenizer):
     assert len(set(map(len, answers))) > 1
     assert answer_questions(model, tokenizer, [question for question, _ in questions], batch_size=2) == answers
     assert answer_questions(model, tokenizer, questions[0].question) == answers[:1]
+
+
+def test_no_gradients_are_kept(tokenizer):
+    model, inference = small_model("rope", vocab_size=len(tokenizer)), []
+    model.register_forward_hook(lambda *_: inference.append(torch.is_inference_mode_enabled()))
+    answer_questions(model, tokenizer, ["Where was Ada born?"])
+    score_answers(model, tokenizer, ["Where was Ada born?"], ["Bonn"])
+    score_names(model, tokenizer, ["Ada"])
+    assert set(inference) == {True}
 
 
 def test_a_question_longer_than_the_context_is_an_error(tokenizer):
