@@ -117,7 +117,7 @@ def _draw_probabilities(axis: "Axes", report: Mapping[str, Any]) -> None:
             style: dict[str, Any] = {"linestyle": styles[i], "color": f"C{i}", "linewidth": 2}
             axis.stairs(fractions, edges, label=f"{kinds[i]} (n = {len(values):,})", **style)
     threshold, auroc = report["threshold"], report["scores"]["auroc"]
-    axis.axvline(threshold, color="k", linestyle="--", linewidth=1)
+    axis.axvline(threshold, ymax=0.8, color="k", linestyle="--", linewidth=1)  # the legend is above it
     side = "right" if threshold > 0.5 else "left"
     axis.text(threshold, 1.1 * highest, f" threshold {threshold:.3g} ", ha=side, va="center", fontsize=9)
     title = "Confidence" if auroc is None else f"Confidence (AUROC {auroc:.3f})"

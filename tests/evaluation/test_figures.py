@@ -43,6 +43,11 @@ class TestCalibrationFigure:
         (_, low), (_, high) = intervals.get_segments()[2]
         assert (low, high) == pytest.approx((0.2065, 1.0), abs=1e-4)  # one of one: 1 / (1 + 1.96 ** 2)
 
+    def test_the_line_of_the_threshold_ends_below_the_legend(self, report, tmp_path):
+        *_, axis = draw_calibration(report, tmp_path / "calibration.png").axes
+        (line,) = axis.lines
+        assert line.get_window_extent().y1 < axis.get_legend().get_window_extent().y0
+
     def test_nothing_over_the_threshold_and_all_answers_wrong(self, report, tmp_path):
         report["scores"] |= {"accuracy_of_given_answers": None, "auroc": None, "coverage": 0.0}
         report["probabilities"] = {**report["probabilities"], next(iter(report["probabilities"])): []}
