@@ -359,7 +359,10 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
         if packed and position_ids is None:
             raise ValueError(f"{packed[0]} needs position_ids that start at 0 with each sequence: give both.")
         kwargs.pop("seq_idx", None)
-        given_position_ids = position_ids  # only these may belong to packed sequences
+        packing = position_ids  # only given ones may belong to packed sequences
+        if packing is not None:  # a position that does not grow begins one; create_causal_mask takes a gap for one, too
+            starts = packing.diff(prepend=packing[:, :1] - 1) < 1
+            packing = torch.arange(packing.shape[1], device=packing.device) + 2 * starts.cumsum(1)
         length = inputs_embeds.shape[1] if position_ids is None else 0
         if position_ids is None:
             num_past = cache.get_seq_length() if cache is not None else 0
@@ -369,13 +372,13 @@ class MinGPTModel(MinGPTPreTrainedModel):  # trf-ignore: TRF057
             inputs_embeds = inputs_embeds + self.embed_positions(position_ids)  # (B, T, C)
         hidden_states = self.dropout(inputs_embeds)
         causal_mask = None  # or (B, 1, T, S) if the attention function needs a mask
-        unmasked = attention_mask is None and given_position_ids is None and given_cache is None
+        unmasked = attention_mask is None and packing is None and given_cache is None
         # In training, sdpa needs no mask then, only its flag `is_causal`. Under torch.compile with torch before 2.13,
         # create_causal_mask returns a mask all the same, as for an export, and attention takes 2.4 times as long.
         sdpa = self.config._attn_implementation == "sdpa"  # trf-ignore: TRF051 (only the mask is left out)
         if not (self.training and unmasked and sdpa):
             causal_mask = create_causal_mask(
-                self.config, hidden_states, attention_mask, position_ids=given_position_ids, **{CACHE: given_cache}
+                self.config, hidden_states, attention_mask, position_ids=packing, **{CACHE: given_cache}
             )
         rotation = self.rotary_emb(hidden_states, position_ids) if self.rotary_emb is not None else None
 

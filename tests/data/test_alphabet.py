@@ -35,7 +35,7 @@ def test_the_code_points_of_every_other_tokenizer():
     assert not is_character_tokenizer(tokenizer)
     alphabet = Alphabet.of(tokenizer)
     assert alphabet.encode(["Aé", "\U0001f469"])[0].tolist() == [0x41, 0xE9, 0x1F469]
-    assert [chr(i) for i in alphabet.classes[3:]] == [".", " ", "(", ")", ","]
+    assert [chr(i) for i in alphabet.classes[3:]] == [".", " ", "(", ")", ",", "-"]
     assert [bool(alphabet.classes.upper[ord(one)]) for one in "Éé1-"] == [True, False, False, False]
     assert [bool(alphabet.classes.word[ord(one)]) for one in "Éé1-_ "] == [True, True, True, True, False, False]
 

@@ -226,7 +226,7 @@ def test_character_classes():
     assert word.tolist() == [True] * 6 + [False, False, True, False, False]
     assert np.flatnonzero(upper).tolist() == [1, 8]
     assert np.flatnonzero(digit).tolist() == [2]
-    assert marks == [7, 6, 9, 0, 10]  # no closing parenthesis
+    assert marks == [7, 6, 9, 0, 10, 3]  # no closing parenthesis
 
 
 def test_a_vocabulary_without_stops_has_no_titles():
