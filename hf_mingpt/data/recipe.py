@@ -58,12 +58,13 @@ class DataRecipe:
     title_prefix_probability: float = flag(
         0.0,
         "SSM: probability that something precedes the title: what precedes a name in questions_file, or up to 16 "
-        "tokens of the text. With several kinds of questions, a span that answers one always has such a question's.",
+        "tokens of the text. With several kinds of questions, a span that answers one kind always has the prefix of "
+        "such a question.",
     )
     title_loss_probability: float = flag(
         0.0,
-        "SSM: probability that the title and the context carry loss too, so that the model learns the names that it "
-        "reads and can tell others from them.",
+        "SSM: probability that the title and the context carry loss too. The model then learns the names that it "
+        "reads, and calibration can tell names that it does not know.",
     )
     masking_policy_probability: float = flag(
         0.0,

@@ -55,8 +55,9 @@ class TitlePrefixes:
 
         Args:
             draws: (N, 3) uniform numbers in [0, 1).
-            probability: of a prefix, where none is certain.
-            relations: (N,) the kind of question whose prefix to draw, for certain; -1 for none. None: none for all.
+            probability: of a prefix, for a span without a kind.
+            relations: (N,) the kind of question that each span answers, which always gives it a prefix; -1 for a span
+                without a kind. None: all are without.
 
         Returns:
             (N,) where each begins in `token_ids`, and (N,) their lengths; 0 for no prefix.

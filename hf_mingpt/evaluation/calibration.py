@@ -24,7 +24,8 @@ from .confidence import Comparison, ConfidenceFeatures, compute_confidence
 from .scoring import is_exact_match, wilson_interval
 
 NUM_ALTERNATIVES = 3
-MIN_NAME_AUROC, MIN_NAMES = 0.9, 30  # a model that tells so many names apart so well has learned them
+MIN_NAME_AUROC = 0.9  # a model that tells read names from invented ones this well has learned the names
+MIN_NAMES = 30  # of each of the two; fewer do not show it
 
 
 @dataclass(frozen=True, kw_only=True)
