@@ -105,6 +105,12 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **options
         ) from error
 
 
+def decode_each(token_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of each token as it stands inside a text: with the space before it, if the token has one."""
+    pairs = (([i], [i, i]) for i in token_ids)  # decoding drops the first space of some tokenizers
+    return [str(tokenizer.decode(two)).removeprefix(str(tokenizer.decode(one))) for one, two in pairs]
+
+
 def check_marks(text: str, name: str | Path) -> None:
     """Raises a ValueError with `name` and the line if a text contains PAD or MASK."""
     for mark in (PAD, MASK):

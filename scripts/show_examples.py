@@ -20,7 +20,7 @@ from hf_mingpt.data.recipe import DataRecipe
 from hf_mingpt.data.sequences import IGNORE_ID
 from hf_mingpt.system.command_line import parse_recipe, user_errors
 from hf_mingpt.system.fields import check_least, flag, required
-from hf_mingpt.tokenization_mingpt import PAD, add_special_tokens, is_character_tokenizer
+from hf_mingpt.tokenization_mingpt import PAD, add_special_tokens, decode_each, is_character_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,12 @@ def main() -> None:
         for i in range(min(recipe.num_examples, len(dataset))):
             index = np.array([i])
             batch = objective(take(dataset, index), 0, index).pad(np.array([0]))
-            pairs = zip(batch["input_ids"][0, :-1], batch["labels"][0, 1:], strict=True)
-            columns = [[PAD if i == IGNORE_ID else tokenizer.decode([i]).replace("\n", "⏎") for i in p] for p in pairs]
-            widths = [max(map(len, column)) for column in columns]
-            for label, row in zip("xy", zip(*columns, strict=True), strict=True):
+            rows = [
+                [PAD if i == IGNORE_ID else decode_each([i], tokenizer)[0].replace("\n", "⏎") for i in ids]
+                for ids in (batch["input_ids"][0, :-1], batch["labels"][0, 1:])
+            ]
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            for label, row in zip("xy", rows, strict=True):
                 print(f"{label}:", gap.join(token.ljust(width) for token, width in zip(row, widths, strict=True)))
 
 

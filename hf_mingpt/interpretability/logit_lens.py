@@ -19,7 +19,7 @@ from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import Question
 from ..data.subjects import Template
 from ..evaluation.answering import answer_questions, questions_about
-from ..tokenization_mingpt import MASK, SpecialTokens, tokenize
+from ..tokenization_mingpt import MASK, SpecialTokens, decode_each, tokenize
 
 
 class Explanation(NamedTuple):
@@ -93,7 +93,8 @@ def explain(
     probabilities = model.lm_head(normalized).float().softmax(dim=-1)  # (L + 1, A, V)
 
     def texts(token_ids: list[int]) -> list[str]:
-        return [MASK if i == mask_id else str(tokenizer.decode([i])) for i in token_ids]
+        decoded = decode_each(token_ids, tokenizer)
+        return [MASK if i == mask_id else text for i, text in zip(token_ids, decoded, strict=True)]
 
     return Explanation(
         texts(sequence),

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from hf_mingpt.data.encoding import load_tokenizer
@@ -22,6 +22,7 @@ from hf_mingpt.tokenization_mingpt import (
     character_table,
     check_marks,
     code_points,
+    decode_each,
     encode_texts,
     find_bad_character,
     find_bad_text,
@@ -278,3 +279,17 @@ def test_a_text_that_a_tokenizer_fails_on_is_named():
     assert tokenize(["Ada Byron", "Byron"], tokenizer)["input_ids"] == [[0, 1], [1]]
     with pytest.raises(ValueError, match=r"a TokenizersBackend, fails on 'Ada Mir' \(.*\): use another"):
         tokenize(["Ada Byron", "Ada Mir", "Bra"], tokenizer)
+
+
+def test_each_token_keeps_the_space_before_it():
+    vocabulary = {"<unk>": 0, "▁Ada": 1, "▁was": 2, "s": 3}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.decoder = decoders.Metaspace()
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    assert words.decode([1]) == "Ada"
+    assert decode_each([1, 2, 3], words) == [" Ada", " was", "s"]
+    pieces = word_piece("adson")
+    assert "".join(decode_each(pieces("ada son", add_special_tokens=False)["input_ids"], pieces)) == " ada son"
+    for tokenizer in (byte_bpe(), build_tokenizer(build_vocabulary([["éA \n"]]), 128)):
+        ids = tokenizer("A A", add_special_tokens=False)["input_ids"]
+        assert "".join(decode_each(ids, tokenizer)) == tokenizer.decode(ids)
