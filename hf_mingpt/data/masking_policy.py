@@ -1,7 +1,7 @@
 """Masking policies: which spans of a document to mask more often than its other salient spans.
 
-`AnswerPolicy` picks the salient spans that are answers of training questions. `LearnedPolicy` picks the answer-like
-spans: those that an extractor, which has learned from the training questions, takes for the answer of their document.
+`AnswerPolicy` picks the salient spans that are answers of training questions. `LearnedPolicy` picks what an extractor,
+which has learned from the training questions, takes for the answer of each document.
 
 Reference: Ye et al. 2020, Studying Strategically: Learning to Mask for Closed-book QA, arXiv:2012.15856. Their policy
 is a recurrent tagger; this one is the listwise softmax of `answer_extraction.py`.
@@ -17,7 +17,8 @@ from .candidate_spans import CandidateSpans
 from .salient_spans import SalientSpans, hash_texts, is_among
 from .sequences import TokenSequences
 
-LEARNED_POLICY = "listwise"  # checkpoints name it: a run that resumes with another policy would mask other names
+LEARNED_POLICY = "most probable"  # checkpoints name it: a run that resumes with another would mask other names
+MAX_NULL_PROBABILITY = 0.9  # a document that surely has no answer gets no pick; a doubtful one gets its best guess
 
 
 class AnswerPolicy:
@@ -35,11 +36,10 @@ class AnswerPolicy:
 
 
 class LearnedPolicy:
-    """Picks the candidates that an extractor takes for the answer of their document.
+    """Picks what an extractor takes for the answer of each document, wherever it stands in it.
 
-    A document without an answer to the questions of an extractor, by a probability of more than a half, has none of its
-    spans. The picks are made once for the whole corpus, and looked up by the index of a document. With several
-    extractors, the `relations` of the picks are the positions of their extractors, the first one that picks a span.
+    The picks are made once for the whole corpus, and looked up by the index of a document. With several extractors, the
+    `relations` of the picks are the positions of their extractors, the first one that picks a span.
 
     Args:
         extractors: from `learn_extractors`, one for each relation.
@@ -71,17 +71,20 @@ class LearnedPolicy:
 
 
 def _pick(extractor: AnswerExtractor, documents: TokenSequences) -> np.ndarray:
-    """The answer-like spans of N documents: (3, M) the document of each, its start in it, and its length."""
+    """The picked spans of N documents: (3, M) the document of each, its start in it, and its length."""
     candidates = extractor.find(documents)
-    picked = candidates.spans.select(is_answer_like(candidates, *extractor.probabilities(candidates)))
+    picked = candidates.spans.select(is_most_probable(candidates, *extractor.probabilities(candidates)))
     document = picked.document
     return np.stack((document, picked.starts - documents.offsets[:-1][document], picked.lengths))
 
 
-def is_answer_like(candidates: CandidateSpans, probabilities: np.ndarray, null_probabilities: np.ndarray) -> np.ndarray:
-    """Whether each of M candidates is at least half as probable as the best one of its document: booleans, (M,).
+def is_most_probable(
+    candidates: CandidateSpans, probabilities: np.ndarray, null_probabilities: np.ndarray
+) -> np.ndarray:
+    """Whether each of M candidates is the most probable answer of its document: booleans, (M,).
 
-    No candidate of a document that probably has no answer is.
+    The probability of an answer is that of all candidates with its text together; each of them is picked. No candidate
+    is if the document has no answer with a probability of more than `MAX_NULL_PROBABILITY`.
 
     Args:
         candidates: the M candidates of N documents.
@@ -89,6 +92,9 @@ def is_answer_like(candidates: CandidateSpans, probabilities: np.ndarray, null_p
         null_probabilities: (N,) that a document has no answer.
     """
     document = candidates.spans.document
+    texts = np.stack((document.astype(np.uint64), candidates.spans.hashes()))
+    _, answer = np.unique(texts, axis=1, return_inverse=True)
+    totals = np.bincount(answer.reshape(-1), probabilities)[answer.reshape(-1)]
     highest = np.zeros(len(null_probabilities))
-    np.maximum.at(highest, document, probabilities)
-    return (probabilities >= highest[document] / 2) & (null_probabilities <= 0.5)[document]
+    np.maximum.at(highest, document, totals)
+    return (totals >= highest[document]) & (null_probabilities <= MAX_NULL_PROBABILITY)[document]

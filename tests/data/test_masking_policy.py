@@ -5,7 +5,7 @@ import pytest
 
 from hf_mingpt.data.alphabet import Alphabet
 from hf_mingpt.data.answer_extraction import AnswerExtractor, learn_extractors
-from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy, is_answer_like
+from hf_mingpt.data.masking_policy import AnswerPolicy, LearnedPolicy, is_most_probable
 from hf_mingpt.data.questions import Question
 from hf_mingpt.data.salient_spans import find_salient_spans
 
@@ -51,7 +51,7 @@ def test_the_answer_policy_picks_answers_in_any_context(extractor, tokenizer):
     assert picked.counts.sum() == len(picked.starts)
 
 
-def test_the_learned_policy_picks_answer_like_contexts(extractor, tokenizer):
+def test_the_learned_policy_picks_what_stands_where_answers_stand(extractor, tokenizer):
     """In documents about people without a question too, and for names that no question has."""
     policy = LearnedPolicy([extractor], encode_batches(LINES, tokenizer, 7))
     picked = policy(names_of(LINES, extractor, tokenizer), np.arange(20))
@@ -75,7 +75,7 @@ def test_picks_are_looked_up_by_the_index_of_the_document(extractor, tokenizer, 
 
 def test_a_part_of_a_name_can_be_picked(extractor, tokenizer, monkeypatch):
     lines = ["Elm. saw New York, Rome", "Cole. saw Oslo"]
-    probabilities = probabilities_of(monkeypatch, {"York": 0.6, "New York": 0.2, "Oslo": 0.4}, [0.1, 0.6])
+    probabilities = probabilities_of(monkeypatch, {"York": 0.6, "New York": 0.2, "Oslo": 0.05}, [0.1, 0.95])
     probabilities.tokenizer = tokenizer
     policy = LearnedPolicy([extractor], [encode(lines, tokenizer)])
     picked = policy(names_of(lines, extractor, tokenizer), np.arange(2))
@@ -83,10 +83,22 @@ def test_a_part_of_a_name_can_be_picked(extractor, tokenizer, monkeypatch):
     assert picked.offsets.tolist() == [0, 1, 1]
 
 
-def test_answer_like_is_half_as_probable_as_the_best_where_an_answer_is_probable(extractor, tokenizer):
-    candidates = extractor.find(encode(["Elm. at Rome, Oslo, Lima", "Cole. at Bath", "Ash. at Kiel", "so"], tokenizer))
-    probabilities, null = np.array([0.4, 0.2, 0.198, 0.5, 0.49]), np.array([0.202, 0.5, 0.51, 1.0])
-    assert is_answer_like(candidates, probabilities, null).tolist() == [True, True, False, True, False]
+def test_the_most_probable_answer_is_picked_wherever_it_stands(extractor, tokenizer):
+    lines = ["Elm. at Rome, Oslo, Rome", "Cole. at Bath, Rome", "Ash. at Kiel, Lima", "Yew. at Kiel", "so"]
+    candidates = extractor.find(encode(lines, tokenizer))
+    assert spans_as_text(candidates.spans, tokenizer) == [
+        "Rome",
+        "Oslo",
+        "Rome",
+        "Bath",
+        "Rome",
+        "Kiel",
+        "Lima",
+        "Kiel",
+    ]
+    probabilities = np.array([0.25, 0.375, 0.25, 0.25, 0.5, 0.05, 0.05, 0.09])
+    picked = is_most_probable(candidates, probabilities, np.array([0.125, 0.25, 0.9, 0.91, 1.0]))
+    assert picked.tolist() == [True, False, True, False, True, True, True, False]
 
 
 def test_the_policy_picks_for_every_relation_once(tokenizer):

@@ -179,10 +179,10 @@ def test_a_checkpoint_with_another_learned_masking_policy_is_refused(tmp_path):
             run(folder, build_steps(), cut_at=4, **flags)
         recipe = small_recipe(folder, **{**FLAGS, **flags, "resume_from_checkpoint": "latest"})
         checkpoint = find_checkpoint(recipe, 4)
-        assert checkpoints.read_state(checkpoint)["learned_masking_policy"] == ("listwise" if learned else None)
+        assert checkpoints.read_state(checkpoint)["learned_masking_policy"] == ("most probable" if learned else None)
         edit_state(checkpoint, lambda state: state.pop("learned_masking_policy"))
         if learned:
-            with pytest.raises(ValueError, match="another learned masking policy, 'logistic', now 'listwise'"):
+            with pytest.raises(ValueError, match="another learned masking policy, 'logistic', now 'most probable'"):
                 find_checkpoint(recipe, 4)
         else:
             assert find_checkpoint(recipe, 4) == checkpoint
