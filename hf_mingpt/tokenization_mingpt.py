@@ -22,12 +22,12 @@ from transformers import PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from .system.files import first_line
+from .system.wording import quote
 
 PAD = "\u25a1"  # white square
 MASK = "\u2047"  # double question mark
 PAD_ID, MASK_ID = 0, 1
 _CODE_POINTS = 0x110000
-_SHOWN = 60  # characters of a text in a message
 
 
 class SpecialTokens(NamedTuple):
@@ -100,7 +100,7 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, **options
             for text in texts:
                 tokenize([text], tokenizer, **options)
         raise ValueError(
-            f"The tokenizer, a {type(tokenizer).__name__}, fails on {texts[0][:_SHOWN]!r} ({first_line(error)}): use "
+            f"The tokenizer, a {type(tokenizer).__name__}, fails on {quote(texts[0])} ({first_line(error)}): use "
             "another, such as one with an unknown token."
         ) from error
 

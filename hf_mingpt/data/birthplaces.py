@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..system.wording import count
+from ..system.wording import count, quote
 from .questions import Question
 from .subjects import Template, match
 
@@ -121,8 +121,8 @@ def paraphrase_answers(questions: Sequence[Question], paraphrases: int) -> list[
     for (name, _), (question, _) in zip(facts, questions, strict=True):
         if name is None:
             raise ValueError(
-                f"{question!r} does not ask for a birthplace, and only `{question_about('NAME')}` has paraphrases: "
-                "give --paraphrases_per_answer 0."
+                f"{quote(question)} does not ask for a birthplace, and only `{question_about('NAME')}` has "
+                "paraphrases: give --paraphrases_per_answer 0."
             )
     return [
         f"{name}. {_SENTENCES[(person + k) % len(_SENTENCES)].format(name=name, place=place)}"

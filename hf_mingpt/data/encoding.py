@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..system.command_line import warn
 from ..system.files import check_source, describe_failure, first_line, read_text
-from ..system.wording import count
+from ..system.wording import count, quote
 from ..tokenization_mingpt import (
     MASK_ID,
     SpecialTokens,
@@ -271,11 +271,13 @@ def encode_questions(questions: Sequence[Question], tokenizer: PreTrainedTokeniz
         examples.append([*ids, mask_id, *answer_ids, mask_id])
         if (needed := len(examples[-1])) > block_size:
             raise ValueError(
-                f"Question {number}, {text!r}, needs {needed} tokens with its answer, over the context length of "
+                f"Question {number}, {quote(text)}, needs {needed} tokens with its answer, over the context length of "
                 f"{block_size}: shorten it, or use a model with a longer context."
             )
     if problem := find_bad_text(parts, tokenizer):
-        raise ValueError(f"Question {problem[0] // 2 + 1}, {parts[problem[0] // 2 * 2]!r}: {problem[1]}: replace it.")
+        raise ValueError(
+            f"Question {problem[0] // 2 + 1}, {quote(parts[problem[0] // 2 * 2])}: {problem[1]}: replace it."
+        )
     if not is_character_tokenizer(tokenizer):
         _check_answers(parts[1::2], encoded[1::2], tokenizer)
     offsets = np.append(0, np.cumsum(list(map(len, examples))))
@@ -289,8 +291,8 @@ def _check_answers(answers: Sequence[str], encoded: Sequence[list[int]], tokeniz
     pairs = zip(answers, decoded, strict=True)
     if lost := [(answer, text) for answer, text in pairs if answer.strip() != text]:
         warn(
-            f"The tokenizer changes {len(lost):,} of {count(len(answers), 'answer')}, such as {lost[0][0]!r} to "
-            f"{lost[0][1]!r}, and no prediction matches a changed one: use a tokenizer that keeps case and spaces."
+            f"The tokenizer changes {len(lost):,} of {count(len(answers), 'answer')}, such as {quote(lost[0][0])} to "
+            f"{quote(lost[0][1])}, and no prediction matches a changed one: use a tokenizer that keeps case and spaces."
         )
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..system.files import check_file, check_utf8, hub_dataset, read_text
+from ..system.wording import quote
 from ..system.writing import write_text
 from ..tokenization_mingpt import MASK, MASK_ID, PAD, check_marks
 from .documents import MissingColumnError, read_documents
@@ -74,12 +75,15 @@ def read_questions(source: str | Path, *, answers: bool | None = None) -> list[Q
         columns = text.split("\t")
         if answers and len(columns) != 2:
             raise ValueError(
-                f"{source}, line {number}: {len(columns) - 1} tabs in {text!r}: write `question TAB answer`, one tab."
+                f"{source}, line {number}: {len(columns) - 1} tabs in {quote(text)}: write `question TAB answer`, one "
+                "tab."
             )
         if not answers and len(columns) != 1:
-            raise ValueError(f"{source}, line {number}: a tab in {text!r}, but the first line has no answer.")
+            raise ValueError(f"{source}, line {number}: a tab in {quote(text)}, but the first line has no answer.")
         if not all(column.strip() for column in columns):
-            raise ValueError(f"{source}, line {number}: an empty question or answer in {text!r}: fill it or drop it.")
+            raise ValueError(
+                f"{source}, line {number}: an empty question or answer in {quote(text)}: fill it or drop it."
+            )
         questions.append(Question(columns[0], columns[1] if answers else None))
     return questions
 

@@ -19,7 +19,7 @@ from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import MAX_ANSWER_TOKENS, Question
 from ..data.subjects import Template, match
 from ..data.vocabulary import list_characters
-from ..system.wording import count
+from ..system.wording import count, quote
 from ..system.writing import write_text
 from ..tokenization_mingpt import (
     MASK,
@@ -45,11 +45,11 @@ def check_questions(
     encoded = tokenize([question for question, _ in questions], tokenizer)["input_ids"]
     for number, ((question, _), ids) in enumerate(zip(questions, encoded, strict=True), start=1):
         if not ids:
-            raise ValueError(f"Question {number}, {question!r}, has no tokens with this tokenizer: rewrite it.")
+            raise ValueError(f"Question {number}, {quote(question)}, has no tokens with this tokenizer: rewrite it.")
         if len(ids) + 2 > context_length:
             raise ValueError(
-                f"Question {number}, {question!r}, has {len(ids)} tokens, which leaves no room for an answer in the "
-                f"context of {context_length}: shorten it or use a model with a longer context."
+                f"Question {number}, {quote(question)}, has {len(ids)} tokens, which leaves no room for an answer in "
+                f"the context of {context_length}: shorten it or use a model with a longer context."
             )
     return encoded
 
@@ -116,7 +116,7 @@ def questions_about(
         questions += own
         asked += [text] * len(own)
     if problem := find_bad_text([question.replace(mark, "") for question in questions], tokenizer):
-        raise ValueError(f"{asked[problem[0]]!r}: {problem[1]}: write it with other letters.")
+        raise ValueError(f"{quote(asked[problem[0]])}: {problem[1]}: write it with other letters.")
     return questions
 
 

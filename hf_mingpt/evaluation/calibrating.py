@@ -10,6 +10,7 @@ from ..data.birthplaces import invent_for_templates
 from ..data.phrasings import find_masked_forms
 from ..data.questions import Question
 from ..data.subjects import find_templates
+from ..system.wording import quote
 from .answering import answer_questions, check_questions
 from .calibration import Calibration, check_both_outcomes, fit_calibration
 from .confidence import Comparison, compute_confidence
@@ -57,7 +58,7 @@ def calibrate(
             there are not enough invented names, or if all predictions are correct or all are wrong.
     """
     if shared := {question for question, _ in questions} & {question for question, _ in train}:
-        raise ValueError(f"{sorted(shared)[0]!r} is a training question, too: calibrate on held-out questions.")
+        raise ValueError(f"{quote(sorted(shared)[0])} is a training question, too: calibrate on held-out questions.")
     known = [question for question, _ in [*train, *questions]]
     templates = find_templates(known)
     if not templates:

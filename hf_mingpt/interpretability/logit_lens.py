@@ -19,6 +19,7 @@ from ..data.birthplaces import BIRTHPLACE
 from ..data.questions import Question
 from ..data.subjects import Template
 from ..evaluation.answering import answer_questions, questions_about
+from ..system.wording import quote
 from ..tokenization_mingpt import MASK, SpecialTokens, decode_each, tokenize
 
 
@@ -75,7 +76,9 @@ def explain(
     """
     question, *others = questions_about([text], tokenizer, templates)
     if others:
-        raise ValueError(f"{text!r} is a name that {1 + len(others)} questions can be about: write {question!r}.")
+        raise ValueError(
+            f"{quote(text)} is a name that {1 + len(others)} questions can be about: write {quote(question)}."
+        )
     (answer,) = answer_questions(model, tokenizer, [Question(question, None)])
     mask_id = SpecialTokens.of(tokenizer).mask_id
     question_ids, answer_ids = tokenize([question, answer], tokenizer)["input_ids"]

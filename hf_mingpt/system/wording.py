@@ -1,4 +1,6 @@
-"""Numbers as you read them: counts with their nouns, and probabilities in percent."""
+"""Numbers and texts as messages show them: counts with their nouns, probabilities in percent, quotations."""
+
+_MAX_QUOTED = 80  # characters
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -12,6 +14,14 @@ def count(number: int, noun: str, plural: str = "") -> str:
     Example: `count(1, "person", "people")` gives `"1 person"`, and `count(2000, "name")` gives `"2,000 names"`.
     """
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def quote(text: str) -> str:
+    """A text in quotation marks; of a long one the beginning.
+
+    Example: "Where?" gives `"'Where?'"`.
+    """
+    return repr(text if len(text) <= _MAX_QUOTED else f"{text[: _MAX_QUOTED - 3]}...")
 
 
 def percent(probability: float, decimals: int = 0) -> str:

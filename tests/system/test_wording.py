@@ -1,6 +1,6 @@
 import pytest
 
-from hf_mingpt.system.wording import count, percent
+from hf_mingpt.system.wording import count, percent, quote
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,9 @@ def test_a_number_agrees_with_its_noun(arguments, said):
 )
 def test_a_probability_is_never_shown_as_certain(probability, decimals, said):
     assert percent(probability, decimals) == said
+
+
+def test_of_a_long_text_the_beginning_is_quoted():
+    assert quote("Where?") == "'Where?'"
+    assert quote("é" * 80) == repr("é" * 80)
+    assert quote("é" * 81) == repr("é" * 77 + "...")
