@@ -14,7 +14,7 @@ import numpy as np
 from .alphabet import Alphabet
 from .answer_extraction import AnswerExtractor, in_parts
 from .candidate_spans import CandidateSpans
-from .salient_spans import SalientSpans, hash_texts, is_among
+from .salient_spans import SalientSpans, hash_runs, hash_texts, is_among
 from .sequences import TokenSequences
 
 LEARNED_POLICY = "most probable"  # checkpoints name it: a run that resumes with another would mask other names
@@ -91,10 +91,10 @@ def is_most_probable(
         probabilities: (M,) that a candidate is the answer.
         null_probabilities: (N,) that a document has no answer.
     """
-    document = candidates.spans.document
-    texts = np.stack((document.astype(np.uint64), candidates.spans.hashes()))
-    _, answer = np.unique(texts, axis=1, return_inverse=True)
-    totals = np.bincount(answer.reshape(-1), probabilities)[answer.reshape(-1)]
+    spans, document = candidates.spans, candidates.spans.document
+    texts = hash_runs(spans.documents.token_ids, spans.starts, spans.lengths, document)
+    _, answer = np.unique(texts, return_inverse=True)
+    totals = np.bincount(answer, probabilities)[answer]
     highest = np.zeros(len(null_probabilities))
     np.maximum.at(highest, document, totals)
     return (totals >= highest[document]) & (null_probabilities <= MAX_NULL_PROBABILITY)[document]

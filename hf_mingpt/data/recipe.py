@@ -73,8 +73,8 @@ class DataRecipe:
     )
     learned_masking_policy: bool = flag(
         False,
-        "The masking policy chooses answer-like spans, learned from questions_file for each kind of question. False: "
-        "it chooses the answers of questions_file.",
+        "The masking policy chooses the most probable answer of each document, learned from questions_file for each "
+        "kind of question. False: it chooses the answers of questions_file.",
         formerly="seek_contexts",
     )
 

@@ -76,9 +76,7 @@ def explain(
     """
     question, *others = questions_about([text], tokenizer, templates)
     if others:
-        raise ValueError(
-            f"{quote(text)} is a name that {1 + len(others)} questions can be about: write {quote(question)}."
-        )
+        raise ValueError(f"{quote(text)} is a name that {1 + len(others)} questions can be about: write {question!r}.")
     (answer,) = answer_questions(model, tokenizer, [Question(question, None)])
     mask_id = SpecialTokens.of(tokenizer).mask_id
     question_ids, answer_ids = tokenize([question, answer], tokenizer)["input_ids"]
